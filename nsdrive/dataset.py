@@ -1,0 +1,308 @@
+"""The dataset folder and the predictions file: how samples lie on disk, and safe ways to read and write them.
+
+    DATASET/
+        manifest.json        written last: its presence means complete. Counts, sha256 per file, resolved config, seed, version
+        train-00000.jsonl    one sample a line (see `Sample`), also val-*.jsonl and test-*.jsonl
+        images/...           JPEG files, named in the samples relative to the folder
+        README.md            the dataset card
+
+Everything read here may come from a stranger: JSON only, and no path leaves the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from nsdrive.world.types import FloatArray
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "val", "test")
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """One training example: images + ego history + navigation command -> trace text + future waypoints.
+
+    waypoints_ego_m (10, 2): 0.5 s apart, ego frame at the anchor. future: 51 rows at 10 Hz of x_m, y_m, heading_rad,
+    speed_mps, accel_mps2 in the ego frame, the first the anchor itself. ego_history: up to 5 rows, 0.5 s apart, oldest
+    first, of t_s, x_m, y_m, vx_mps, vy_mps, ax_mps2, ay_mps2. trace: `nsdrive.trace` JSON; trace_names: the names that
+    the text uses -> the scenario's ids. binding_rule: what set the command at the anchor.
+    """
+
+    sample_id: str
+    scenario_id: str
+    scenario_type: str
+    planner: str
+    trace_level: str
+    images: tuple[str, ...]
+    prompt: str
+    answer: str
+    ego_history: tuple[Mapping[str, float], ...]
+    waypoints_ego_m: FloatArray
+    future: FloatArray
+    command: str
+    speed_limit_mps: float | None
+    binding_rule: str
+    trace: Mapping[str, Any]
+    trace_names: Mapping[str, str]
+    rig: Mapping[str, Any]
+    anchor: Mapping[str, Any]  # tick, time_s, pose_global
+    unknown: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_row(self) -> dict[str, Any]:
+        """The line of a shard, as the contract has it: `messages` trainers read it as it is."""
+        return {
+            "id": self.sample_id,
+            "scenario": self.scenario_id,
+            "scenario_type": self.scenario_type,
+            "planner": self.planner,
+            "trace_level": self.trace_level,
+            "images": list(self.images),
+            "messages": [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.answer}],
+            "nsdrive": {
+                "ego_history": [dict(h) for h in self.ego_history],
+                "waypoints_ego_m": np.round(self.waypoints_ego_m, 4).tolist(),
+                "command": self.command,
+                "speed_limit_mps": self.speed_limit_mps,
+                "binding_rule": self.binding_rule,
+                "trace": dict(self.trace),
+                "trace_names": dict(self.trace_names),
+                "rig": dict(self.rig),
+                "anchor": dict(self.anchor),
+                "unknown": list(self.unknown),
+                "future": np.round(self.future, 4).tolist(),
+                **self.extra,
+            },
+        }
+
+    @staticmethod
+    def from_row(row: Mapping[str, Any]) -> Sample:
+        """The sample of a shard's line. Raises ValueError naming what is missing or misshapen."""
+        try:
+            more = dict(row["nsdrive"])
+            messages = row["messages"]
+            if [m["role"] for m in messages] != ["user", "assistant"]:
+                raise ValueError("messages must be one user and one assistant turn")
+            waypoints = np.array(more.pop("waypoints_ego_m"), dtype=float)
+            future = np.array(more.pop("future"), dtype=float)
+            if waypoints.shape != (10, 2) or not np.isfinite(waypoints).all():
+                raise ValueError(f"waypoints_ego_m must be 10 finite [x, y], got shape {waypoints.shape}")
+            if future.ndim != 2 or future.shape[1] != 5 or not np.isfinite(future).all():
+                raise ValueError(f"future must be finite rows of 5 numbers, got shape {future.shape}")
+            return Sample(
+                sample_id=str(row["id"]),
+                scenario_id=str(row["scenario"]),
+                scenario_type=str(row["scenario_type"]),
+                planner=str(row["planner"]),
+                trace_level=str(row["trace_level"]),
+                images=tuple(str(p) for p in row["images"]),
+                prompt=str(messages[0]["content"]),
+                answer=str(messages[1]["content"]),
+                ego_history=tuple(more.pop("ego_history")),
+                waypoints_ego_m=waypoints,
+                future=future,
+                command=str(more.pop("command")),
+                speed_limit_mps=more.pop("speed_limit_mps"),
+                binding_rule=str(more.pop("binding_rule")),
+                trace=more.pop("trace"),
+                trace_names=more.pop("trace_names"),
+                rig=more.pop("rig"),
+                anchor=more.pop("anchor"),
+                unknown=tuple(more.pop("unknown")),
+                extra=more,
+            )
+        except KeyError as error:
+            raise ValueError(f"a sample lacks the field {error}") from None
+        except (TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"a sample is misshapen: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A complete dataset folder."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    def shards(self, split: str) -> list[Path]:
+        if split not in SPLITS:
+            raise ValueError(f"No split '{split}'. Known: {', '.join(SPLITS)}")
+        names = sorted(name for name in self.manifest["files"] if name.startswith(f"{split}-"))
+        return [inside(self.folder, name) for name in names]
+
+    def rows(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(file:line, row) of every sample of a split, in order. Raises ValueError naming a broken line."""
+        for shard in self.shards(split):
+            if not shard.is_file():
+                raise FileNotFoundError(f"{shard} is named in the manifest but is not there")
+            with shard.open(encoding="utf-8") as lines:
+                for number, line in enumerate(lines, start=1):
+                    where = f"{shard.name}:{number}"
+                    try:
+                        row = json.loads(line)
+                    except json.JSONDecodeError as error:
+                        raise ValueError(f"{where} is not JSON ({error}); was the file cut off?") from None
+                    if not isinstance(row, dict):
+                        raise ValueError(f"{where} is not a JSON object")
+                    yield where, row
+
+    def samples(self, split: str) -> Iterator[Sample]:
+        """Every sample of a split, in order."""
+        for where, row in self.rows(split):
+            try:
+                yield Sample.from_row(row)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+
+    def image_path(self, relative: str) -> Path:
+        return inside(self.folder, relative)
+
+
+def open_dataset(folder: str | Path) -> Dataset:
+    """Open a complete dataset. Raises FileNotFoundError or ValueError with what to do where it is absent or unfinished."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No dataset folder {folder}. Make one: nsdrive generate synthetic --out {folder}")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {MANIFEST}: it is unfinished or no dataset. Finish it: generate --resume")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error})") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ValueError(f"{path} is no dataset manifest: it has no table of files")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {manifest.get('format_version')}, this program reads {FORMAT_VERSION}"
+        )
+    return Dataset(folder=folder, manifest=manifest)
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """`folder / relative`, or ValueError if that would leave the folder (absolute, '..', or a link that leads out)."""
+    pure = PurePosixPath(relative)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or not pure.parts:
+        raise ValueError(f"{relative!r} does not stay inside the dataset folder {folder}")
+    path = folder / pure
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{relative!r} leads out of the dataset folder {folder}")
+    return path
+
+
+# ---- predictions.jsonl -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """One model answer. waypoints_ego_m (10, 2), or None together with the error that says why."""
+
+    sample_id: str
+    text: str
+    waypoints_ego_m: FloatArray | None
+    error: str | None
+    seconds: float
+
+    def to_row(self) -> dict[str, Any]:
+        waypoints = None if self.waypoints_ego_m is None else np.round(self.waypoints_ego_m, 4).tolist()
+        return {
+            "id": self.sample_id,
+            "text": self.text,
+            "waypoints_ego_m": waypoints,
+            "error": self.error,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+def read_predictions(path: str | Path) -> list[Prediction]:
+    """All rows of a predictions file. A malformed row raises ValueError with its line; misshapen waypoints become an
+    error of that prediction (a model may write anything), never an exception."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No predictions file {path}. Make one: nsdrive predict --model DIR --data DATASET --out {path}"
+        )
+    predictions = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            sample_id, text = str(row["id"]), str(row["text"])
+            raw, error = row["waypoints_ego_m"], row["error"]
+            seconds = float(row.get("seconds") or 0.0)
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as problem:
+            raise ValueError(f"{path}:{number} is no prediction row ({problem!r})") from None
+        waypoints = None
+        if raw is not None:
+            try:
+                waypoints = np.array(raw, dtype=float)
+            except (TypeError, ValueError):
+                waypoints = None
+            if waypoints is None or waypoints.shape != (10, 2) or not np.isfinite(waypoints).all():
+                waypoints, error = None, error or "waypoints_ego_m is not 10 finite [x, y]"
+        elif error is None:
+            error = "no waypoints"
+        predictions.append(
+            Prediction(sample_id=sample_id, text=text, waypoints_ego_m=waypoints, error=error, seconds=seconds)
+        )
+    return predictions
+
+
+# ---- safe writing ------------------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """The file appears complete or not at all, whenever the process dies."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One line of JSON, the same bytes for the same row everywhere; NaN and infinity are refused."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(", ", ": ")) + "\n"
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def claim_folder(out: Path, *, resume: bool, overwrite: bool, marker: str) -> None:
+    """Make `out` ready to be written: new, resumed or overwritten. Anything else that exists is refused.
+
+    marker: a file or folder name that only an output of this kind has, so that --overwrite cannot delete a stranger.
+    """
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give a folder")
+    if out.exists() and any(out.iterdir()):
+        if overwrite:
+            if not (out / marker).exists():
+                raise ValueError(
+                    f"{out} holds something else (no {marker} in it): not overwritten. Choose another --out"
+                )
+            import shutil
+
+            shutil.rmtree(out)
+        elif not resume:
+            raise ValueError(f"{out} exists. Go on with --resume, replace it with --overwrite, or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,241 @@
+"""The rules a car is held to: what each one measures, what it holds that against, and the law that turns it into an acceleration.
+
+`evaluate` is how a planner obtains a constraint, `recompute` how anyone checks one; both call the same law, so a number
+printed in a text can be recomputed from the inputs printed beside it. An example:
+
+    >>> evaluate("lead", "car-3", {"gap_m": 12.4, "lead_speed_mps": 5.1}, 8.31, IdmParameters(), target_speed_mps=13.41)
+    Constraint(rule='lead', about='car-3', inputs={...}, threshold=21.17, allows_mps2=-2.06, margin_mps2=0.0)
+
+Every gap is measured along the path from the ego's front bumper: to the nearest part of an object, or to a line.
+
+Sources: the intelligent driver model (IDM) of Treiber, Hennecke and Helbing, Phys. Rev. E 62, 1805 (2000), with the defaults
+of nuPlan's `IDMPlanner` (nuplan/planning/script/config/simulation/planner/idm_planner.yaml and
+nuplan/planning/simulation/observation/idm/idm_policy.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+
+from nsdrive.world.decision import Constraint
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdmParameters:
+    """Constants of every rule's law."""
+
+    target_speed_mps: float = 10.0  # nuPlan idm_planner.yaml: where the lane has no known limit
+    min_gap_m: float = 1.0  # nuPlan: min_gap_to_lead_agent
+    headway_s: float = 1.5  # nuPlan: headway_time
+    accel_max_mps2: float = 1.0  # nuPlan: accel_max
+    decel_max_mps2: float = 3.0  # nuPlan: decel_max
+    exponent: float = 4.0  # nuPlan idm_policy.py: acceleration exponent
+    curve_lateral_accel_mps2: float = 2.0  # chosen by us: more is faster and less comfortable in curves (PDM's comfort bound is 4.89)
+    curve_decel_mps2: float = 1.0  # chosen by us: more brakes later and harder before a curve
+    curve_time_s: float = 1.0  # chosen by us: less tracks the curve's speed more tightly, with more jerk
+    amber_decel_mps2: float = 3.0  # chosen by us, = decel_max: less runs more ambers, more cannot be braked
+    amber_hold_decel_mps2: float = 1.0  # chosen by us: a stop at amber, once begun, is given up only if it needs this much more
+    stop_sign_wait_s: float = 2.0  # chosen by us: how long a car stands at a stop sign
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleSpec:
+    """What a rule is about and how it is evaluated.
+
+    about: kind of thing that `Constraint.about` identifies. inputs: its measured numbers, with units. threshold: what they are
+    held against. says: the law in words. law: (inputs, given threshold, speed_mps, target_speed_mps, parameters) ->
+    (threshold, allowed acceleration before clipping to what the car can do).
+    """
+
+    about: str
+    inputs: tuple[str, ...]
+    threshold: str
+    says: str
+    law: Callable[[Mapping[str, float], float, float, float, IdmParameters], tuple[float, float]]
+
+
+def evaluate(
+    rule: str,
+    about: str | None,
+    inputs: Mapping[str, float],
+    speed_mps: float,
+    parameters: IdmParameters,
+    *,
+    target_speed_mps: float,
+) -> Constraint:
+    """One evaluation of a rule, its margin still open (see `nsdrive.world.decision.arg_min`)."""
+    threshold, allows = _law(rule, inputs, target_speed_mps, speed_mps, target_speed_mps, parameters)
+    return Constraint(rule=rule, about=about, inputs=inputs, threshold=threshold, allows_mps2=allows)
+
+
+def recompute(
+    constraint: Constraint, speed_mps: float, parameters: IdmParameters, *, target_speed_mps: float | None = None
+) -> tuple[float, float]:
+    """(threshold, allows_mps2) that the law gives for a constraint's inputs.
+
+    target_speed_mps is that of the same decision, i.e. the threshold of its `target_speed` constraint; None takes
+    `parameters.target_speed_mps`. Raises ValueError for an unknown rule or a missing input.
+    """
+    target = parameters.target_speed_mps if target_speed_mps is None else target_speed_mps
+    return _law(constraint.rule, constraint.inputs, constraint.threshold, speed_mps, target, parameters)
+
+
+def idm_acceleration(
+    speed_mps: Any, gap_m: Any, lead_speed_mps: Any, target_speed_mps: Any, parameters: IdmParameters
+) -> Any:
+    """Acceleration of the intelligent driver model, floats or arrays that broadcast, within [-decel_max, accel_max].
+
+    acc = a (1 - (v / v0)^exponent - (s* / gap)^2), s* = s0 + max(0, v T + v (v - v_lead) / (2 sqrt(a b))), gap at least s0.
+    A gap of inf is a free road. nuPlan does not clamp the max(0, ...): its ego brakes behind a lead that speeds away.
+    """
+    p = parameters
+    args = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent)
+    if all(isinstance(value, float) for value in (speed_mps, gap_m, lead_speed_mps, target_speed_mps)):
+        return _idm(speed_mps, gap_m, lead_speed_mps, target_speed_mps, *args)
+    return _idm_array(speed_mps, gap_m, lead_speed_mps, target_speed_mps, *args)
+
+
+def needed_gap_m(speed_mps: float, lead_speed_mps: float, parameters: IdmParameters) -> float:
+    """s*, the gap at which the model of `idm_acceleration` neither closes up nor falls back."""
+    p = parameters
+    closing = speed_mps * (speed_mps - lead_speed_mps) / (2.0 * math.sqrt(p.accel_max_mps2 * p.decel_max_mps2))
+    return p.min_gap_m + max(0.0, speed_mps * p.headway_s + closing)
+
+
+def _idm(v, gap, v_lead, v0, s0, headway, a, b, exponent):  # type: ignore[no-untyped-def]  # compiled below for arrays
+    needed = s0 + max(0.0, v * headway + v * (v - v_lead) / (2.0 * math.sqrt(a * b)))
+    ratio = needed / max(gap, s0)
+    acceleration = a * (1.0 - (v / max(v0, 0.1)) ** exponent - ratio * ratio)
+    return min(max(acceleration, -b), a)
+
+
+_idm_array = numba.vectorize([f"float64({', '.join(['float64'] * 9)})"], cache=True)(_idm)
+
+
+def _law(
+    rule: str,
+    inputs: Mapping[str, float],
+    given_threshold: float,
+    speed_mps: float,
+    target_speed_mps: float,
+    parameters: IdmParameters,
+) -> tuple[float, float]:
+    spec = RULES.get(rule)
+    if spec is None:
+        raise ValueError(f"No rule '{rule}'. Known: {', '.join(RULES)}")
+    try:
+        threshold, allows = spec.law(inputs, given_threshold, speed_mps, target_speed_mps, parameters)
+    except KeyError as missing:
+        raise ValueError(f"Rule '{rule}' needs the input {missing}; it got {sorted(inputs)}") from None
+    return threshold, min(max(allows, -parameters.decel_max_mps2), parameters.accel_max_mps2)
+
+
+def _target_speed(
+    inputs: Mapping[str, float], given: float, speed: float, target: float, p: IdmParameters
+) -> tuple[float, float]:
+    return given, float(idm_acceleration(speed, math.inf, 0.0, given, p))
+
+
+def _follow(
+    inputs: Mapping[str, float], given: float, speed: float, target: float, p: IdmParameters
+) -> tuple[float, float]:
+    lead_speed = inputs["lead_speed_mps"]
+    return needed_gap_m(speed, lead_speed, p), float(idm_acceleration(speed, inputs["gap_m"], lead_speed, target, p))
+
+
+def _stop(
+    inputs: Mapping[str, float], given: float, speed: float, target: float, p: IdmParameters
+) -> tuple[float, float]:
+    return needed_gap_m(speed, 0.0, p), float(idm_acceleration(speed, inputs["gap_m"], 0.0, target, p))
+
+
+def _amber(
+    inputs: Mapping[str, float], given: float, speed: float, target: float, p: IdmParameters
+) -> tuple[float, float]:
+    # Without the hold, a stop that was just possible is given up half way, because the brakes take a moment to build up.
+    stopping = inputs["accel_mps2"] <= -p.amber_hold_decel_mps2
+    threshold = p.amber_decel_mps2 + (p.amber_hold_decel_mps2 if stopping else 0.0)
+    needed_decel = speed * speed / (2.0 * max(inputs["gap_m"], 0.1))  # 0.1 m: at the line only a standing car can stop
+    return threshold, _stop(inputs, given, speed, target, p)[1] if needed_decel <= threshold else p.accel_max_mps2
+
+
+def _stop_sign(
+    inputs: Mapping[str, float], given: float, speed: float, target: float, p: IdmParameters
+) -> tuple[float, float]:
+    free = inputs["waited_s"] >= p.stop_sign_wait_s and inputs["crossing"] < 1.0
+    return p.stop_sign_wait_s, p.accel_max_mps2 if free else _stop(inputs, given, speed, target, p)[1]
+
+
+def _curve(
+    inputs: Mapping[str, float], given: float, speed: float, target: float, p: IdmParameters
+) -> tuple[float, float]:
+    distance = max(inputs["distance_m"], 0.0)
+    envelope = math.sqrt(p.curve_lateral_accel_mps2 * inputs["radius_m"] + 2.0 * p.curve_decel_mps2 * distance)
+    braking = p.curve_decel_mps2 if distance > 0.0 else 0.0  # on the envelope the reference itself slows by this much
+    return envelope, (envelope - speed) / p.curve_time_s - braking
+
+
+# In the order in which a decision lists them, so that ties name the more general one.
+RULES: dict[str, RuleSpec] = {
+    "target_speed": RuleSpec(
+        about="nothing",
+        inputs=(),
+        threshold="target_speed_mps",
+        says="a (1 - (v / target)^4); the target is given: the limit, lowered in time for a lower limit ahead",
+        law=_target_speed,
+    ),
+    "curve_speed": RuleSpec(
+        about="nothing",
+        inputs=("distance_m", "radius_m"),
+        threshold="curve_speed_mps",
+        says="tracks sqrt(a_lat R + 2 b_c d), what the distance d (rear axle to the curve's point) and its radius R allow now",
+        law=_curve,
+    ),
+    "path_end": RuleSpec(
+        about="nothing",
+        inputs=("gap_m",),
+        threshold="needed_gap_m",
+        says="IDM behind a standing car at the end of the path (nuPlan's virtual lead)",
+        law=_stop,
+    ),
+    "lead": RuleSpec(
+        about="track id",
+        inputs=("gap_m", "lead_speed_mps"),
+        threshold="needed_gap_m",
+        says="IDM behind the next tracked object on the path, standing ones too",
+        law=_follow,
+    ),
+    "red_light": RuleSpec(
+        about="lane connector id",
+        inputs=("gap_m",),
+        threshold="needed_gap_m",
+        says="IDM behind a standing car at the stop line (nuPlan's red connector)",
+        law=_stop,
+    ),
+    "amber_light": RuleSpec(
+        about="lane connector id",
+        inputs=("gap_m", "accel_mps2"),
+        threshold="comfortable_decel_mps2",
+        says="if v^2 / (2 gap) is at most the threshold, as for red; else free to go. A stop once begun has a higher threshold",
+        law=_amber,
+    ),
+    "stop_sign": RuleSpec(
+        about="stop line id",
+        inputs=("gap_m", "waited_s", "crossing"),
+        threshold="wait_s",
+        says="IDM behind a standing car at the stop line until the ego has stood for the threshold and no one is crossing",
+        law=_stop_sign,
+    ),
+    "crosswalk": RuleSpec(
+        about="track id",
+        inputs=("gap_m",),
+        threshold="needed_gap_m",
+        says="IDM behind a standing car at the near edge of a crosswalk that a pedestrian or cyclist is on or about to enter",
+        law=_stop,
+    ),
+}

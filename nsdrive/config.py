@@ -69,10 +69,10 @@ def build(kind: type[T], values: Mapping[str, Any], choices: Choices | None = No
 
 def to_plain(config: Any) -> Any:
     """A config as plain JSON values, every default written out; `build` reads it back. Choices carry their `name`."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, Chosen):
         return {"name": config.name, **to_plain(config.config)}
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, tuple | list):
         return [to_plain(v) for v in config]
     if isinstance(config, Mapping):

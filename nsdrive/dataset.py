@@ -260,15 +260,16 @@ def read_predictions(path: str | Path) -> list[Prediction]:
 # ---- safe writing ------------------------------------------------------------------------------------------------------
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """The file appears complete or not at all, whenever the process dies."""
+def write_atomically(path: Path, content: bytes | str, *, sync: bool = True) -> None:
+    """The file appears complete or not at all, whenever the process dies; with `sync` also when the power does."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)
 
 

@@ -1,0 +1,230 @@
+"""Scenarios x planner -> a dataset folder: sharded, resumable, the same bytes for one worker or many.
+
+The scenarios of a source are cut into chunks. A chunk is one unit of work: whoever makes it writes its images, its
+shards (one per split that occurs) and, last, its note in `.chunks/`. A kill loses at most the chunks in the making;
+`--resume` makes exactly those. When every chunk has its note, the card and the manifest are written, the manifest last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_gen.card import write_card
+from data_gen.sample import SampleConfig, samples_of
+from nsdrive import __version__
+from nsdrive.cameras.rig import make_rig
+from nsdrive.config import to_plain
+from nsdrive.dataset import (
+    FORMAT_VERSION,
+    MANIFEST,
+    SPLITS,
+    claim_folder,
+    json_line,
+    sha256_of,
+    write_atomically,
+)
+from nsdrive.scenarios.source import ScenarioError, open_source
+from nsdrive.world.types import Planner
+
+CHUNKS = ".chunks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Which scenarios, who drives, what is seen and said."""
+
+    scenarios: Any = "synthetic"  # a source and its settings, see nsdrive/scenarios
+    planner: Any = "idm"  # a planner and its settings, see planners/
+    rig: str = "3"
+    image_width_px: int = 640
+    image_height_px: int = 360
+    samples: SampleConfig = field(default_factory=SampleConfig)
+    train_share: float = 0.8  # splits are by scenario (map and seed, or log), never by sample
+    val_share: float = 0.1
+    scenarios_per_chunk: int = 8
+
+    def __post_init__(self) -> None:
+        if self.train_share < 0 or self.val_share < 0 or self.train_share + self.val_share > 1:
+            raise ValueError("train_share and val_share must be at least 0 and add up to at most 1")
+        if self.scenarios_per_chunk < 1:
+            raise ValueError(f"scenarios_per_chunk must be at least 1, got {self.scenarios_per_chunk}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """One unit of work, all that a worker process needs."""
+
+    number: int
+    items: tuple[str, ...]
+    config: GenerateConfig
+    make_planner: Callable[[], Planner]
+    out: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """What came of it: samples written and scenarios that failed, each with its line."""
+
+    folder: Path
+    n_samples: int
+    failures: tuple[str, ...]
+
+
+def generate(
+    config: GenerateConfig,
+    make_planner: Callable[[], Planner],
+    *,
+    out: Path,
+    workers: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Generated:
+    """Make the dataset folder `out`. `make_planner` must be picklable where workers > 1; `progress(done, total)` counts scenarios.
+
+    Raises ValueError where the source is unusable, `out` is taken, or --resume meets a folder made with other settings.
+    """
+    source = open_source(config.scenarios.name, config.scenarios.config)
+    items = list(source.items())
+    if not items:
+        raise ValueError(f"The source '{source.name}' holds no scenarios: nothing to generate")
+    claim_folder(out, resume=resume, overwrite=overwrite, marker="config.json")
+    _claim_config(out, config, items)
+    if (out / MANIFEST).is_file():
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        shutil.rmtree(out / CHUNKS, ignore_errors=True)
+        progress(len(items), len(items))
+        return _generated(out, manifest)
+    size = config.scenarios_per_chunk
+    chunks = [
+        Chunk(number=k, items=tuple(items[i : i + size]), config=config, make_planner=make_planner, out=out)
+        for k, i in enumerate(range(0, len(items), size))
+    ]
+    done = 0
+    for finished in _run(chunks, workers):
+        done += len(finished.items)
+        progress(done, len(items))
+    manifest = _finish(out, config, source.name, source.licence, len(chunks))
+    return _generated(out, manifest)
+
+
+def split_of(split_key: str, config: GenerateConfig) -> str:
+    """train, val or test, from a hash of the scenario's key alone: stable when a data set grows."""
+    share = zlib.crc32(f"split:{split_key}".encode()) / 2**32
+    if share < config.train_share:
+        return "train"
+    return "val" if share < config.train_share + config.val_share else "test"
+
+
+def make_chunk(chunk: Chunk) -> Chunk:
+    """Write one chunk's images and shards, then its note. Does nothing where the note exists."""
+    note = chunk.out / CHUNKS / f"{chunk.number:05d}.json"
+    if note.is_file():
+        return chunk
+    source = open_source(chunk.config.scenarios.name, chunk.config.scenarios.config)
+    rig = make_rig(chunk.config.rig, width_px=chunk.config.image_width_px, height_px=chunk.config.image_height_px)
+    lines: dict[str, list[str]] = {split: [] for split in SPLITS}
+    files: dict[str, str] = {}
+    failures: list[str] = []
+    counts: Counter[str] = Counter()
+    for item in chunk.items:
+        try:
+            scenario = source.load(item)
+            made = list(samples_of(scenario, chunk.make_planner(), rig, chunk.config.samples, item=item))
+        except ScenarioError as error:
+            failures.append(f"{item}: {error}")
+            continue
+        except ValueError as error:  # a planner or state that went wrong in this one scenario
+            failures.append(f"{item}: {error}")
+            continue
+        if not made:
+            failures.append(f"{item}: no tick has two seconds of past and five of future")
+            continue
+        split = split_of(scenario.split_key, chunk.config)
+        for each in made:
+            for name, data in each.images.items():
+                write_atomically(chunk.out / name, data, sync=False)
+                files[name] = hashlib.sha256(data).hexdigest()
+            lines[split].append(json_line(each.sample.to_row()))
+            counts[f"split/{split}"] += 1
+            counts[f"planner/{each.sample.planner}"] += 1
+            counts[f"rule/{each.sample.binding_rule}"] += 1
+            counts[f"scenario_type/{each.sample.scenario_type}"] += 1
+    for split, rows in lines.items():
+        if rows:
+            name = f"{split}-{chunk.number:05d}.jsonl"
+            write_atomically(chunk.out / name, "".join(rows))
+            files[name] = sha256_of(chunk.out / name)
+    summary = {"scenarios": len(chunk.items), "counts": dict(counts), "failures": failures, "files": files}
+    write_atomically(note, json.dumps(summary, indent=1, sort_keys=True))
+    return chunk
+
+
+def _run(chunks: Sequence[Chunk], workers: int) -> Iterator[Chunk]:
+    if workers <= 1:
+        yield from map(make_chunk, chunks)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy numba's and OpenCV's threads half alive
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+        yield from pool.map(make_chunk, chunks)
+
+
+def _claim_config(out: Path, config: GenerateConfig, items: Sequence[str]) -> None:
+    """Write config.json, or see that a resumed folder was begun with the same settings, scenarios and code."""
+    resolved = {"nsdrive": __version__, "config": to_plain(config), "items": zlib.crc32("\n".join(items).encode())}
+    text = json.dumps(resolved, indent=2, sort_keys=True) + "\n"
+    path = out / "config.json"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{out} was begun with other settings (see {path}): give the same ones, or use --overwrite")
+    if not path.is_file():
+        write_atomically(path, text)
+
+
+def _finish(out: Path, config: GenerateConfig, source: str, licence: str, n_chunks: int) -> dict[str, Any]:
+    counts: Counter[str] = Counter()
+    files: dict[str, str] = {"config.json": sha256_of(out / "config.json")}
+    failures: list[str] = []
+    scenarios = 0
+    for number in range(n_chunks):
+        note = json.loads((out / CHUNKS / f"{number:05d}.json").read_text(encoding="utf-8"))
+        counts.update(note["counts"])
+        files.update(note["files"])
+        failures += note["failures"]
+        scenarios += note["scenarios"]
+    grouped: dict[str, dict[str, int]] = {"split": dict.fromkeys(SPLITS, 0)}
+    for key, value in sorted(counts.items()):
+        group, name = key.split("/", 1)
+        grouped.setdefault(group, {})[name] = value
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "nsdrive": __version__,
+        "source": source,
+        "licence": licence,
+        "config": to_plain(config),
+        "scenarios": scenarios,
+        "samples": sum(grouped["split"].values()),
+        "counts": grouped,
+        "failures": failures,
+        "files": files,
+    }
+    write_card(out, manifest)
+    for path in sorted(out.glob("README.md")) + sorted((out / "card").glob("*")):
+        files[str(path.relative_to(out).as_posix())] = sha256_of(path)
+    manifest["files"] = dict(sorted(files.items()))
+    write_atomically(out / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    shutil.rmtree(out / CHUNKS)
+    return manifest
+
+
+def _generated(out: Path, manifest: dict[str, Any]) -> Generated:
+    return Generated(folder=out, n_samples=manifest["samples"], failures=tuple(manifest["failures"]))

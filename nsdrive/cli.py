@@ -1,0 +1,403 @@
+"""The command line, and the composition root: the one place that knows planners, data_gen and eval.
+
+Every verb imports what it needs when it runs, so `nsdrive --help` needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nsdrive import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status. What a user can cause ends in one line on stderr and status 1."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except (ValueError, OSError) as error:
+        if arguments.debug:
+            traceback.print_exc()
+        print(f"nsdrive {arguments.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if arguments.debug or (error.name or "").split(".")[0] in ("nsdrive", "planners", "data_gen", "eval"):
+            raise
+        print(
+            f"nsdrive {arguments.verb}: needs the package '{error.name}'. Install it: pip install 'nsdrive[train]'",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print(f"nsdrive {arguments.verb}: interrupted; go on with --resume", file=sys.stderr)
+        return 130
+
+
+# ---- composition --------------------------------------------------------------------------------------------------
+
+
+def planner_configs() -> dict[str, type]:
+    """Name of a planner -> its config. A new planner is one file in planners/ and one line here and below."""
+    from planners.idm import IdmConfig
+
+    return {"idm": IdmConfig}
+
+
+def planner_factory(chosen: Any) -> Callable[[], Any]:
+    """A picklable function without arguments that makes the chosen planner."""
+    from planners.idm import IdmPlanner
+
+    return partial({"idm": IdmPlanner}[chosen.name], chosen.config)
+
+
+def load_generate_config(name: str | None, overrides: Sequence[str]) -> Any:
+    from data_gen.generate import GenerateConfig
+    from nsdrive.config import load_config
+    from nsdrive.scenarios.source import source_configs
+
+    choices = {"scenarios": source_configs(), "planner": planner_configs()}
+    return load_config(GenerateConfig, name, overrides, choices)
+
+
+# ---- verbs --------------------------------------------------------------------------------------------------------
+
+
+def run_generate(a: argparse.Namespace) -> int:
+    from data_gen.generate import generate
+    from nsdrive.progress import Progress
+
+    config = load_generate_config(a.config, a.overrides)
+    with Progress("scenarios") as progress:
+        made = generate(
+            config,
+            planner_factory(config.planner),
+            out=a.out,
+            workers=a.workers,
+            resume=a.resume,
+            overwrite=a.overwrite,
+            progress=progress,
+        )
+    for line in made.failures:
+        print(f"failed: {line}", file=sys.stderr)
+    print(f"{made.folder}: {made.n_samples} samples, {len(made.failures)} scenarios failed")
+    return 1 if made.failures or made.n_samples == 0 else 0
+
+
+def run_check(a: argparse.Namespace) -> int:
+    from data_gen.check import check
+    from nsdrive.config import build
+    from nsdrive.dataset import open_dataset
+    from nsdrive.progress import Progress
+    from nsdrive.scenarios.source import source_configs
+
+    from data_gen.generate import GenerateConfig
+
+    dataset = open_dataset(a.dataset)
+    choices = {"scenarios": source_configs(), "planner": planner_configs()}
+    config = build(GenerateConfig, dataset.manifest["config"], choices)
+    with Progress("scenarios") as progress:
+        found = check(
+            dataset,
+            config,
+            planner_factory(config.planner),
+            source_path=a.source,
+            workers=a.workers,
+            progress=progress,
+        )
+    for line in found.problems[: a.show]:
+        print(f"wrong: {line}", file=sys.stderr)
+    if len(found.problems) > a.show:
+        print(f"... and {len(found.problems) - a.show} more", file=sys.stderr)
+    print(found.summary())
+    return 1 if found.problems else 0
+
+
+def run_show(a: argparse.Namespace) -> int:
+    from data_gen.show import show
+    from nsdrive.config import Chosen, build
+
+    planner = Chosen(name=a.planner, config=None)
+    table = planner_configs()
+    if a.planner not in table:
+        from nsdrive.config import did_you_mean
+
+        raise ValueError(f"No planner '{a.planner}'. {did_you_mean(a.planner, table)}")
+    planner = Chosen(name=a.planner, config=build(table[a.planner], {}))
+    shown = show(a.scenario, planner_factory(planner), rig=a.rig, at_s=a.at, seed=a.seed, out=a.out)
+    print(shown.text)
+    print(f"\n{shown.scenario_id} ({shown.scenario_type}): " + ", ".join(str(p) for p in shown.files))
+    return 0
+
+
+def run_export(a: argparse.Namespace) -> int:
+    from data_gen.export import export
+    from nsdrive.dataset import open_dataset
+
+    for path in export(open_dataset(a.dataset), kind=a.format, out=a.out):
+        print(path)
+    return 0
+
+
+def run_train(a: argparse.Namespace) -> int:
+    from nsdrive.config import load_config
+    from nsdrive.vla.train import TrainConfig, train
+
+    config = load_config(TrainConfig, a.config, a.overrides)
+    summary = train(config, dataset=a.data, out=a.out, resume=a.resume, overwrite=a.overwrite)
+    print(summary)
+    return 0
+
+
+def run_predict(a: argparse.Namespace) -> int:
+    from nsdrive.progress import Progress
+    from nsdrive.vla.infer import predict
+
+    with Progress("samples") as progress:
+        done = predict(
+            a.model,
+            dataset=a.data,
+            split=a.split,
+            out=a.out,
+            batch_size=a.batch_size,
+            constrained=not a.unconstrained,
+            images=a.images,
+            limit=a.limit,
+            resume=a.resume,
+            trust_remote_code=a.trust_remote_code,
+            progress=progress,
+        )
+    print(done)
+    return 0
+
+
+def run_baseline(a: argparse.Namespace) -> int:
+    from eval.baselines import write_baseline
+    from nsdrive.dataset import open_dataset
+
+    n = write_baseline(a.name, open_dataset(a.data), split=a.split, out=a.out)
+    print(f"{a.out}: {n} predictions of {a.name}")
+    return 0
+
+
+def run_evaluate(a: argparse.Namespace) -> int:
+    from eval.evaluate import evaluate, table
+    from nsdrive.dataset import open_dataset
+
+    results = evaluate(a.predictions, open_dataset(a.data), out=a.out, split=a.split)
+    print(table(results))
+    return 0
+
+
+def run_report(a: argparse.Namespace) -> int:
+    from data_gen.show import birds_eye_of
+    from eval.report import report
+
+    path = report(a.runs, out=a.out, birds_eye=birds_eye_of)
+    print(path)
+    return 0
+
+
+def run_simulate(a: argparse.Namespace) -> int:
+    from eval.closed_loop import SimulateConfig, closed_loop
+    from nsdrive.config import load_config
+    from nsdrive.progress import Progress
+    from nsdrive.scenarios.source import source_configs
+
+    choices = {"scenarios": source_configs(), "planner": planner_configs()}
+    config = load_config(SimulateConfig, a.config, a.overrides, choices)
+    with Progress("scenarios") as progress:
+        done = closed_loop(
+            config,
+            planner_factory(config.planner),
+            out=a.out,
+            workers=a.workers,
+            resume=a.resume,
+            overwrite=a.overwrite,
+            progress=progress,
+        )
+    for line in done.failures:
+        print(f"failed: {line}", file=sys.stderr)
+    print(done.table())
+    return 1 if done.failures else 0
+
+
+def run_demo(a: argparse.Namespace) -> int:
+    from nsdrive.dataset import claim_folder, write_atomically
+    from nsdrive.demo import steps
+
+    claim_folder(a.out, resume=False, overwrite=a.overwrite, marker="demo.txt")
+    lines = steps(a.out, workers=a.workers)
+    write_atomically(a.out / "demo.txt", "".join("nsdrive " + " ".join(argv) + "\n" for argv in lines))
+    for argv in lines:
+        print("\n$ nsdrive " + " ".join(argv), flush=True)
+        status = main([*(["--debug"] if a.debug else []), *argv])
+        if status:
+            return status
+    return 0
+
+
+# ---- arguments ----------------------------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; every verb's help ends with an example."""
+    parser = argparse.ArgumentParser(prog="nsdrive", description="Rule-grounded driving data, training and evaluation.")
+    parser.add_argument("--version", action="version", version=f"nsdrive {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show a traceback where there would be one line")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], help: str, example: str) -> argparse.ArgumentParser:
+        p = verbs.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=f"example:\n  nsdrive {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        p.set_defaults(run=run)
+        return p
+
+    def output(p: argparse.ArgumentParser, *, resume: bool = True) -> None:
+        p.add_argument(
+            "--out", type=Path, required=True, metavar="DIR", help="where to write; an existing one is refused"
+        )
+        if resume:
+            p.add_argument("--resume", action="store_true", help="go on where a stopped run left off")
+        p.add_argument("--overwrite", action="store_true", help="replace an earlier output")
+
+    def configured(p: argparse.ArgumentParser) -> None:
+        p.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that comes with nsdrive")
+        p.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
+
+    def workers(p: argparse.ArgumentParser) -> None:
+        p.add_argument(
+            "--workers", type=int, default=1, metavar="N", help="processes; the output is the same for any N"
+        )
+
+    def split(p: argparse.ArgumentParser) -> None:
+        p.add_argument("--data", type=Path, required=True, metavar="DATASET")
+        p.add_argument("--split", default="test", choices=["train", "val", "test"])
+
+    p = verb("demo", run_demo, "the whole pipeline, small, on this machine", "demo --out out/demo")
+    p.add_argument("--out", type=Path, default=Path("out/demo"), metavar="DIR")
+    p.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
+    p.add_argument("--workers", type=int, default=2, metavar="N")
+
+    p = verb(
+        "show",
+        run_show,
+        "pictures, trace and text of one scenario",
+        "show red_light --rig 8 --out out/show\n  nsdrive show /data/argoverse2/sensor/LOG --out out/show",
+    )
+    p.add_argument(
+        "scenario", metavar="SCENARIO", help="a family (red_light), a generated scenario's id, or a log's path"
+    )
+    p.add_argument("--planner", default="idm")
+    p.add_argument("--rig", default="3", choices=["3", "8"])
+    p.add_argument("--at", type=float, default=2.0, metavar="SECONDS", help="the anchor's time in the scenario")
+    p.add_argument("--seed", type=int, default=0, help="for a family: which of its scenes")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    p = verb(
+        "generate",
+        run_generate,
+        "scenarios x planner -> a checked dataset folder",
+        "generate data/synthetic scenarios.n_scenarios=100 --out out/data --workers 8",
+    )
+    configured(p)
+    output(p)
+    workers(p)
+
+    p = verb("check", run_check, "replay every trace, recompute every fact, verify every image", "check out/data")
+    p.add_argument("dataset", type=Path, metavar="DATASET")
+    p.add_argument("--source", type=Path, metavar="PATH", help="where the real logs lie now, if they were moved")
+    p.add_argument("--show", type=int, default=20, metavar="N", help="how many problems to print")
+    workers(p)
+
+    p = verb(
+        "export",
+        run_export,
+        "a dataset in the shape another trainer reads",
+        "export out/data --format llama-factory --out out/lf",
+    )
+    p.add_argument("dataset", type=Path, metavar="DATASET")
+    p.add_argument("--format", required=True, choices=["json-list", "llama-factory"])
+    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    p = verb(
+        "train",
+        run_train,
+        "fine-tune a Qwen-class VLA on a dataset",
+        "train train/qwen3_5_4b_lora --data out/data --out out/run\n"
+        "  torchrun --nproc_per_node 8 -m nsdrive.cli train train/qwen3_5_4b_sft --data out/data --out out/run",
+    )
+    configured(p)
+    p.add_argument("--data", type=Path, required=True, metavar="DATASET")
+    output(p)
+    p.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+
+    p = verb(
+        "predict",
+        run_predict,
+        "a model's answers for every sample of a split",
+        "predict --model out/run/model --data out/data --out out/run/predictions.jsonl",
+    )
+    p.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID")
+    split(p)
+    p.add_argument("--out", type=Path, required=True, metavar="FILE")
+    p.add_argument("--resume", action="store_true")
+    p.add_argument("--batch-size", type=int, default=8)
+    p.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N samples")
+    p.add_argument("--unconstrained", action="store_true", help="free decoding: answers may fail to parse")
+    p.add_argument(
+        "--images", default="real", choices=["real", "black"], help="black: what the model does without eyes"
+    )
+    p.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub checkpoint")
+
+    p = verb(
+        "baseline",
+        run_baseline,
+        "predictions of a baseline that needs no model",
+        "baseline blind_idm --data out/data --out out/blind_idm.jsonl",
+    )
+    p.add_argument("name", metavar="NAME", help="constant_velocity, constant_acceleration, blind_idm, oracle, ...")
+    split(p)
+    p.add_argument("--out", type=Path, required=True, metavar="FILE")
+
+    p = verb(
+        "evaluate",
+        run_evaluate,
+        "predictions -> results.json",
+        "evaluate --predictions a.jsonl b.jsonl --data out/data --out out/eval",
+    )
+    p.add_argument("--predictions", type=Path, nargs="+", required=True, metavar="FILE")
+    split(p)
+    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    p = verb(
+        "simulate",
+        run_simulate,
+        "closed loop: a planner in the driver's seat",
+        "simulate simulate/synthetic scenarios.n_scenarios=32 --out out/closed_loop",
+    )
+    configured(p)
+    output(p)
+    workers(p)
+
+    p = verb(
+        "report", run_report, "one or several evaluations side by side, as HTML", "report out/eval --out out/report"
+    )
+    p.add_argument("runs", type=Path, nargs="+", metavar="DIR")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_gen.card import write_card
+from data_gen.parallel import in_order
 from data_gen.sample import SampleConfig, samples_of
 from nsdrive import __version__
 from nsdrive.cameras.rig import make_rig
@@ -111,7 +110,7 @@ def generate(
         for k, i in enumerate(range(0, len(items), size))
     ]
     done = 0
-    for finished in _run(chunks, workers):
+    for finished in in_order(make_chunk, chunks, workers):
         done += len(finished.items)
         progress(done, len(items))
     manifest = _finish(out, config, source.name, source.licence, len(chunks))
@@ -168,15 +167,6 @@ def make_chunk(chunk: Chunk) -> Chunk:
     summary = {"scenarios": len(chunk.items), "counts": dict(counts), "failures": failures, "files": files}
     write_atomically(note, json.dumps(summary, indent=1, sort_keys=True))
     return chunk
-
-
-def _run(chunks: Sequence[Chunk], workers: int) -> Iterator[Chunk]:
-    if workers <= 1:
-        yield from map(make_chunk, chunks)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would copy numba's and OpenCV's threads half alive
-    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
-        yield from pool.map(make_chunk, chunks)
 
 
 def _claim_config(out: Path, config: GenerateConfig, items: Sequence[str]) -> None:

@@ -1,0 +1,287 @@
+"""Is a data set true? Every file is hashed, every text parsed and replayed, every fact recomputed from its scenario.
+
+Three kinds of proof, from the outside in:
+  files    each file is there, has the manifest's sha256, and no file is there that the manifest does not know
+  text     the prompt, the trace text and the waypoints say what the sample's fields say; the text alone, parsed back,
+           replays to the label's progress; each stated rule gives its stated result; what it says of turns holds
+  world    the scenario is loaded or generated again, the planner drives again, the cameras draw again: every number and
+           every picture must come out as stored
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data_gen.generate import GenerateConfig, split_of
+from data_gen.parallel import in_order
+from data_gen.sample import TICKS_PER_WAYPOINT, Made, samples_of
+from nsdrive.cameras.rig import make_rig
+from nsdrive.dataset import MANIFEST, SPLITS, Dataset, Sample, sha256_of
+from nsdrive.scenarios.source import ScenarioError, open_source
+from nsdrive.trace.replay import arithmetic_errors, lateral_errors, replay
+from nsdrive.trace.text import parse, render, rounded
+from nsdrive.trace.trace import from_json, to_json
+from nsdrive.vla.prompt import build_prompt, parse_answer, render_answer
+from nsdrive.world.types import Planner
+
+REPLAY_TOLERANCE_M = {6: 0.05, 10: 0.10}  # waypoint number -> allowed error of the replayed progress: 3 s and 5 s
+SAME_NUMBER = 0.011  # numbers are printed with two decimals; another machine's rounding may differ in the last
+SAME_PIXELS = 3.0  # grey levels, mean over an image: another libjpeg may round otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What was looked at and what was wrong. Each problem is one line that says where."""
+
+    samples: int
+    images: int
+    recomputed: int
+    worst_replay_m: float
+    problems: tuple[str, ...]
+
+    def summary(self) -> str:
+        verdict = "every one is true" if not self.problems else f"{len(self.problems)} problems"
+        return (
+            f"{self.samples} samples, {self.images} images, {self.recomputed} samples recomputed from their scenarios: "
+            f"{verdict} (largest replay error at 3 s: {self.worst_replay_m:.3f} m)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One scenario's samples, for one worker."""
+
+    item: str
+    stored: tuple[tuple[str, str, Sample], ...]  # (file:line, split, sample)
+    folder: Path
+    config: GenerateConfig
+    make_planner: Callable[[], Planner]
+
+
+def check(
+    dataset: Dataset,
+    config: GenerateConfig,
+    make_planner: Callable[[], Planner],
+    *,
+    source_path: Path | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Checked:
+    """Check everything; never raises for a fault of the data. source_path: where a log source's files lie now."""
+    if source_path is not None:
+        if not hasattr(config.scenarios.config, "path"):
+            raise ValueError(f"--source is for logs; the source '{config.scenarios.name}' generates its scenarios")
+        moved = replace(config.scenarios.config, path=str(source_path))
+        config = replace(config, scenarios=replace(config.scenarios, config=moved))
+    problems = list(check_files(dataset))
+    groups: dict[str, list[tuple[str, str, Sample]]] = defaultdict(list)
+    worst, n_samples, n_images = 0.0, 0, 0
+    seen_ids: set[str] = set()
+    for split in SPLITS:
+        for where, sample in _readable(dataset, split, problems):
+            n_samples += 1
+            n_images += len(sample.images)
+            if sample.sample_id in seen_ids:
+                problems.append(f"{where} {sample.sample_id}: this id occurs twice")
+            seen_ids.add(sample.sample_id)
+            found, error_m = check_text(sample)
+            worst = max(worst, error_m)
+            problems += [f"{where} {sample.sample_id}: {line}" for line in found]
+            groups[str(sample.extra.get("item", ""))].append((where, split, sample))
+    if n_samples != dataset.manifest.get("samples"):
+        problems.append(f"{MANIFEST}: counts {dataset.manifest.get('samples')} samples, the shards hold {n_samples}")
+    jobs = [
+        Job(item=item, stored=tuple(rows), folder=dataset.folder, config=config, make_planner=make_planner)
+        for item, rows in sorted(groups.items())
+    ]
+    recomputed = 0
+    for done, (n, lines) in enumerate(in_order(recompute, jobs, workers), start=1):
+        recomputed += n
+        problems += lines
+        progress(done, len(jobs))
+    return Checked(
+        samples=n_samples,
+        images=n_images,
+        recomputed=recomputed,
+        worst_replay_m=worst,
+        problems=tuple(problems),
+    )
+
+
+def check_files(dataset: Dataset) -> Iterator[str]:
+    """Files that are missing, changed, or not in the manifest."""
+    files: Mapping[str, str] = dataset.manifest["files"]
+    for name, expected in files.items():
+        try:
+            path = dataset.image_path(name)
+        except ValueError as error:
+            yield f"{MANIFEST}: {error}"
+            continue
+        if not path.is_file():
+            yield f"{name}: is gone"
+        elif sha256_of(path) != expected:
+            yield f"{name}: its sha256 is not the one in {MANIFEST}"
+    known = set(files) | {MANIFEST}
+    for path in sorted(dataset.folder.rglob("*")):
+        name = path.relative_to(dataset.folder).as_posix()
+        if path.is_file() and name not in known:
+            yield f"{name}: is not in {MANIFEST}"
+
+
+def check_text(sample: Sample) -> tuple[list[str], float]:
+    """What is wrong with one sample's prompt, text and label, from the sample alone; and its replay error at 3 s [m]."""
+    problems: list[str] = []
+    cameras = [Path(image).stem for image in sample.images]
+    try:
+        asked = build_prompt(
+            cameras=cameras,
+            ego_history=sample.ego_history,
+            command=sample.command,
+            speed_limit_mps=sample.speed_limit_mps,
+            level=sample.trace_level,
+        )
+        trace = from_json(sample.trace)
+        said = render(trace, sample.trace_level)
+    except (ValueError, KeyError, TypeError) as error:
+        return [f"its fields cannot be read: {error}"], math.inf
+    if asked != sample.prompt:
+        problems.append(f"the prompt does not say what the fields say: {_first_difference(asked, sample.prompt)}")
+    label = sample.future[TICKS_PER_WAYPOINT::TICKS_PER_WAYPOINT, :2]
+    if label.shape != (10, 2) or np.abs(label - sample.waypoints_ego_m).max() > SAME_NUMBER:
+        problems.append("waypoints_ego_m is not the future at 0.5 s steps")
+    if sample.answer != render_answer(said, sample.waypoints_ego_m):
+        problems.append(
+            "the answer does not say what the trace and the waypoints say: "
+            + _first_difference(render_answer(said, sample.waypoints_ego_m), sample.answer)
+        )
+    if sample.trace_level == "none":
+        return problems, 0.0
+    answer = parse_answer(sample.answer)
+    try:
+        read = parse(answer.reasoning or "")
+    except ValueError as error:
+        return [*problems, f"the text does not parse: {error}"], math.inf
+    if read != rounded(trace, sample.trace_level):
+        at = next(difference(to_json(rounded(trace, sample.trace_level)), to_json(read), tolerance=0.0), "?")
+        problems.append(f"the text, parsed back, is not the trace: {at}")
+    steps = np.hypot(*np.diff(sample.future[:, :2], axis=0).T)
+    driven = np.concatenate([[0.0], np.cumsum(steps)])[::TICKS_PER_WAYPOINT]
+    replayed = replay(read).progress_m
+    errors = np.abs(replayed - driven[: len(replayed)])
+    for waypoint, tolerance in REPLAY_TOLERANCE_M.items():
+        if not errors[waypoint] <= tolerance:
+            problems.append(
+                f"the replayed text is {errors[waypoint]:.3f} m from the label's progress at {waypoint / 2} s "
+                f"(allowed: {tolerance} m)"
+            )
+    problems += lateral_errors(read, sample.future)
+    return problems, float(errors[6])
+
+
+def recompute(job: Job) -> tuple[int, list[str]]:
+    """How many of a scenario's samples were made again, and how the stored ones differ."""
+    config = job.config
+    try:
+        scenario = open_source(config.scenarios.name, config.scenarios.config).load(job.item)
+        rig = make_rig(config.rig, width_px=config.image_width_px, height_px=config.image_height_px)
+        made = {
+            m.sample.sample_id: m for m in samples_of(scenario, job.make_planner(), rig, config.samples, item=job.item)
+        }
+    except (ScenarioError, ValueError, OSError) as error:
+        return 0, [f"scenario {job.item}: cannot be recomputed: {error}"]
+    problems = []
+    parameters = getattr(config.planner.config, "rules", None)
+    for where, split, sample in job.stored:
+        again = made.pop(sample.sample_id, None)
+        if again is None:
+            problems.append(f"{where} {sample.sample_id}: the scenario yields no such sample")
+            continue
+        if split != split_of(scenario.split_key, config):
+            problems.append(
+                f"{where} {sample.sample_id}: belongs to {split_of(scenario.split_key, config)}, not {split}"
+            )
+        if parameters is not None:
+            wrong = arithmetic_errors(from_json(sample.trace), parameters)
+            problems += [f"{where} {sample.sample_id}: {line}" for line in wrong]
+        fact = next(difference(again.sample.to_row(), sample.to_row(), tolerance=SAME_NUMBER), None)
+        if fact is not None:
+            problems.append(f"{where} {sample.sample_id}: recomputed otherwise: {fact}")
+        problems += [f"{where} {sample.sample_id}: {line}" for line in _pictures(again, job.folder)]
+    problems += [f"scenario {job.item}: the sample {sample_id} is missing" for sample_id in made]
+    return len(job.stored), problems
+
+
+def difference(expected: Any, found: Any, *, tolerance: float, path: str = "") -> Iterator[str]:
+    """Where two JSON values differ, numbers by more than `tolerance`. Long strings: numbers inside may differ as well."""
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        for key in sorted(set(expected) | set(found), key=str):
+            if key not in expected or key not in found:
+                yield f"{path}{key} is {'missing' if key in expected else 'not expected'}"
+            else:
+                yield from difference(expected[key], found[key], tolerance=tolerance, path=f"{path}{key}.")
+    elif isinstance(expected, list | tuple) and isinstance(found, list | tuple):
+        if len(expected) != len(found):
+            yield f"{path[:-1]} has {len(found)} entries, expected {len(expected)}"
+        for i, (e, f) in enumerate(zip(expected, found, strict=False)):
+            yield from difference(e, f, tolerance=tolerance, path=f"{path}{i}.")
+    elif _is_number(expected) and _is_number(found):
+        if not abs(expected - found) <= tolerance:
+            yield f"{path[:-1]} is {found}, expected {expected}"
+    elif expected != found and not (
+        path.startswith("messages") and tolerance > 0
+    ):  # texts were held to the fields before
+        yield f"{path[:-1]} is {found!r}, expected {expected!r}"[:300]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _readable(dataset: Dataset, split: str, problems: list[str]) -> Iterator[tuple[str, Sample]]:
+    rows = dataset.rows(split)
+    while True:
+        try:
+            where, row = next(rows)
+        except StopIteration:
+            return
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+            return
+        try:
+            yield where, Sample.from_row(row)
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+
+
+def _pictures(again: Made, folder: Path) -> Iterator[str]:
+    for name, expected in again.images.items():
+        path = folder / name
+        if not path.is_file():
+            continue  # reported with the files
+        data = path.read_bytes()
+        if data == expected:
+            continue
+        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        drawn = cv2.imdecode(np.frombuffer(expected, np.uint8), cv2.IMREAD_COLOR)
+        if found is None:
+            yield f"{name} is not a readable image"
+        elif found.shape != drawn.shape:
+            yield f"{name} is {found.shape[1]}x{found.shape[0]}, expected {drawn.shape[1]}x{drawn.shape[0]}"
+        elif (off := float(np.abs(found.astype(float) - drawn).mean())) > SAME_PIXELS:
+            yield f"{name} does not show the scene (mean difference {off:.1f} grey levels)"
+
+
+def _first_difference(expected: str, found: str) -> str:
+    at = next(
+        (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), min(len(expected), len(found))
+    )
+    start = max(0, at - 20)
+    return f"...{found[start : at + 20]!r}, expected ...{expected[start : at + 20]!r}"

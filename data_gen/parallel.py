@@ -1,0 +1,26 @@
+"""Many independent jobs on one machine, their results in order."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+def in_order(work: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterator[R]:
+    """`work(job)` for every job, results in the jobs' order, in this process for one worker, else in `workers` processes.
+
+    `work` and the jobs must be picklable where workers > 1. Raises ValueError for workers < 1.
+    """
+    if workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {workers}")
+    if workers == 1 or len(jobs) <= 1:
+        yield from map(work, jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy numba's and OpenCV's threads half alive
+    with ProcessPoolExecutor(max_workers=min(workers, len(jobs)), mp_context=context) as pool:
+        yield from pool.map(work, jobs)

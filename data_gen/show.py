@@ -1,0 +1,121 @@
+"""One scenario as a person wants to see it: cameras, bird's eye view, trace and text; and scenes redrawn for the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_gen.generate import GenerateConfig
+from data_gen.sample import FUTURE_TICKS, TICKS_PER_WAYPOINT, SampleConfig, anchored_rollouts, make_sample
+from nsdrive.cameras.render import Renderer, encode_jpeg
+from nsdrive.cameras.rig import make_rig
+from nsdrive.config import did_you_mean
+from nsdrive.dataset import Sample, json_line, write_atomically
+from nsdrive.draw import birds_eye, contact_sheet
+from nsdrive.scenarios.argoverse2 import Argoverse2Config, Argoverse2Source
+from nsdrive.scenarios.source import ScenarioSource, open_source
+from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, SyntheticSource
+from nsdrive.trace.text import render
+from nsdrive.trace.trace import build_trace
+from nsdrive.world.geometry import to_global
+from nsdrive.world.navigation import navigation
+from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, FloatArray, Planner, Scenario
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What was written, and the detailed text."""
+
+    scenario_id: str
+    scenario_type: str
+    text: str
+    files: tuple[Path, ...]
+
+
+def show(name: str, make_planner: Callable[[], Planner], *, rig: str, at_s: float, seed: int, out: Path) -> Shown:
+    """Write cameras, bird's eye view, texts and the sample's row for the anchor at `at_s` seconds into the scenario."""
+    scenario = find_scenario(name, seed)
+    tick = round(at_s / INTERVAL_S)
+    last = scenario.n_ticks - 1 - FUTURE_TICKS
+    if not HISTORY_TICKS <= tick <= last:
+        raise ValueError(
+            f"--at {at_s} is outside {scenario.scenario_id}: give {HISTORY_TICKS * INTERVAL_S:.1f} to {last * INTERVAL_S:.1f} s"
+        )
+    config = SampleConfig(anchor_spacing_s=INTERVAL_S, anchors_per_scenario=tick - HISTORY_TICKS + 1)
+    *_, (rollout, index) = anchored_rollouts(scenario, make_planner(), config)
+    camera_rig = make_rig(rig)
+    renderer = Renderer(scenario.lane_map, scenario.scenery_seed)
+    made = make_sample(rollout, index, renderer, camera_rig, config, item=scenario.scenario_id)
+    trace, _ = build_trace(
+        rollout, index, seen=made.sample.extra["seen"], navigation=navigation(scenario.mission, rollout.states[index])
+    )
+    views = renderer.render(rollout.states[index].pose, rollout.frames[index], rollout.lights[index], camera_rig)
+    above = scene_from_above(scenario, rollout.frames[index], rollout.lights[index], made.sample, {})
+    out.mkdir(parents=True, exist_ok=True)
+    texts = {level: render(trace, level) for level in ("brief", "detailed")}
+    contents: dict[str, bytes | str] = {
+        "sheet.png": _png(contact_sheet({n: v.rgb for n, v in views.items()}, birds_eye=above)),
+        "birds_eye.png": _png(above),
+        "brief.txt": texts["brief"] + "\n",
+        "detailed.txt": texts["detailed"] + "\n",
+        "sample.json": json_line(made.sample.to_row()),
+        **{f"{n}.jpg": encode_jpeg(v.rgb) for n, v in views.items()},
+    }
+    for file, content in contents.items():
+        write_atomically(out / file, content)
+    return Shown(
+        scenario_id=scenario.scenario_id,
+        scenario_type=scenario.scenario_type,
+        text=texts["detailed"],
+        files=tuple(out / file for file in contents),
+    )
+
+
+def find_scenario(name: str, seed: int = 0) -> Scenario:
+    """A scenario by the name that a person types: a log's folder, a family, or a generated scenario's id."""
+    if Path(name).exists():
+        source: ScenarioSource = Argoverse2Source(Argoverse2Config(path=name))
+        return source.load(source.items()[0])
+    if name in FAMILIES:
+        source = SyntheticSource(SyntheticConfig(seed=seed, families=(name,), n_scenarios=1))
+        return source.load(source.items()[0])
+    generated = re.fullmatch(r"syn-(.+)-(\d+)-s(\d+)", name)
+    if generated and generated.group(1) in FAMILIES:
+        return SyntheticSource(SyntheticConfig(seed=int(generated.group(3)))).load(name)
+    raise ValueError(f"No scenario '{name}': no such path and no such family. {did_you_mean(name, FAMILIES)}")
+
+
+def scene_painter(config: GenerateConfig) -> Callable[[Sample, Mapping[str, FloatArray]], np.ndarray]:
+    """A function (sample, {label: waypoints_ego_m}) -> bird's eye view, that loads the sample's scenario again."""
+    source = open_source(config.scenarios.name, config.scenarios.config)
+
+    def paint(sample: Sample, predicted: Mapping[str, FloatArray]) -> np.ndarray:
+        scenario = source.load(str(sample.extra["item"]))
+        tick = int(sample.anchor["tick"])
+        return scene_from_above(scenario, scenario.frames[tick], scenario.lights[tick], sample, predicted)
+
+    return paint
+
+
+def scene_from_above(
+    scenario: Scenario, frame: Any, lights: Mapping[str, str], sample: Sample, predicted: Mapping[str, FloatArray]
+) -> np.ndarray:
+    """Bird's eye view (H, W, 3) of a sample: the world, the history, the planner's future, and predictions if any."""
+    pose = np.array(sample.anchor["pose_global"], dtype=float)
+    history = to_global(np.array([[h["x_m"], h["y_m"]] for h in sample.ego_history]), pose)
+    future = to_global(sample.future[::TICKS_PER_WAYPOINT, :2], pose)
+    trajectories = {"planner": future} | {name: to_global(points, pose) for name, points in predicted.items()}
+    return birds_eye(scenario.lane_map, pose, frame, lights=lights, history=history, trajectories=trajectories)
+
+
+def _png(rgb: np.ndarray) -> bytes:
+    import cv2
+
+    ok, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    assert ok
+    return bytes(data)

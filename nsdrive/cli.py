@@ -92,12 +92,11 @@ def run_generate(a: argparse.Namespace) -> int:
 
 def run_check(a: argparse.Namespace) -> int:
     from data_gen.check import check
+    from data_gen.generate import GenerateConfig
     from nsdrive.config import build
     from nsdrive.dataset import open_dataset
     from nsdrive.progress import Progress
     from nsdrive.scenarios.source import source_configs
-
-    from data_gen.generate import GenerateConfig
 
     dataset = open_dataset(a.dataset)
     choices = {"scenarios": source_configs(), "planner": planner_configs()}

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+
 from nsdrive.config import Chosen, build, find_config, load_config, to_plain
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
 from data_gen.check import check
 from data_gen.export import export
 from data_gen.generate import GenerateConfig, generate

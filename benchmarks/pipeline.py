@@ -1,0 +1,63 @@
+"""Where the time of an eight-camera sample goes: rollout, images, JPEG, trace and text, on one core.
+
+    OMP_NUM_THREADS=1 python benchmarks/pipeline.py [--scenarios 17] [--rig 8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+
+from data_gen.sample import FUTURE_TICKS, SampleConfig, make_sample
+from nsdrive.cameras.render import Renderer, encode_jpeg
+from nsdrive.cameras.rig import make_rig
+from nsdrive.scenarios.source import open_source
+from nsdrive.scenarios.synthetic import SyntheticConfig
+from nsdrive.world.simulate import simulate
+from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S
+from planners.idm import IdmConfig, IdmPlanner
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenarios", type=int, default=17)
+    parser.add_argument("--rig", default="8")
+    arguments = parser.parse_args()
+    source = open_source("synthetic", SyntheticConfig(n_scenarios=arguments.scenarios + 1))
+    rig, config, planner = make_rig(arguments.rig), SampleConfig(), IdmPlanner(IdmConfig())
+    spent: dict[str, float] = defaultdict(float)
+    for number, item in enumerate(source.items()):
+        clock = time.perf_counter()
+
+        def lap(stage: str) -> None:
+            nonlocal clock
+            now = time.perf_counter()
+            if number:  # noqa: B023  # the first scenario compiles the kernels
+                spent[stage] += now - clock
+            clock = now
+
+        scenario = source.load(item)
+        lap("load the scenario")
+        rollout = simulate(scenario, planner, start_tick=HISTORY_TICKS, duration_s=FUTURE_TICKS * INTERVAL_S)
+        lap("roll out 5 s (51 ticks)")
+        renderer = Renderer(scenario.lane_map, scenario.scenery_seed)
+        lap("prepare the static world")
+        views = renderer.render(rollout.states[0].pose, rollout.frames[0], rollout.lights[0], rig)
+        lap("draw the images")
+        for view in views.values():
+            encode_jpeg(view.rgb)
+        lap("encode the JPEGs")
+        make_sample(rollout, 0, renderer, rig, config, item=item)
+        lap("whole sample, once more (images, JPEGs, trace, text)")
+    repeated = spent.pop("whole sample, once more (images, JPEGs, trace, text)")
+    spent["trace, text and the rest"] = max(0.0, repeated - spent["draw the images"] - spent["encode the JPEGs"])
+    total = sum(spent.values())
+    print(f"{'stage':28s} {'ms per sample':>14s} {'share':>7s}")
+    for stage, seconds in spent.items():
+        print(f"{stage:28s} {1e3 * seconds / arguments.scenarios:14.1f} {seconds / total:7.1%}")
+    print(f"{'all':28s} {1e3 * total / arguments.scenarios:14.1f}   {arguments.scenarios / total:.1f} samples/s on one core")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
 """Argoverse 2, as its publishers distribute it: sensor logs and motion-forecasting scenarios as `Scenario`s.
 
-    config = Argoverse2Config(path="~/av2")        # a log, or any folder above logs: train/, val/, full downloads
-    for item in list_items(config):                # fast: looks at names only
-        scenario = load_one(config, item)          # ScenarioError, one line, where a log is broken
+    source = Argoverse2Source(Argoverse2Config(path="~/av2"))  # a log, or any folder above logs: train/, val/, ...
+    for item in source.items():                                # fast: looks at names only
+        scenario = source.load(item)                           # ScenarioError, one line, where a log is broken
 
 Only pyarrow and json are needed. A log tells neither speed limits nor traffic lights nor a route; each scenario lists
 what it does not know, and nothing is made up. The route is read off the ego's own logged way, continued straight on.
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import shapely
@@ -76,16 +77,40 @@ class Argoverse2Item:
         return f"{prefix}-{re.sub(r'[^A-Za-z0-9._-]', '_', self.log_id)}"
 
 
+@dataclass(frozen=True)
+class Argoverse2Source:
+    """Argoverse 2 behind the common door; an item is the path of a log's folder below `config.path`."""
+
+    config: Argoverse2Config
+    name: ClassVar[str] = "argoverse2"
+    licence: ClassVar[str] = "Argoverse 2 (https://www.argoverse.org), CC BY-NC-SA 4.0"
+
+    def items(self) -> tuple[str, ...]:
+        """Every log's path below `config.path` ('.' where that is a log itself). ValueError where there is none."""
+        root = _root(self.config)
+        return tuple(Path(item.folder).relative_to(root).as_posix() for item in list_items(self.config))
+
+    def load(self, item: str) -> Scenario:
+        """The log at that path, found without a search. ScenarioError, one line, if it cannot be read."""
+        root = _root(self.config)
+        folder = Path(os.path.normpath(root / item))
+        if not folder.is_relative_to(root):
+            raise ScenarioError(f"{item}: lies outside {root}")
+        found = next(_find(folder), None) if folder.is_dir() else None
+        if found is None or found.folder != str(folder):
+            raise ScenarioError(f"{folder}: is not the folder of an Argoverse 2 log")
+        return load_one(self.config, found)
+
+
 def list_items(config: Argoverse2Config) -> list[Argoverse2Item]:
     """The logs at or below `config.path`, in the order of their paths; files are not opened.
 
     ValueError where the path does not exist, holds no log, or holds one log twice.
     """
-    root = Path(config.path).expanduser()
+    root = _root(config)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give an Argoverse 2 log or a folder above logs")
-    found = (item for item in _find(Path(os.path.abspath(root))) if item.kind in config.kinds)
-    items = list(islice(found, config.limit))
+    items = list(islice((item for item in _find(root) if item.kind in config.kinds), config.limit))
     if not items:
         raise ValueError(
             f"{root} holds no Argoverse 2 {' or '.join(config.kinds)} log: looked in it and in every folder below for"
@@ -109,6 +134,10 @@ def load_one(config: Argoverse2Config, item: Argoverse2Item) -> Scenario:
     except (ArithmeticError, LookupError, OSError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
         # The readers check what they use, but the files come from anywhere, and one must not end a run over thousands.
         raise ScenarioError(f"{item.folder}: cannot be read as a {item.kind} log ({one_line(error)})") from error
+
+
+def _root(config: Argoverse2Config) -> Path:
+    return Path(os.path.abspath(Path(config.path).expanduser()))
 
 
 def _scenario(item: Argoverse2Item, recording: Recording) -> Scenario:

@@ -62,7 +62,8 @@ def read_forecasting_scenario(folder: Path) -> Recording:
     ego_rows = np.flatnonzero(is_ego)[np.argsort(timesteps[is_ego], kind="stable")]
     if not np.array_equal(timesteps[ego_rows], np.arange(n_ticks)):
         raise ScenarioError(
-            f"{path}: track '{EGO_TRACK_ID}' (the ego) should have one row for each of the {n_ticks} timesteps, has {len(ego_rows)} rows"
+            f"{path}: track '{EGO_TRACK_ID}', the ego, should have one row for each of {n_ticks} timesteps,"
+            f" has {len(ego_rows)} rows"
         )
     ego_poses, ego_velocities = poses[ego_rows], velocities[ego_rows]
     along = ego_velocities[:, 0] * np.cos(ego_poses[:, 2]) + ego_velocities[:, 1] * np.sin(ego_poses[:, 2])

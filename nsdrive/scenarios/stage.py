@@ -1,0 +1,406 @@
+"""The stage of a generated scene: a layout, the ego's way through it, a cast of actors, and the traffic light program.
+
+stage = Stage(rng, layout, duration_s=15.0)
+way = stage.through("south", "straight")
+stage.set_ego(way, start_m=way.line_m - 60.0, speed_mps=11.0)
+stage.add_vehicle(way, front_gap_m=25.0, speed_mps=5.0)
+scenario = stage.finish(...)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nsdrive.scenarios.layouts import Layout
+from nsdrive.scenarios.motion import STOP_SIGN, Actor, Motion, first_overlaps, run_script
+from nsdrive.scenarios.roads import Movement
+from nsdrive.scenarios.signal_plan import SignalPlan, make_signal_plan
+from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, OBJECT_KINDS, EgoState, FloatArray, ObjectFrame, Scenario
+
+EGO_LENGTH_M, EGO_WIDTH_M, EGO_FRONT_M, EGO_WHEELBASE_M = 5.176, 2.297, 4.049, 3.089  # nuPlan's Pacifica
+EGO_CENTRE_M = 1.461  # rear axle to box centre, the same source
+PAST_S = HISTORY_TICKS * INTERVAL_S
+HARDEST_NOMINAL_MPS2 = (
+    3.4  # a scene whose nominal ego must brake harder than this is drawn again (IDM's own limit is 3.0)
+)
+
+# name: (share, length, width, height, spread of the length); chosen by us after common US models
+VEHICLES = {
+    "sedan": (0.48, 4.6, 1.85, 1.45, 0.25),
+    "suv": (0.28, 4.8, 1.95, 1.72, 0.25),
+    "van": (0.12, 5.5, 2.05, 2.35, 0.4),
+    "truck": (0.07, 8.2, 2.45, 3.2, 1.2),
+    "bus": (0.05, 11.5, 2.55, 3.1, 0.5),
+}
+LIGHT_VEHICLES = ("sedan", "suv", "van")
+
+
+class SceneRejectedError(Exception):
+    """This draw of the seed does not work out (someone would collide, or the ego would have to brake too hard)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Way:
+    """Lanes in driving order as one path; line_m and after_m: progress of the junction's entry and exit (nan without one)."""
+
+    lane_ids: tuple[str, ...]
+    points: FloatArray  # (N, 2)
+    arc_m: FloatArray  # (N,)
+    starts_m: FloatArray  # (len(lane_ids),): progress of each lane's start
+    limit_mps: float
+    movement: Movement | None = None
+    line_m: float = math.nan
+    after_m: float = math.nan
+
+    def at(self, progress_m: float, left_m: float = 0.0) -> tuple[float, float, float]:
+        """Pose on the way, moved to the left."""
+        k = int(np.clip(np.searchsorted(self.arc_m, progress_m) - 1, 0, len(self.arc_m) - 2))
+        a, b = self.points[k], self.points[k + 1]
+        f = (progress_m - self.arc_m[k]) / (self.arc_m[k + 1] - self.arc_m[k])
+        heading = math.atan2(b[1] - a[1], b[0] - a[0])
+        x, y = a + f * (b - a)
+        return float(x - left_m * math.sin(heading)), float(y + left_m * math.cos(heading)), heading
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draft:
+    """What a family draws: the stage with its cast, nuPlan's scenario-type name, and the parameters drawn, for people."""
+
+    stage: Stage
+    scenario_type: str
+    notes: Mapping[str, Any]
+
+
+class Stage:
+    """Collects a scene and turns it into a `Scenario`."""
+
+    def __init__(self, rng: np.random.Generator, layout: Layout, duration_s: float) -> None:
+        self.rng = rng
+        self.layout = layout
+        self.network = layout.network
+        self.ticks = round(duration_s / INTERVAL_S) + 1
+        self.actors: list[Actor] = []
+        self.ego: Actor
+        self.ego_way: Way
+        self.plan: SignalPlan | None = None
+        self._ways: dict[Any, Way] = {}
+        if layout.junction and self.network.junctions[layout.junction].kind == "traffic_light":
+            self.plan = make_signal_plan(self.network, layout.junction, rng)
+
+    # ways
+
+    def along(self, road: str, way: str, index: int) -> Way:
+        """One lane of a road from end to end."""
+        key = (road, way, index)
+        if key not in self._ways:
+            self._ways[key] = self._join(self.network.chains[key], None)
+        return self._ways[key]
+
+    def through(self, movement: Movement) -> Way:
+        """Approach lane, connector, exit lane."""
+        if movement not in self._ways:
+            chains = self.network.chains
+            before = chains[movement.from_road, "b", movement.from_index]
+            after = chains[movement.to_road, "f", movement.to_index]
+            self._ways[movement] = self._join((*before, movement.connector_id, *after), movement)
+        return self._ways[movement]
+
+    def pick_movement(self, road: str, turn: str) -> Movement:
+        """A seeded one of the lanes that allow this turn."""
+        fit = [m for m in self.network.movements if m.from_road == road and m.turn == turn]
+        if not fit:
+            raise SceneRejectedError(f"no lane turns {turn} from {road}")
+        return fit[int(self.rng.integers(len(fit)))]
+
+    def _join(self, lane_ids: tuple[str, ...], movement: Movement | None) -> Way:
+        lanes = self.network.lane_map.lanes
+        lines = [lanes[lane_id].centerline for lane_id in lane_ids]
+        points = np.concatenate([lines[0], *(line[1:] for line in lines[1:])])
+        arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
+        starts = arc[np.concatenate([[0], np.cumsum([len(line) - 1 for line in lines])])]
+        at = lane_ids.index(movement.connector_id) if movement else -1
+        limits = [lanes[lane_id].speed_limit_mps or 13.4 for lane_id in lane_ids]
+        return Way(
+            lane_ids=lane_ids,
+            points=points,
+            arc_m=arc,
+            starts_m=starts[:-1],
+            limit_mps=limits[0],
+            movement=movement,
+            line_m=float(starts[at]) if movement else math.nan,
+            after_m=float(starts[at + 1]) if movement else math.nan,
+        )
+
+    # cast
+
+    def stops_of(self, way: Way) -> tuple[tuple[float, int], ...]:
+        """Where this way meets its light or stop sign."""
+        if way.movement is None:
+            return ()
+        kind = self.network.junctions[way.movement.junction].kind
+        if kind == "stop_sign":
+            return ((way.line_m, STOP_SIGN),)
+        return ((way.line_m, self.plan.phase_of(way.movement.connector_id)),) if self.plan else ()
+
+    def set_ego(self, way: Way, *, start_m: float, speed_mps: float, desired_mps: float | None = None) -> None:
+        """The ego's way and its rear axle's progress and speed at tick 0."""
+        self.ego_way = way
+        self.ego = Actor(
+            track_id="ego",
+            kind="vehicle",
+            path=way.points,
+            start_m=start_m,
+            speed_mps=speed_mps,
+            desired_mps=way.limit_mps if desired_mps is None else desired_mps,
+            length_m=EGO_LENGTH_M,
+            width_m=EGO_WIDTH_M,
+            height_m=1.777,
+            stops=self.stops_of(way),
+            min_gap_m=1.0,  # these five: nuPlan's idm_planner.yaml
+            headway_s=1.5,
+            accel_mps2=1.0,
+            decel_mps2=3.0,
+            hardest_mps2=6.0,
+            front_m=EGO_FRONT_M,
+            essential=True,
+        )
+
+    def place_ego(
+        self, way: Way, *, front_at_anchor_m: float, speed_mps: float, desired_mps: float | None = None
+    ) -> None:
+        """The ego so that, at constant speed, its front bumper is at this progress at the anchor."""
+        start_m = front_at_anchor_m - EGO_FRONT_M - PAST_S * speed_mps
+        if start_m < 8.0:
+            raise SceneRejectedError("the ego would start before its road")
+        self.set_ego(way, start_m=start_m, speed_mps=speed_mps, desired_mps=desired_mps)
+
+    @property
+    def ego_front_m(self) -> float:
+        """Progress of the ego's front bumper at tick 0."""
+        return self.ego.start_m + EGO_FRONT_M
+
+    def vehicle_size(self, kinds: Sequence[str] | None = None) -> tuple[str, float, float, float]:
+        """A seeded vehicle: its name, length, width and height."""
+        names = list(kinds or VEHICLES)
+        share = np.array([VEHICLES[name][0] for name in names])
+        name = names[int(self.rng.choice(len(names), p=share / share.sum()))]
+        _, length, width, height, spread = VEHICLES[name]
+        return name, float(length + self.rng.uniform(-spread, spread)), width, height
+
+    def add_vehicle(
+        self,
+        way: Way,
+        *,
+        rear_m: float,
+        speed_mps: float,
+        desired_mps: float | FloatArray | None = None,
+        kinds: Sequence[str] | None = None,
+        size: tuple[str, float, float, float] | None = None,
+        essential: bool = False,
+        **changes: Any,
+    ) -> Actor:
+        """A driven vehicle whose rear bumper is at rear_m along its way at tick 0."""
+        name, length, width, height = size or self.vehicle_size(kinds)
+        indicator: tuple[tuple[float, float, int], ...] = ()
+        if way.movement and way.movement.turn in ("left", "right"):
+            indicator = ((way.line_m - 45.0, way.after_m, 1 if way.movement.turn == "left" else -1),)
+        drawn = {
+            "path": way.points,
+            "desired_mps": way.limit_mps * float(self.rng.uniform(0.85, 1.05)) if desired_mps is None else desired_mps,
+            "stops": self.stops_of(way),
+            "min_gap_m": float(self.rng.uniform(1.6, 2.6)),
+            "headway_s": float(self.rng.uniform(1.1, 1.7)),
+            "accel_mps2": float(self.rng.uniform(1.2, 1.9)) * (0.7 if length > 7 else 1.0),
+            "dwell_s": float(self.rng.uniform(1.0, 2.2)),
+            "indicator": indicator,
+        }
+        actor = Actor(
+            track_id="bus" if name == "bus" else "truck" if name == "truck" else "car",
+            kind="vehicle",
+            start_m=rear_m + length / 2,
+            speed_mps=speed_mps,
+            length_m=length,
+            width_m=width,
+            height_m=height,
+            essential=essential,
+            **(drawn | changes),
+        )
+        self.actors.append(actor)
+        return actor
+
+    def add_standing(
+        self,
+        name: str,
+        kind: str,
+        pose: tuple[float, float, float],
+        size: tuple[float, float, float],
+        essential: bool = False,
+    ) -> None:
+        """A thing that does not move: its box's centre and length, width, height."""
+        self.actors.append(
+            Actor(
+                track_id=name,
+                kind=kind,
+                path=np.array([pose[:2]]),
+                heading_rad=pose[2],
+                start_m=0.0,
+                speed_mps=0.0,
+                desired_mps=0.0,
+                length_m=size[0],
+                width_m=size[1],
+                height_m=size[2],
+                reacts=False,
+                essential=essential,
+            )
+        )
+
+    def add_walker(
+        self, path: FloatArray, *, start_m: float, speed_mps: float, wait_s: float = 0.0, essential: bool = False
+    ) -> None:
+        """A pedestrian who walks along `path`, after waiting."""
+        desired = np.full(self.ticks, speed_mps)
+        desired[: round(wait_s / INTERVAL_S)] = 0.0
+        self.actors.append(
+            Actor(
+                track_id="pedestrian",
+                kind="pedestrian",
+                path=path,
+                start_m=start_m,
+                speed_mps=float(desired[0]),
+                desired_mps=desired,
+                length_m=0.6,
+                width_m=0.6,
+                height_m=float(self.rng.uniform(1.55, 1.9)),
+                reacts=False,
+                essential=essential,
+            )
+        )
+
+    # curtain
+
+    def finish(self, *, scenario_id: str, scenario_type: str, split_key: str, notes: Mapping[str, Any]) -> Scenario:
+        """Run the script, drop background actors that would collide, and write the scenario."""
+        cast, motion = self._rehearse()
+        nominal = motion.accels_mps2[0]
+        if nominal.min() < -HARDEST_NOMINAL_MPS2:
+            raise SceneRejectedError("the nominal ego brakes too hard")
+        lights = self.plan.lights(self.ticks) if self.plan else ({},) * self.ticks
+        lane_map = self.network.lane_map
+        first = int(np.searchsorted(self.ego_way.starts_m, self.ego.start_m, side="right")) - 1
+        route = list(dict.fromkeys(lane_map.lanes[lane].roadblock_id for lane in self.ego_way.lane_ids[first:]))
+        goal = self.ego_way.points[-1]
+        return Scenario(
+            scenario_id=scenario_id,
+            scenario_type=scenario_type,
+            source="synthetic",
+            split_key=split_key,
+            lane_map=lane_map,
+            route_roadblock_ids=tuple(route),
+            goal_m=(float(goal[0]), float(goal[1])),
+            ego_log=_ego_log(motion),
+            frames=_frames(cast[1:], motion, self.rng),
+            lights=lights,
+            scenery_seed=int(self.rng.integers(2**31)),
+            notes=dict(notes),
+        )
+
+    def _rehearse(self) -> tuple[list[Actor], Motion]:
+        states = self.plan.states(self.ticks) if self.plan else np.zeros((0, 0), dtype=np.int8)
+        junction = (*self.layout.centre_m, self.layout.radius_m)
+        cast = [self.ego, *self.actors]
+        for _ in range(12):
+            motion = run_script(cast, states, junction, self.ticks, calm_ticks=HISTORY_TICKS)
+            hits = first_overlaps(_boxes(cast, motion), motion.present)
+            hits &= ~np.outer(*[[a.kind == "pedestrian" for a in cast]] * 2)  # people may brush past each other
+            if not hits.any():
+                return cast, motion
+            dropped = set()
+            for i, j in zip(*np.nonzero(np.triu(hits)), strict=True):
+                if i in dropped or j in dropped:
+                    continue
+                loser = j if not cast[j].essential else i
+                if cast[loser].essential:
+                    raise SceneRejectedError(f"{cast[i].track_id} and {cast[j].track_id} collide")
+                dropped.add(int(loser))
+            cast = [actor for k, actor in enumerate(cast) if k not in dropped]
+        raise SceneRejectedError("too many collisions")
+
+
+def _boxes(cast: Sequence[Actor], motion: Motion) -> FloatArray:
+    """(A, T, 5)."""
+    shape = motion.speeds_mps.shape
+    sizes = np.array([(a.length_m, a.width_m) for a in cast])
+    return np.concatenate(
+        [motion.centres, motion.poses[:, :, 2:], np.broadcast_to(sizes[:, None], (*shape, 2))], axis=2
+    )
+
+
+def _ego_log(motion: Motion) -> tuple[EgoState, ...]:
+    poses, progress = motion.poses[0], motion.progress_m[0]
+    span = HISTORY_TICKS + 2
+    turned, driven = np.gradient(np.unwrap(poses[:span, 2])), np.gradient(progress[:span])
+    curvature = np.where(driven > 0.02, turned / np.maximum(driven, 0.02), 0.0)
+    return tuple(
+        EgoState(
+            time_s=round(t * INTERVAL_S, 3),
+            x_m=float(poses[t, 0]),
+            y_m=float(poses[t, 1]),
+            heading_rad=float((poses[t, 2] + math.pi) % (2 * math.pi) - math.pi),
+            speed_mps=float(motion.speeds_mps[0, t]),
+            accel_mps2=float(motion.accels_mps2[0, t]),
+            steering_rad=float(math.atan(EGO_WHEELBASE_M * curvature[t])),
+        )
+        for t in range(HISTORY_TICKS + 1)
+    )
+
+
+def _frames(cast: Sequence[Actor], motion: Motion, rng: np.random.Generator) -> tuple[ObjectFrame, ...]:
+    """One frame per tick; rows of actors that have left are missing."""
+    order = rng.permutation(len(cast))
+    numbers: dict[str, int] = {}
+    ids = []
+    for row in order:  # ids tell nothing: they are numbered in a drawn order
+        name = cast[row].track_id
+        numbers[name] = numbers.get(name, 0) + 1
+        ids.append(f"{name}-{numbers[name]}")
+    cast, rows = [cast[row] for row in order], order + 1
+    boxes = np.ascontiguousarray(_boxes_of(cast, motion, rows).transpose(1, 0, 2))
+    boxes[:, :, 2] = (boxes[:, :, 2] + math.pi) % (2 * math.pi) - math.pi
+    speeds = motion.speeds_mps[rows].T
+    velocities = speeds[:, :, None] * np.stack([np.cos(boxes[:, :, 2]), np.sin(boxes[:, :, 2])], axis=2)
+    accels = np.ascontiguousarray(motion.accels_mps2[rows].T)
+    kinds = np.array([OBJECT_KINDS.index(a.kind) for a in cast], dtype=np.int8)
+    heights = np.array([a.height_m for a in cast], dtype=float)
+    indicators = np.zeros(speeds.shape, dtype=np.int8)
+    for k, actor in enumerate(cast):
+        for start, end, side in actor.indicator:
+            progress = motion.progress_m[rows[k]]
+            indicators[(progress >= start) & (progress <= end), k] = side
+    present = motion.present[rows].T
+    names = tuple(ids)
+    frames = []
+    for t in range(len(boxes)):
+        frame = ObjectFrame(
+            ids=names,
+            kinds=kinds,
+            boxes=boxes[t],
+            heights_m=heights,
+            velocities_mps=velocities[t],
+            accels_mps2=accels[t],
+            indicators=indicators[t],
+        )
+        frames.append(frame if present[t].all() else frame.take(present[t]))
+    return tuple(frames)
+
+
+def _boxes_of(cast: Sequence[Actor], motion: Motion, rows: np.ndarray) -> FloatArray:
+    sizes = np.array([(a.length_m, a.width_m) for a in cast], dtype=float).reshape(-1, 2)
+    shape = (len(cast), motion.speeds_mps.shape[1], 2)
+    return np.concatenate(
+        [motion.centres[rows], motion.poses[rows][:, :, 2:], np.broadcast_to(sizes[:, None], shape)], axis=2
+    )

@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike
 
+from nsdrive.world import kernels
+from nsdrive.world.kernels import SPACING_M
 from nsdrive.world.types import FloatArray
 
-SPACING_M = 1.0  # greatest distance between two points of a Path, chosen by us; nuPlan's baselines are as dense
 # Curvature is the heading change over +-4 m, chosen by us: digitising noise fades, a turn of 8 m radius keeps its peak.
 CURVATURE_WINDOW_M = 4.0
-OUTLINE_STEP_M = 0.5  # box outlines are probed at least this densely, chosen by us: narrower than any tracked object
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,16 +89,18 @@ class Path:
             last = min(last, int(np.searchsorted(self.progress_m, near_progress_m + 30.0)) + 1)
             if last <= first:
                 first, last = 0, len(self.points) - 1
-        return _project(self.points, self.progress_m, float(x_m), float(y_m), first, last)
+        return kernels.project(self.points, self.progress_m, float(x_m), float(y_m), first, last)
 
     def project_points(self, points: FloatArray) -> FloatArray:
         """(M, 2): progress and lateral offset of each of (M, 2) points."""
-        return _project_all(self.points, self.progress_m, np.ascontiguousarray(points, dtype=np.float64).reshape(-1, 2))
+        return kernels.project_all(
+            self.points, self.progress_m, np.ascontiguousarray(points, dtype=np.float64).reshape(-1, 2)
+        )
 
     def pose_at(self, progress_m: ArrayLike) -> FloatArray:
         """(3,) for a number, (M, 3) for an array: x, y, heading in (-pi, pi]. Progress is held within [0, length]."""
         at = np.asarray(progress_m, dtype=np.float64)
-        poses = _poses_at(self.points, self.progress_m, self.heading_rad, at.reshape(-1))
+        poses = kernels.poses_at(self.points, self.progress_m, self.heading_rad, at.reshape(-1))
         return poses[0] if at.ndim == 0 else poses
 
     def index_at(self, progress_m: float) -> int:
@@ -114,7 +115,7 @@ class Path:
         return float(self.speed_limit_mps[self.index_at(progress_m)])
 
     def curvature_at(self, progress_m: ArrayLike) -> FloatArray:
-        return np.interp(progress_m, self.progress_m, self.curvature_1pm)
+        return np.interp(np.asarray(progress_m, dtype=np.float64), self.progress_m, self.curvature_1pm)
 
 
 def corridor_overlap(
@@ -130,12 +131,12 @@ def corridor_overlap(
     start, end = max(0.0, float(from_progress_m)), min(path.length_m, float(to_progress_m))
     if end <= start or len(boxes) == 0:
         return np.full(len(boxes), np.inf)
-    return _corridor_entries(path.points, path.progress_m, boxes, start, end, float(half_width_m))
+    return kernels.corridor_entries(path.points, path.progress_m, boxes, start, end, float(half_width_m))
 
 
 def boxes_overlap(boxes: FloatArray, others: FloatArray) -> np.ndarray:
     """(N, M) bool: which of (N, 5) boxes overlaps which of (M, 5) others. Exact (separating axes), touching counts not."""
-    return _overlap_matrix(
+    return kernels.overlap_matrix(
         np.ascontiguousarray(boxes, dtype=np.float64).reshape(-1, 5),
         np.ascontiguousarray(others, dtype=np.float64).reshape(-1, 5),
     )
@@ -227,181 +228,3 @@ def _curvature(progress: FloatArray, heading: FloatArray) -> FloatArray:
     after = np.minimum(progress + CURVATURE_WINDOW_M, progress[-1])
     turn = np.interp(after, progress, heading) - np.interp(before, progress, heading)
     return turn / np.maximum(after - before, 1e-6)
-
-
-@njit(cache=True)
-def _project(points, progress, x, y, first, last):  # type: ignore[no-untyped-def]
-    best, best_s, best_d = np.inf, 0.0, 0.0
-    for i in range(first, last):
-        ax, ay = points[i, 0], points[i, 1]
-        dx, dy = points[i + 1, 0] - ax, points[i + 1, 1] - ay
-        length = progress[i + 1] - progress[i]
-        t = ((x - ax) * dx + (y - ay) * dy) / (length * length)
-        inside = min(1.0, max(0.0, t))
-        ex, ey = x - ax - inside * dx, y - ay - inside * dy
-        distance2 = ex * ex + ey * ey
-        if distance2 < best:
-            best = distance2
-            best_s = progress[i] + inside * length
-            cross = (dx * (y - ay) - dy * (x - ax)) / length
-            beyond = (t < 0.0 and i == 0) or (t > 1.0 and i == points.shape[0] - 2)
-            best_d = cross if beyond else np.copysign(np.sqrt(distance2), cross)
-    return best_s, best_d
-
-
-@njit(cache=True)
-def _project_all(points, progress, queries):  # type: ignore[no-untyped-def]
-    out = np.empty((queries.shape[0], 2))
-    for k in range(queries.shape[0]):
-        out[k, 0], out[k, 1] = _project(points, progress, queries[k, 0], queries[k, 1], 0, points.shape[0] - 1)
-    return out
-
-
-@njit(cache=True)
-def _poses_at(points, progress, heading, at):  # type: ignore[no-untyped-def]
-    out = np.empty((at.shape[0], 3))
-    last = progress.shape[0] - 1
-    for k in range(at.shape[0]):
-        s = min(max(at[k], 0.0), progress[last]) if at[k] == at[k] else at[k]
-        i = min(max(np.searchsorted(progress, s, side="right") - 1, 0), last - 1)
-        t = (s - progress[i]) / (progress[i + 1] - progress[i])
-        out[k, 0] = points[i, 0] + t * (points[i + 1, 0] - points[i, 0])
-        out[k, 1] = points[i, 1] + t * (points[i + 1, 1] - points[i, 1])
-        angle = heading[i] + t * (heading[i + 1] - heading[i])
-        out[k, 2] = (angle + np.pi) % (2.0 * np.pi) - np.pi
-    return out
-
-
-@njit(cache=True)
-def _within(points, progress, begin, stop, first, last, x, y, start, end, half_width):  # type: ignore[no-untyped-def]
-    """Progress of (x, y) if it is inside the corridor, else inf. Looks at segments first..last-1 of begin..stop-1."""
-    best, best_s = half_width * half_width, np.inf
-    for i in range(first, last):
-        ax, ay = points[i, 0], points[i, 1]
-        dx, dy = points[i + 1, 0] - ax, points[i + 1, 1] - ay
-        length = progress[i + 1] - progress[i]
-        t = ((x - ax) * dx + (y - ay) * dy) / (length * length)
-        inside = t if (i == begin and t < 0.0) or (i == stop - 1 and t > 1.0) else min(1.0, max(0.0, t))
-        ex, ey = x - ax - inside * dx, y - ay - inside * dy
-        distance2 = ex * ex + ey * ey
-        if distance2 <= best:
-            best, best_s = distance2, progress[i] + inside * length
-    return best_s if start <= best_s <= end else np.inf
-
-
-@njit(cache=True)
-def _corridor_entries(points, progress, boxes, start, end, half_width):  # type: ignore[no-untyped-def]
-    n_points = points.shape[0]
-    begin = min(max(np.searchsorted(progress, start, side="right") - 1, 0), n_points - 2)
-    stop = min(max(np.searchsorted(progress, end, side="left"), begin + 1), n_points - 1)
-    out = np.full(boxes.shape[0], np.inf)
-    corners = np.empty((5, 2))
-    step = min(OUTLINE_STEP_M, max(0.05, half_width))
-    t_start = (start - progress[begin]) / (progress[begin + 1] - progress[begin])
-    from_x = points[begin, 0] + t_start * (points[begin + 1, 0] - points[begin, 0])
-    from_y = points[begin, 1] + t_start * (points[begin + 1, 1] - points[begin, 1])
-    for k in range(boxes.shape[0]):
-        x, y, length, width = boxes[k, 0], boxes[k, 1], boxes[k, 3], boxes[k, 4]
-        cos, sin = np.cos(boxes[k, 2]), np.sin(boxes[k, 2])
-        # Which segments are near enough to matter at all: most boxes have none.
-        reach = 0.5 * np.sqrt(length * length + width * width) + half_width + SPACING_M
-        first, last = -1, -1
-        for i in range(begin, stop):
-            ex, ey = points[i, 0] - x, points[i, 1] - y
-            if ex * ex + ey * ey <= reach * reach:
-                if first < 0:
-                    first = i
-                last = i + 1
-        ex, ey = points[stop, 0] - x, points[stop, 1] - y
-        if ex * ex + ey * ey <= reach * reach:
-            if first < 0:
-                first = stop - 1
-            last = stop
-        if first < 0:
-            continue
-        first, last = max(begin, first - 1), min(stop, last + 1)
-        ex, ey = from_x - x, from_y - y
-        if abs(ex * cos + ey * sin) <= 0.5 * length and abs(ey * cos - ex * sin) <= 0.5 * width:
-            out[k] = start  # the corridor begins inside the box
-            continue
-        for c in range(5):
-            a = 0.5 * length if (c == 0 or c >= 3) else -0.5 * length
-            b = 0.5 * width if (c <= 1 or c == 4) else -0.5 * width
-            corners[c, 0], corners[c, 1] = x + a * cos - b * sin, y + a * sin + b * cos
-        entry = np.inf
-        for c in range(4):
-            px, py = corners[c, 0], corners[c, 1]
-            qx, qy = corners[c + 1, 0], corners[c + 1, 1]
-            side = np.sqrt((qx - px) ** 2 + (qy - py) ** 2)
-            count = max(1, int(np.ceil(side / step)))
-            s_before = np.inf
-            for j in range(count + 1):
-                t = j / count
-                s = _within(
-                    points,
-                    progress,
-                    begin,
-                    stop,
-                    first,
-                    last,
-                    px + t * (qx - px),
-                    py + t * (qy - py),
-                    start,
-                    end,
-                    half_width,
-                )
-                if j > 0 and (s == np.inf) != (s_before == np.inf):
-                    # The outline crosses the corridor's edge between two probes: find where.
-                    t_in, t_out = (t, t - 1.0 / count) if s < np.inf else (t - 1.0 / count, t)
-                    for _ in range(9):  # 0.5 m / 2^9 = 1 mm
-                        mid = 0.5 * (t_in + t_out)
-                        s_mid = _within(
-                            points,
-                            progress,
-                            begin,
-                            stop,
-                            first,
-                            last,
-                            px + mid * (qx - px),
-                            py + mid * (qy - py),
-                            start,
-                            end,
-                            half_width,
-                        )
-                        if s_mid < np.inf:
-                            t_in = mid
-                            entry = min(entry, s_mid)
-                        else:
-                            t_out = mid
-                entry = min(entry, s)
-                s_before = s
-        out[k] = max(entry, start)
-    return out
-
-
-@njit(cache=True)
-def _overlap_matrix(boxes, others):  # type: ignore[no-untyped-def]
-    out = np.zeros((boxes.shape[0], others.shape[0]), dtype=np.bool_)
-    for i in range(boxes.shape[0]):
-        for j in range(others.shape[0]):
-            out[i, j] = overlap_kernel(boxes[i], others[j])
-    return out
-
-
-@njit(cache=True)
-def overlap_kernel(a, b):  # type: ignore[no-untyped-def]
-    """Whether two boxes (5,) overlap: for use inside other kernels."""
-    dx, dy = b[0] - a[0], b[1] - a[1]
-    reach = 0.5 * (np.sqrt(a[3] * a[3] + a[4] * a[4]) + np.sqrt(b[3] * b[3] + b[4] * b[4]))
-    if dx * dx + dy * dy >= reach * reach:
-        return False
-    cos_a, sin_a, cos_b, sin_b = np.cos(a[2]), np.sin(a[2]), np.cos(b[2]), np.sin(b[2])
-    cos, sin = abs(cos_a * cos_b + sin_a * sin_b), abs(sin_b * cos_a - cos_b * sin_a)
-    la, wa, lb, wb = 0.5 * a[3], 0.5 * a[4], 0.5 * b[3], 0.5 * b[4]
-    if abs(dx * cos_a + dy * sin_a) >= la + lb * cos + wb * sin:
-        return False
-    if abs(dy * cos_a - dx * sin_a) >= wa + lb * sin + wb * cos:
-        return False
-    if abs(dx * cos_b + dy * sin_b) >= lb + la * cos + wa * sin:
-        return False
-    return abs(dy * cos_b - dx * sin_b) < wb + la * sin + wa * cos

@@ -170,7 +170,7 @@ def _speed_fit(count: int, jerk_penalty: float) -> FloatArray:
 
 
 @njit(cache=True)
-def _curvature_fit(poses, speeds, dt, rate_penalty):  # type: ignore[no-untyped-def]
+def _curvature_fit(poses, speeds, dt, rate_penalty):
     """(M,) curvature profile: least squares |dt v k - dheading|^2 + penalty |dk/dt|^2 + 1e-10 k_0^2.
 
     nuPlan solves the same problem for the rates with a dense pseudo-inverse; in the curvatures it is tridiagonal.
@@ -195,7 +195,7 @@ def _curvature_fit(poses, speeds, dt, rate_penalty):  # type: ignore[no-untyped-
 
 
 @njit(cache=True)
-def _sample(values, at):  # type: ignore[no-untyped-def]
+def _sample(values, at):
     """Linear interpolation at a fractional index, held at the ends."""
     last = values.shape[0] - 1
     if at <= 0.0:
@@ -207,7 +207,7 @@ def _sample(values, at):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _commands(  # type: ignore[no-untyped-def]
+def _commands(
     x,
     y,
     heading,

@@ -21,8 +21,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numba
+import numpy as np
+from numpy.typing import NDArray
 
 from nsdrive.world.decision import Constraint
+from nsdrive.world.types import FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +38,15 @@ class IdmParameters:
     accel_max_mps2: float = 1.0  # nuPlan: accel_max
     decel_max_mps2: float = 3.0  # nuPlan: decel_max
     exponent: float = 4.0  # nuPlan idm_policy.py: acceleration exponent
-    curve_lateral_accel_mps2: float = 2.0  # chosen by us: more is faster and less comfortable in curves (PDM's comfort bound is 4.89)
+    curve_lateral_accel_mps2: float = (
+        2.0  # chosen by us: more is faster and less comfortable in curves (PDM's comfort bound is 4.89)
+    )
     curve_decel_mps2: float = 1.0  # chosen by us: more brakes later and harder before a curve
     curve_time_s: float = 1.0  # chosen by us: less tracks the curve's speed more tightly, with more jerk
     amber_decel_mps2: float = 3.0  # chosen by us, = decel_max: less runs more ambers, more cannot be braked
-    amber_hold_decel_mps2: float = 1.0  # chosen by us: a stop at amber, once begun, is given up only if it needs this much more
+    amber_hold_decel_mps2: float = (
+        1.0  # chosen by us: a stop at amber, once begun, is given up only if it needs this much more
+    )
     stop_sign_wait_s: float = 2.0  # chosen by us: how long a car stands at a stop sign
 
 
@@ -95,7 +102,7 @@ def idm_acceleration(
     """
     p = parameters
     args = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent)
-    if all(isinstance(value, float) for value in (speed_mps, gap_m, lead_speed_mps, target_speed_mps)):
+    if type(speed_mps) is float and type(gap_m) is float and type(lead_speed_mps) is float:
         return _idm(speed_mps, gap_m, lead_speed_mps, target_speed_mps, *args)
     return _idm_array(speed_mps, gap_m, lead_speed_mps, target_speed_mps, *args)
 
@@ -107,14 +114,79 @@ def needed_gap_m(speed_mps: float, lead_speed_mps: float, parameters: IdmParamet
     return p.min_gap_m + max(0.0, speed_mps * p.headway_s + closing)
 
 
-def _idm(v, gap, v_lead, v0, s0, headway, a, b, exponent):  # type: ignore[no-untyped-def]  # compiled below for arrays
+def roll_forward(
+    progress_m: float,
+    speed_mps: float,
+    held: FloatArray,
+    profile: FloatArray,
+    sources: NDArray[np.int64],
+    parameters: IdmParameters,
+    *,
+    steps: int,
+    interval_s: float,
+) -> FloatArray:
+    """(steps, 3): progress, speed and acceleration at each interval, when the least of the laws is followed from here on.
+
+    held (K, 3): gap now, lead speed in the law, and speed at which the thing itself moves on, one row per thing to stop or
+    slow for. profile (3, N): progress, squared limit and squared curve speed of path points; sources (2, N): which point sets
+    the limit and the curve speed at each point (itself or one ahead). Speed is a forward Euler step, clipped at zero;
+    progress moves by what that step covers, so that the two agree.
+    """
+    p = parameters
+    laws = (
+        p.min_gap_m,
+        p.headway_s,
+        p.accel_max_mps2,
+        p.decel_max_mps2,
+        p.exponent,
+        p.curve_decel_mps2,
+        p.curve_time_s,
+    )
+    return _roll(float(progress_m), float(speed_mps), held, profile, sources, laws, steps, interval_s)
+
+
+def _idm(v, gap, v_lead, v0, s0, headway, a, b, exponent):  # type: ignore[no-untyped-def]  # Python and numba alike
     needed = s0 + max(0.0, v * headway + v * (v - v_lead) / (2.0 * math.sqrt(a * b)))
     ratio = needed / max(gap, s0)
     acceleration = a * (1.0 - (v / max(v0, 0.1)) ** exponent - ratio * ratio)
     return min(max(acceleration, -b), a)
 
 
+def _track_curve(v, corner2, distance, decel, time):  # type: ignore[no-untyped-def]
+    """(speed allowed now, acceleration that tracks it); corner2 is the square of the curve's own speed."""
+    envelope = math.sqrt(corner2 + 2.0 * decel * distance)
+    return envelope, (envelope - v) / time - (
+        decel if distance > 0.0 else 0.0
+    )  # the reference slows by decel before it
+
+
 _idm_array = numba.vectorize([f"float64({', '.join(['float64'] * 9)})"], cache=True)(_idm)
+_idm_fast = numba.njit(cache=True)(_idm)
+_track_curve_fast = numba.njit(cache=True)(_track_curve)
+
+
+@numba.njit(cache=True)
+def _roll(start, speed, held, profile, sources, laws, steps, dt):  # type: ignore[no-untyped-def]
+    s0, headway, a, b, exponent, decel, time = laws
+    out = np.empty((steps, 3))
+    at, last = start, profile.shape[1] - 1
+    for k in range(steps):
+        i = min(max(np.searchsorted(profile[0], at, side="right") - 1, 0), last)
+        j = sources[0, i]
+        target = math.sqrt(profile[1, j] + 2.0 * decel * max(profile[0, j] - at, 0.0))
+        accel = _idm_fast(speed, np.inf, 0.0, target, s0, headway, a, b, exponent)
+        j = sources[1, i]
+        if profile[2, j] < target * target:
+            distance = 0.0 if j == i else max(profile[0, j] - at, 0.0)
+            accel = min(accel, max(_track_curve_fast(speed, profile[2, j], distance, decel, time)[1], -b))
+        for h in range(held.shape[0]):
+            gap = held[h, 0] - (at - start) + held[h, 2] * k * dt
+            accel = min(accel, _idm_fast(speed, gap, held[h, 1], target, s0, headway, a, b, exponent))
+        out[k, 0], out[k, 1], out[k, 2] = at, speed, accel
+        after = max(0.0, speed + accel * dt)
+        at += 0.5 * (speed + after) * dt if after > 0.0 else speed * speed / (2.0 * max(-accel, 1e-9))
+        speed = after
+    return out
 
 
 def _law(
@@ -174,10 +246,8 @@ def _stop_sign(
 def _curve(
     inputs: Mapping[str, float], given: float, speed: float, target: float, p: IdmParameters
 ) -> tuple[float, float]:
-    distance = max(inputs["distance_m"], 0.0)
-    envelope = math.sqrt(p.curve_lateral_accel_mps2 * inputs["radius_m"] + 2.0 * p.curve_decel_mps2 * distance)
-    braking = p.curve_decel_mps2 if distance > 0.0 else 0.0  # on the envelope the reference itself slows by this much
-    return envelope, (envelope - speed) / p.curve_time_s - braking
+    corner2, distance = p.curve_lateral_accel_mps2 * inputs["radius_m"], max(inputs["distance_m"], 0.0)
+    return _track_curve(speed, corner2, distance, p.curve_decel_mps2, p.curve_time_s)
 
 
 # In the order in which a decision lists them, so that ties name the more general one.

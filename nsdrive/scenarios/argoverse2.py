@@ -96,8 +96,11 @@ class Argoverse2Source:
         folder = Path(os.path.normpath(root / item))
         if not folder.is_relative_to(root):
             raise ScenarioError(f"{item}: lies outside {root}")
-        found = next(_find(folder), None) if folder.is_dir() else None
-        if found is None or found.folder != str(folder):
+        try:
+            found = _item(folder, set(_listed(folder)[0]))
+        except OSError as error:
+            raise ScenarioError(f"{folder}: cannot be listed ({one_line(error)})") from error
+        if found is None:
             raise ScenarioError(f"{folder}: is not the folder of an Argoverse 2 log")
         return load_one(self.config, found)
 
@@ -205,21 +208,23 @@ def _has_lead(ego: EgoState, frame: ObjectFrame) -> bool:
 def _find(folder: Path) -> Iterator[Argoverse2Item]:
     """Logs at or below a folder, depth first, names sorted; a log's own sub-folders are not searched."""
     try:
-        with os.scandir(folder) as entries:
-            names, folders = set(), []
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.name)
-                elif not entry.name.startswith("."):  # archives made on a Mac hold a "._name" beside each file
-                    names.add(entry.name)
+        names, folders = _listed(folder)
     except OSError as error:
         raise ValueError(f"{folder} cannot be searched ({one_line(error)})") from error
-    item = _item(folder, names)
+    item = _item(folder, set(names))
     if item is not None:
         yield item
         return
-    for name in sorted(folders):
+    for name in folders:
         yield from _find(folder / name)
+
+
+def _listed(folder: Path) -> tuple[list[str], list[str]]:
+    """Sorted names of a folder's files and of its folders, without hidden ones: Mac archives hold a "._x" beside each x."""
+    with os.scandir(folder) as entries:
+        seen = sorted((e.name, e.is_dir(), e.is_symlink()) for e in entries if not e.name.startswith("."))
+    files = [name for name, is_folder, _ in seen if not is_folder]
+    return files, [name for name, is_folder, linked in seen if is_folder and not linked]
 
 
 def _item(folder: Path, names: set[str]) -> Argoverse2Item | None:

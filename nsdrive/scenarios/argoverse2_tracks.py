@@ -161,7 +161,7 @@ def ego_states(poses: FloatArray, speeds_mps: FloatArray | None = None) -> tuple
             accel_mps2=float(accels[tick]),
             steering_rad=float(steering[tick]),
         )
-        for tick in ticks
+        for tick in range(len(poses))
     )
 
 

@@ -228,14 +228,18 @@ class IdmPlanner:
         moving = np.where(
             accel < 0.0, np.minimum(since, speed / np.maximum(-accel, 1e-9)), since
         )  # stops, not reverses
-        at = nodes[step] + speed * moving + 0.5 * accel * moving * moving
-        poses = along.path.pose_at(at)
+        driven = nodes[step] - progress + speed * moving + 0.5 * accel * moving * moving
         # Back to the centerline on a cubic that starts with the ego's own offset and heading.
-        length = max(10.0, 3.0 * ego.speed_mps)  # chosen by us: 3 s; less turns the wheel faster
-        slope = math.tan(min(0.5, max(-0.5, float(wrap_angle(ego.heading_rad - poses[0, 2])))))
-        u = np.minimum((at - progress) / length, 1.0)
+        length = max(10.0, 3.0 * ego.speed_mps)  # chosen by us: 3 s; less overshoots the centerline
+        here = float(along.path.pose_at(progress)[2])
+        slope = math.tan(min(0.5, max(-0.5, float(wrap_angle(ego.heading_rad - here)))))
+        u = np.minimum(driven / length, 1.0)
         sideways = offset * (1.0 - u) ** 2 * (1.0 + 2.0 * u) + slope * length * u * (1.0 - u) ** 2
         turned = offset * 6.0 * u * (u - 1.0) / length + slope * (1.0 - u) * (1.0 - 3.0 * u)
+        # Beside the centerline of a curve a metre driven is more or less than a metre of progress.
+        ratio = np.maximum(0.5, 1.0 - along.path.curvature_at(progress + driven) * sideways)
+        at = progress + np.concatenate([[0.0], np.cumsum(np.diff(driven) / ratio[:-1])])
+        poses = along.path.pose_at(at)
         poses[:, 0] -= sideways * np.sin(poses[:, 2])
         poses[:, 1] += sideways * np.cos(poses[:, 2])
         poses[:, 2] += np.arctan(turned)

@@ -203,7 +203,9 @@ def lanes_of_log(lane_map: LaneMap, poses: FloatArray) -> tuple[str, ...]:
     for number, pose in enumerate(poses[kept]):
         here: dict[str, float] = {}
         came: dict[str, str | None] = {}
-        for lane_id, misfit in _candidates(lane_map, pose).items():
+        for lane_id, misfit in (
+            lanes_at(lane_map, pose) or {nearest_lane(lane_map, pose): 0.5 * MATCH_RADIUS_M**2}
+        ).items():
             cheapest, source = (0.0, None) if number == 0 else (np.inf, None)
             for previous, cost in best.items():
                 if previous not in moves:
@@ -228,6 +230,24 @@ def lanes_of_log(lane_map: LaneMap, poses: FloatArray) -> tuple[str, ...]:
     return tuple(lanes)
 
 
+def lanes_at(lane_map: LaneMap, pose: FloatArray) -> dict[str, float]:
+    """Lanes within 5 m that a pose may be driving in, with their misfit: half the squares of metres aside and of turns
+    of 0.3 rad. Empty for a pose off every lane."""
+    index = _lane_index(lane_map)
+    dx, dy = pose[0] - index.points[:, 0], pose[1] - index.points[:, 1]
+    found: dict[str, float] = {}
+    for point in np.flatnonzero(dx * dx + dy * dy <= MATCH_RADIUS_M**2):
+        lane_id = index.lane_ids[index.lane_of[point]]
+        turned = float(wrap_angle(index.headings_rad[point] - pose[2]))
+        if abs(turned) > np.pi / 3 or lane_map.lanes[lane_id].lane_type == "bike":
+            continue
+        cos, sin = np.cos(index.headings_rad[point]), np.sin(index.headings_rad[point])
+        along, aside = dx[point] * cos + dy[point] * sin, dy[point] * cos - dx[point] * sin
+        misfit = 0.5 * (aside**2 + max(0.0, abs(along) - 0.6) ** 2 + (turned / 0.3) ** 2)
+        found[lane_id] = min(found.get(lane_id, np.inf), float(misfit))
+    return found
+
+
 def validate(lane_map: LaneMap) -> list[str]:
     """Problems of a map, one sentence each; empty for a sound one."""
     problems: list[str] = []
@@ -243,23 +263,6 @@ def validate(lane_map: LaneMap) -> list[str]:
     if not lane_map.drivable_area:
         problems.append("The map has no drivable area.")
     return problems
-
-
-def _candidates(lane_map: LaneMap, pose: FloatArray) -> dict[str, float]:
-    """Lanes that a pose may be in, with their misfit: half the squares of metres aside and of 0.3 rad turned."""
-    index = _lane_index(lane_map)
-    dx, dy = pose[0] - index.points[:, 0], pose[1] - index.points[:, 1]
-    found: dict[str, float] = {}
-    for point in np.flatnonzero(dx * dx + dy * dy <= MATCH_RADIUS_M**2):
-        lane_id = index.lane_ids[index.lane_of[point]]
-        turned = float(wrap_angle(index.headings_rad[point] - pose[2]))
-        if abs(turned) > np.pi / 3 or lane_map.lanes[lane_id].lane_type == "bike":
-            continue
-        cos, sin = np.cos(index.headings_rad[point]), np.sin(index.headings_rad[point])
-        along, aside = dx[point] * cos + dy[point] * sin, dy[point] * cos - dx[point] * sin
-        misfit = 0.5 * (aside**2 + max(0.0, abs(along) - 0.6) ** 2 + (turned / 0.3) ** 2)
-        found[lane_id] = min(found.get(lane_id, np.inf), float(misfit))
-    return found or {nearest_lane(lane_map, pose): 0.5 * MATCH_RADIUS_M**2}
 
 
 def _moves(lane_map: LaneMap, lane_id: str) -> dict[str, tuple[float, tuple[str, ...]]]:

@@ -114,7 +114,7 @@ def _park_cars(stage: Stage, amount: float) -> None:
             occupied = float(rng.uniform(0.3, 0.8)) * min(amount, 1.2)
             while row < len(kerb) * spacing_m - 12.0 and taken < 9:
                 k = int(row / spacing_m)
-                name, length, width, height = stage.vehicle_size(LIGHT_VEHICLES)
+                _, length, width, height = stage.vehicle_size(LIGHT_VEHICLES)
                 row += length + float(rng.uniform(0.8, 2.2))
                 near = np.hypot(kerb[k, 0] - x, kerb[k, 1] - y) < PARKED_NEAR_M
                 if near and rng.random() < occupied:

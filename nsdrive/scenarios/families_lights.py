@@ -139,7 +139,8 @@ def _show(
     least_green_s: float = 0.0,
 ) -> None:
     """Shift the light program to the ego's needs."""
-    assert stage.plan and way.movement
+    assert stage.plan
+    assert way.movement
     connector = way.movement.connector_id
     stage.plan = stage.plan.with_green(connector, least_green_s).shifted(
         connector, green_at_s=green_at_s, yellow_at_s=yellow_at_s

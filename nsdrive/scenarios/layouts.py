@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsdrive.scenarios.roads import Junction, Road, RoadNetwork, build_network, sweep
+from nsdrive.scenarios.road_parts import Junction, Road, sweep
+from nsdrive.scenarios.roads import RoadNetwork, build_network
 
 SPEED_LIMITS_MPS = (8.9, 11.2, 13.4, 15.6, 17.9)  # 20, 25, 30, 35 and 40 mph
 APPROACH_M = 245.0  # chosen by us: longest stop (100 m) plus 2 s of history plus room for traffic behind

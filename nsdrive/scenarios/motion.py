@@ -49,7 +49,6 @@ class Actor:
     heading_rad: float | None = None  # of a standing thing
     essential: bool = False  # part of what the family is about: never dropped to make room
     dwell_s: float = 1.5  # at a stop sign
-    follows_bends: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,7 +75,13 @@ def run_script(
     junction: x, y, radius of the place where a stop sign lets one vehicle in at a time.
     """
     n = len(actors)
-    tables = [_path_table(actor) for actor in actors]
+    known: dict[tuple[int, bool], FloatArray] = {}  # many actors share one path
+    tables = []
+    for actor in actors:
+        key = (id(actor.path), actor.reacts)
+        if key not in known:
+            known[key] = _path_table(actor)
+        tables.append(known[key])
     counts = np.array([len(t) for t in tables])
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     table = np.concatenate(tables)
@@ -125,9 +130,9 @@ def run_script(
     )
 
 
-def first_overlaps(boxes: FloatArray, present: np.ndarray, margin_m: float = 0.1) -> np.ndarray:
-    """(A, A) bool: which actors' boxes, (A, T, 5), come closer than about margin_m at any tick."""
-    return _overlaps(boxes, present, margin_m)
+def first_overlaps(boxes: FloatArray, present: np.ndarray) -> np.ndarray:
+    """(A, A) bool: which actors' boxes, (A, T, 5), come closer than 0.1 m, or 0.3 m for the ego, at any tick."""
+    return _overlaps(boxes, present)
 
 
 def _path_table(actor: Actor) -> FloatArray:
@@ -143,7 +148,7 @@ def _path_table(actor: Actor) -> FloatArray:
     heading = np.unwrap(np.arctan2(np.diff(path[:, 1]), np.diff(path[:, 0])))
     heading = np.interp(at, middle, heading)
     cap = np.full(len(at), 99.0)
-    if actor.reacts and actor.follows_bends and len(at) > 3:
+    if actor.reacts and len(at) > 3:
         curvature = np.abs(np.gradient(heading, PATH_STEP_M))
         curvature = np.convolve(np.pad(curvature, 2, mode="edge"), np.full(5, 0.2), mode="valid")
         square = LATERAL_MPS2 / np.maximum(curvature, 1e-4) + 2 * BEND_DECEL_MPS2 * at
@@ -316,12 +321,13 @@ def _nearest_ahead(i, t, poses, speeds, present, first, counts, table, s, number
 
 
 @numba.njit(cache=True)
-def _overlaps(boxes, present, margin):
+def _overlaps(boxes, present):
     n, ticks = boxes.shape[:2]
     hit = np.zeros((n, n), dtype=np.bool_)
     for i in range(n):
         for j in range(i + 1, n):
             reach = 0.5 * (np.hypot(boxes[i, 0, 3], boxes[i, 0, 4]) + np.hypot(boxes[j, 0, 3], boxes[j, 0, 4])) + 1.0
+            margin = 0.3 if i == 0 else 0.1
             for t in range(ticks):
                 if not (present[i, t] and present[j, t]):
                     continue

@@ -16,18 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from nsdrive.scenarios.frames import boxes_of, ego_log, object_frames
 from nsdrive.scenarios.layouts import Layout
 from nsdrive.scenarios.motion import STOP_SIGN, Actor, Motion, first_overlaps, run_script
-from nsdrive.scenarios.roads import Movement
-from nsdrive.scenarios.signal_plan import SignalPlan, make_signal_plan
-from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, OBJECT_KINDS, EgoState, FloatArray, ObjectFrame, Scenario
+from nsdrive.scenarios.road_parts import Movement
+from nsdrive.scenarios.signal_plan import GREEN, RED, YELLOW, SignalPlan, make_signal_plan
+from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, FloatArray, Scenario
 
-EGO_LENGTH_M, EGO_WIDTH_M, EGO_FRONT_M, EGO_WHEELBASE_M = 5.176, 2.297, 4.049, 3.089  # nuPlan's Pacifica
-EGO_CENTRE_M = 1.461  # rear axle to box centre, the same source
+EGO_LENGTH_M, EGO_WIDTH_M, EGO_HEIGHT_M, EGO_FRONT_M = 5.176, 2.297, 1.777, 4.049  # nuPlan's Pacifica
 PAST_S = HISTORY_TICKS * INTERVAL_S
-HARDEST_NOMINAL_MPS2 = (
-    3.4  # a scene whose nominal ego must brake harder than this is drawn again (IDM's own limit is 3.0)
-)
 
 # name: (share, length, width, height, spread of the length); chosen by us after common US models
 VEHICLES = {
@@ -41,12 +38,12 @@ LIGHT_VEHICLES = ("sedan", "suv", "van")
 
 
 class SceneRejectedError(Exception):
-    """This draw of the seed does not work out (someone would collide, or the ego would have to brake too hard)."""
+    """This draw of the seed does not work out: someone would collide, or the ego could not stop where it must."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Way:
-    """Lanes in driving order as one path; line_m and after_m: progress of the junction's entry and exit (nan without one)."""
+    """Lanes in driving order as one path. line_m, after_m: progress of the junction's entry and exit, nan without one."""
 
     lane_ids: tuple[str, ...]
     points: FloatArray  # (N, 2)
@@ -69,11 +66,19 @@ class Way:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draft:
-    """What a family draws: the stage with its cast, nuPlan's scenario-type name, and the parameters drawn, for people."""
+    """What a family draws: the stage with its cast, nuPlan's name for it, and the drawn parameters, for people."""
 
     stage: Stage
     scenario_type: str
     notes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """When a crosswalk without a light is taken by people, so that scripted drivers wait before it."""
+
+    from_s: float
+    to_s: float
 
 
 class Stage:
@@ -88,6 +93,7 @@ class Stage:
         self.ego: Actor
         self.ego_way: Way
         self.plan: SignalPlan | None = None
+        self.hold: Hold | None = None
         self._ways: dict[Any, Way] = {}
         if layout.junction and self.network.junctions[layout.junction].kind == "traffic_light":
             self.plan = make_signal_plan(self.network, layout.junction, rng)
@@ -141,7 +147,11 @@ class Stage:
     def stops_of(self, way: Way) -> tuple[tuple[float, int], ...]:
         """Where this way meets its light or stop sign."""
         if way.movement is None:
-            return ()
+            lanes = self.network.lane_map.lanes
+            marked = [
+                start for start, lane in zip(way.starts_m, way.lane_ids, strict=True) if lanes[lane].stop_line_ids
+            ]
+            return tuple((float(start), 0) for start in marked) if self.hold else ()
         kind = self.network.junctions[way.movement.junction].kind
         if kind == "stop_sign":
             return ((way.line_m, STOP_SIGN),)
@@ -159,13 +169,13 @@ class Stage:
             desired_mps=way.limit_mps if desired_mps is None else desired_mps,
             length_m=EGO_LENGTH_M,
             width_m=EGO_WIDTH_M,
-            height_m=1.777,
+            height_m=EGO_HEIGHT_M,
             stops=self.stops_of(way),
             min_gap_m=1.0,  # these five: nuPlan's idm_planner.yaml
             headway_s=1.5,
             accel_mps2=1.0,
             decel_mps2=3.0,
-            hardest_mps2=6.0,
+            hardest_mps2=3.0,
             front_m=EGO_FRONT_M,
             essential=True,
         )
@@ -187,8 +197,13 @@ class Stage:
     def vehicle_size(self, kinds: Sequence[str] | None = None) -> tuple[str, float, float, float]:
         """A seeded vehicle: its name, length, width and height."""
         names = list(kinds or VEHICLES)
-        share = np.array([VEHICLES[name][0] for name in names])
-        name = names[int(self.rng.choice(len(names), p=share / share.sum()))]
+        drawn = float(self.rng.random()) * sum(VEHICLES[name][0] for name in names)
+        name = names[-1]
+        for candidate in names:
+            drawn -= VEHICLES[candidate][0]
+            if drawn < 0:
+                name = candidate
+                break
         _, length, width, height, spread = VEHICLES[name]
         return name, float(length + self.rng.uniform(-spread, spread)), width, height
 
@@ -286,9 +301,8 @@ class Stage:
     def finish(self, *, scenario_id: str, scenario_type: str, split_key: str, notes: Mapping[str, Any]) -> Scenario:
         """Run the script, drop background actors that would collide, and write the scenario."""
         cast, motion = self._rehearse()
-        nominal = motion.accels_mps2[0]
-        if nominal.min() < -HARDEST_NOMINAL_MPS2:
-            raise SceneRejectedError("the nominal ego brakes too hard")
+        if self._runs_red(motion):
+            raise SceneRejectedError("the nominal ego cannot stop at its line")
         lights = self.plan.lights(self.ticks) if self.plan else ({},) * self.ticks
         lane_map = self.network.lane_map
         first = int(np.searchsorted(self.ego_way.starts_m, self.ego.start_m, side="right")) - 1
@@ -302,20 +316,40 @@ class Stage:
             lane_map=lane_map,
             route_roadblock_ids=tuple(route),
             goal_m=(float(goal[0]), float(goal[1])),
-            ego_log=_ego_log(motion),
-            frames=_frames(cast[1:], motion, self.rng),
+            ego_log=ego_log(motion),
+            frames=object_frames(cast, motion, self.rng),
             lights=lights,
             scenery_seed=int(self.rng.integers(2**31)),
             notes=dict(notes),
         )
 
+    def _controls(self) -> np.ndarray:
+        """(rows, ticks): what `Actor.stops` point to, light phases or the one crosswalk."""
+        if self.plan:
+            return self.plan.states(self.ticks)
+        row = np.full((1, self.ticks), GREEN, dtype=np.int8)
+        if self.hold:
+            times = np.arange(self.ticks) * INTERVAL_S
+            row[0, (times >= self.hold.from_s - 1.5) & (times < self.hold.to_s)] = YELLOW
+            row[0, (times >= self.hold.from_s) & (times < self.hold.to_s)] = RED
+        return row
+
+    def _runs_red(self, motion: Motion) -> bool:
+        """Whether the nominal ego's front passes a line while it must not."""
+        front_m = motion.progress_m[0] + EGO_FRONT_M
+        for line_m, row in self.ego.stops:
+            passed = int(np.searchsorted(front_m, line_m + 0.3))
+            if row >= 0 and 0 < passed < self.ticks and self._controls()[row, passed] == RED:
+                return True
+        return False
+
     def _rehearse(self) -> tuple[list[Actor], Motion]:
-        states = self.plan.states(self.ticks) if self.plan else np.zeros((0, 0), dtype=np.int8)
+        states = self._controls()
         junction = (*self.layout.centre_m, self.layout.radius_m)
         cast = [self.ego, *self.actors]
         for _ in range(12):
             motion = run_script(cast, states, junction, self.ticks, calm_ticks=HISTORY_TICKS)
-            hits = first_overlaps(_boxes(cast, motion), motion.present)
+            hits = first_overlaps(boxes_of(cast, motion), motion.present)
             hits &= ~np.outer(*[[a.kind == "pedestrian" for a in cast]] * 2)  # people may brush past each other
             if not hits.any():
                 return cast, motion
@@ -329,78 +363,3 @@ class Stage:
                 dropped.add(int(loser))
             cast = [actor for k, actor in enumerate(cast) if k not in dropped]
         raise SceneRejectedError("too many collisions")
-
-
-def _boxes(cast: Sequence[Actor], motion: Motion) -> FloatArray:
-    """(A, T, 5)."""
-    shape = motion.speeds_mps.shape
-    sizes = np.array([(a.length_m, a.width_m) for a in cast])
-    return np.concatenate(
-        [motion.centres, motion.poses[:, :, 2:], np.broadcast_to(sizes[:, None], (*shape, 2))], axis=2
-    )
-
-
-def _ego_log(motion: Motion) -> tuple[EgoState, ...]:
-    poses, progress = motion.poses[0], motion.progress_m[0]
-    span = HISTORY_TICKS + 2
-    turned, driven = np.gradient(np.unwrap(poses[:span, 2])), np.gradient(progress[:span])
-    curvature = np.where(driven > 0.02, turned / np.maximum(driven, 0.02), 0.0)
-    return tuple(
-        EgoState(
-            time_s=round(t * INTERVAL_S, 3),
-            x_m=float(poses[t, 0]),
-            y_m=float(poses[t, 1]),
-            heading_rad=float((poses[t, 2] + math.pi) % (2 * math.pi) - math.pi),
-            speed_mps=float(motion.speeds_mps[0, t]),
-            accel_mps2=float(motion.accels_mps2[0, t]),
-            steering_rad=float(math.atan(EGO_WHEELBASE_M * curvature[t])),
-        )
-        for t in range(HISTORY_TICKS + 1)
-    )
-
-
-def _frames(cast: Sequence[Actor], motion: Motion, rng: np.random.Generator) -> tuple[ObjectFrame, ...]:
-    """One frame per tick; rows of actors that have left are missing."""
-    order = rng.permutation(len(cast))
-    numbers: dict[str, int] = {}
-    ids = []
-    for row in order:  # ids tell nothing: they are numbered in a drawn order
-        name = cast[row].track_id
-        numbers[name] = numbers.get(name, 0) + 1
-        ids.append(f"{name}-{numbers[name]}")
-    cast, rows = [cast[row] for row in order], order + 1
-    boxes = np.ascontiguousarray(_boxes_of(cast, motion, rows).transpose(1, 0, 2))
-    boxes[:, :, 2] = (boxes[:, :, 2] + math.pi) % (2 * math.pi) - math.pi
-    speeds = motion.speeds_mps[rows].T
-    velocities = speeds[:, :, None] * np.stack([np.cos(boxes[:, :, 2]), np.sin(boxes[:, :, 2])], axis=2)
-    accels = np.ascontiguousarray(motion.accels_mps2[rows].T)
-    kinds = np.array([OBJECT_KINDS.index(a.kind) for a in cast], dtype=np.int8)
-    heights = np.array([a.height_m for a in cast], dtype=float)
-    indicators = np.zeros(speeds.shape, dtype=np.int8)
-    for k, actor in enumerate(cast):
-        for start, end, side in actor.indicator:
-            progress = motion.progress_m[rows[k]]
-            indicators[(progress >= start) & (progress <= end), k] = side
-    present = motion.present[rows].T
-    names = tuple(ids)
-    frames = []
-    for t in range(len(boxes)):
-        frame = ObjectFrame(
-            ids=names,
-            kinds=kinds,
-            boxes=boxes[t],
-            heights_m=heights,
-            velocities_mps=velocities[t],
-            accels_mps2=accels[t],
-            indicators=indicators[t],
-        )
-        frames.append(frame if present[t].all() else frame.take(present[t]))
-    return tuple(frames)
-
-
-def _boxes_of(cast: Sequence[Actor], motion: Motion, rows: np.ndarray) -> FloatArray:
-    sizes = np.array([(a.length_m, a.width_m) for a in cast], dtype=float).reshape(-1, 2)
-    shape = (len(cast), motion.speeds_mps.shape[1], 2)
-    return np.concatenate(
-        [motion.centres[rows], motion.poses[rows][:, :, 2:], np.broadcast_to(sizes[:, None], shape)], axis=2
-    )

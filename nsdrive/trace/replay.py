@@ -1,0 +1,177 @@
+"""What a text implies, and whether it holds: the motion it states, its own arithmetic, and its words about the path.
+
+`replay` integrates the speeds and accelerations that a text prints; on every sample its progress must meet the label's within
+TOLERANCE_M. `arithmetic_errors` recomputes each printed evaluation from its printed inputs with `nsdrive.world.rules`, allowing
+for nothing but rounding. `lateral_errors` holds what is said of offset and turn against the driven poses.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nsdrive.trace.text import places
+from nsdrive.trace.trace import N_STEPS, STEP_S, Step, Trace, manoeuvre, phases_of
+from nsdrive.world.decision import BINDING_TOLERANCE_MPS2, Constraint
+from nsdrive.world.geometry import Path, wrap_angle
+from nsdrive.world.rules import IdmParameters, recompute
+from nsdrive.world.types import INTERVAL_S, FloatArray
+
+TOLERANCE_M = {3.0: 0.05, 5.0: 0.10}  # the contract: replayed and driven progress agree within this at these times
+HALF_SPEED = 0.005  # half a printed digit of a speed or an acceleration
+OFFSET_TOLERANCE_M = 0.02  # chosen by us: rounding, and the label's own four decimals
+TURN_TOLERANCE_DEG = 1.0  # chosen by us: rounding to whole degrees
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Replay:
+    """times_s (11,), progress_m (11,) since the anchor, poses_global (11, 3) of the rear axle where a path was given, else None."""
+
+    times_s: FloatArray
+    progress_m: FloatArray
+    poses_global: FloatArray | None
+
+
+def replay(trace: Trace, path: Path | None = None, start_progress_m: float = 0.0) -> Replay:
+    """The motion that a trace states, from its speeds and accelerations alone; never backwards.
+
+    Hermite-corrected trapezoid over each half second (Euler-Maclaurin, second order): ds = dt/2 (v0 + v1) + dt^2/12 (a0 - a1).
+    The driven motion moves each tick by the speed at the tick's start (nuPlan's kinematic bicycle is a forward Euler), which
+    adds h/2 (v0 - v1) - h^2/12 (a0 - a1) with h = 0.1 s.
+    """
+    states = (*trace.steps, trace.end)
+    speeds = np.array([s.speed_mps for s in states])
+    accels = np.array([s.accel_mps2 for s in states])
+    slower, eased = -np.diff(speeds), -np.diff(accels)
+    moved = 0.5 * STEP_S * (speeds[1:] + speeds[:-1]) + 0.5 * INTERVAL_S * slower
+    moved += (STEP_S**2 - INTERVAL_S**2) / 12.0 * eased
+    progress = np.concatenate([[0.0], np.cumsum(np.maximum(moved, 0.0))])
+    times = STEP_S * np.arange(N_STEPS + 1)
+    poses = None if path is None else path.pose_at(start_progress_m + progress)
+    return Replay(times_s=times, progress_m=progress, poses_global=poses)
+
+
+def progress_errors(trace: Trace, driven_xy: FloatArray) -> list[str]:
+    """Where the replayed progress misses the label's by more than TOLERANCE_M. driven_xy (51, 2): the label at 10 Hz."""
+    implied = replay(trace)
+    driven = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(np.asarray(driven_xy), axis=0), axis=1))])
+    errors = []
+    for time_s, tolerance_m in TOLERANCE_M.items():
+        said = implied.progress_m[round(time_s / STEP_S)]
+        did = driven[round(time_s / INTERVAL_S)]
+        if not abs(said - did) <= tolerance_m:
+            errors.append(f"t={time_s:.1f}: the text implies {said:.3f} m of progress, the label has {did:.3f} m")
+    return errors
+
+
+def arithmetic_errors(trace: Trace, parameters: IdmParameters) -> list[str]:
+    """One sentence for each printed number that does not follow from the printed inputs, and for each wrong verdict."""
+    errors = []
+    for step in trace.steps:
+        target = next((c.threshold for c in step.constraints if c.rule == "target_speed"), None)
+        for c in step.constraints:
+            said = (c.threshold, c.allows_mps2)
+            for what, value, (low, high) in zip(
+                ("threshold", "allows_mps2"), said, _possible(c, step.speed_mps, target, parameters), strict=True
+            ):
+                half = 0.5 * 10.0 ** -places(c.rule, what) + 1e-9
+                if not low - half <= value <= high + half:
+                    errors.append(
+                        f"t={step.time_s:.1f} {c.rule}: {what} {value:g} is not in [{low:.3f}, {high:.3f}], "
+                        f"what its inputs give"
+                    )
+        errors += _verdict_errors(step)
+    return errors + _phase_errors(trace)
+
+
+def lateral_errors(trace: Trace, poses_global: FloatArray, path: Path | None = None) -> list[str]:
+    """Where stated offsets, turn and manoeuvre differ from the driven poses (51, 3) at 10 Hz, in any fixed frame.
+
+    path: the planner's centerline in the same frame, to check the offsets; None checks only the turn.
+    """
+    poses = np.asarray(poses_global)
+    errors = []
+    if path is not None:
+        offsets = [s.lateral_offset_m for s in trace.steps] + [trace.end.lateral_offset_m]
+        for k, said in enumerate(offsets):
+            x, y = poses[round(k * STEP_S / INTERVAL_S), :2]
+            did = path.project(x, y)[1]
+            if said is not None and not abs(said - did) <= OFFSET_TOLERANCE_M:
+                errors.append(
+                    f"t={k * STEP_S:.1f}: the text says {said:.2f} m beside the centerline, the label {did:.2f}"
+                )
+    turned = float(np.degrees(wrap_angle(poses[-1, 2] - poses[0, 2])))
+    difference = (trace.end.turned_deg - turned + 180.0) % 360.0 - 180.0
+    if not abs(difference) <= TURN_TOLERANCE_DEG:
+        errors.append(f"the text says that the ego turned {trace.end.turned_deg:.0f} deg, the label {turned:.1f}")
+    side = {"turn left": 1.0, "turn right": -1.0}.get(trace.route.manoeuvre)
+    driven = replay(trace).progress_m[-1]
+    # 15 m into a turn an ego has turned by more than 15 degrees, on any radius that an intersection has.
+    if side is not None and driven > trace.route.distance_m + 15.0 and side * turned < 15.0:
+        errors.append(f"the text's route is to {trace.route.manoeuvre}, but the label turned {turned:.1f} deg")
+    return errors
+
+
+def _possible(
+    c: Constraint, speed_mps: float, target: float | None, parameters: IdmParameters
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Ranges of threshold and allowed acceleration over all inputs that round to the printed ones: each law is monotonic."""
+    names = list(c.inputs)
+    halves = [0.5 * 10.0 ** -places(c.rule, name) if name != "crossing" else 0.0 for name in names]
+    middle = [(speed_mps, HALF_SPEED), (target if target is not None else parameters.target_speed_mps, HALF_SPEED)]
+    middle += [(c.inputs[name], half) for name, half in zip(names, halves, strict=True)]
+    thresholds, allowed = [], []
+    for corner in itertools.product(
+        *((value - half, value, value + half) if half else (value,) for value, half in middle)
+    ):
+        speed, corner_target = max(0.0, corner[0]), max(0.0, corner[1])
+        inputs: Mapping[str, float] = dict(zip(names, corner[2:], strict=True))
+        given = corner_target if c.rule == "target_speed" else c.threshold
+        at = replace(c, inputs=inputs, threshold=given)
+        threshold, allows = recompute(at, speed, parameters, target_speed_mps=corner_target)
+        thresholds.append(threshold)
+        allowed.append(allows)
+    return (min(thresholds), max(thresholds)), (min(allowed), max(allowed))
+
+
+def _verdict_errors(step: Step) -> list[str]:
+    """Whether the binding evaluation is the least, the ties are near it, and no earlier one is as near."""
+    if step.binding is None:
+        return []
+    allowed = [c.allows_mps2 for c in step.constraints]
+    least, slack = min(allowed), 2.0 * HALF_SPEED + 1e-9
+    where = f"t={step.time_s:.1f}"
+    errors = []
+    if step.command_mps2 != least:
+        errors.append(f"{where}: the command is {step.command_mps2}, but the least allowed is {least}")
+    for i, value in enumerate(allowed):
+        rule, near = step.constraints[i].rule, value - least
+        if (i == step.binding or i in step.tied) and near > BINDING_TOLERANCE_MPS2 + slack:
+            errors.append(f"{where}: {rule} is said to bind or tie, but allows {near:.2f} more than the least")
+        if i != step.binding and i not in step.tied and near < BINDING_TOLERANCE_MPS2 - slack:
+            errors.append(f"{where}: {rule} is not said to bind or tie, but allows only {near:.2f} more than the least")
+    if step.tied and min(step.tied) < step.binding:
+        errors.append(
+            f"{where}: of tied evaluations the first must be named, not {step.constraints[step.binding].rule}"
+        )
+    return errors
+
+
+def _phase_errors(trace: Trace) -> list[str]:
+    """Whether the phases are what the steps say; of a brief trace, whether they cover the time and name the right manoeuvre."""
+    if all(s.binding is not None for s in trace.steps):
+        return [] if phases_of(trace.steps, trace.end) == trace.phases else ["the phases are not those of the steps"]
+    errors, at = [], 0.0
+    speeds = [*(s.speed_mps for s in trace.steps), trace.end.speed_mps]
+    for p in trace.phases:
+        first, last = round(p.start_s / STEP_S), round(p.end_s / STEP_S)
+        if p.start_s != at or not 0 <= first < last <= N_STEPS:
+            return [*errors, f"the phase {p.start_s:.1f} to {p.end_s:.1f} s does not follow {at:.1f} s"]
+        what = manoeuvre(speeds[first], speeds[last], p.end_s - p.start_s)
+        if what != p.manoeuvre:
+            errors.append(f"{p.start_s:.1f} to {p.end_s:.1f} s: said to {p.manoeuvre}, but the speeds {what}")
+        at = p.end_s
+    return errors if at == N_STEPS * STEP_S else [*errors, f"the phases end at {at:.1f} s"]

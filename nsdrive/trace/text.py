@@ -1,0 +1,465 @@
+"""The text of a trace, written and read by one table of templates.
+
+`render` formats each line with its template, `parse` reads it back with the regular expression that the same template
+compiles to: `parse(render(trace, level)) == rounded(trace, level)` exactly. Levels: "none" is the empty text, "brief" says scene,
+route, the phases with the objects that they name, and the motion; "detailed" every evaluation of every rule, each half second.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nsdrive.trace.trace import (
+    KIND_WORDS,
+    LIGHT_WORDS,
+    MANOEUVRES,
+    N_STEPS,
+    SECTORS,
+    STEP_S,
+    EndState,
+    ObjectFacts,
+    Phase,
+    SceneFacts,
+    Step,
+    Trace,
+    decimals,
+    with_margins,
+)
+from nsdrive.world.decision import Constraint
+from nsdrive.world.navigation import TURN_WORDS, Navigation
+from nsdrive.world.rules import RULES
+
+LEVELS = ("none", "brief", "detailed")
+
+
+def render(trace: Trace, level: str) -> str:
+    """The text of a trace: lines without a final newline, "" at level none. ValueError for an unknown level."""
+    return "\n".join(_lines(rounded(trace, level), level)) if _known(level) != "none" else ""
+
+
+def parse(text: str) -> Trace:
+    """The trace that a brief or detailed text states. Raises ValueError naming the first line and column it cannot read."""
+    reader = _Reader(text.split("\n"))
+    scene, route = reader.take(SCENE), reader.take(ROUTE)
+    objects = []
+    while (fields := reader.maybe(OBJECT, HIDDEN, LATER)) is not None:
+        objects.append(_object(fields))
+    phases = [Phase(**fields) for fields in reader.many(PHASE)]
+    if phases:
+        steps, end = _read_motion(reader)
+    else:
+        steps, end = _read_steps(reader)
+        phases = [Phase(**fields) for fields in reader.many(PHASE, at_least=1)]
+    reader.finish()
+    manoeuvre, distance = route["command"]
+    return Trace(
+        scene=SceneFacts(**scene),
+        route=Navigation(manoeuvre=manoeuvre, distance_m=distance, speed_limit_mps=route["limit"]),
+        objects=tuple(objects),
+        steps=tuple(steps),
+        end=end,
+        phases=tuple(phases),
+    )
+
+
+def rounded(trace: Trace, level: str) -> Trace:
+    """The trace as a text of this level states it: numbers rounded, what is not printed dropped.
+
+    At level none nothing is printed; the detailed numbers are kept, for those who study a sample without its text.
+    """
+    brief = _known(level) == "brief"
+    named = {p.about for p in trace.phases}
+    spoken = 0.0 if trace.route.manoeuvre == FOLLOW else decimals(trace.route.distance_m, 0)
+    limit = trace.route.speed_limit_mps
+    return replace(
+        trace,
+        route=replace(trace.route, distance_m=spoken, speed_limit_mps=None if limit is None else decimals(limit, 2)),
+        objects=tuple(_rounded_object(o) for o in trace.objects if not brief or o.name in named),
+        steps=tuple(_rounded_step(s, brief) for s in trace.steps),
+        end=EndState(
+            speed_mps=decimals(trace.end.speed_mps, 2),
+            accel_mps2=decimals(trace.end.accel_mps2, 2),
+            lateral_offset_m=None
+            if brief or trace.end.lateral_offset_m is None
+            else decimals(trace.end.lateral_offset_m, 2),
+            turned_deg=decimals(trace.end.turned_deg, 0),
+        ),
+    )
+
+
+def pattern(level: str) -> str:
+    """A regular expression that matches every text of this level, from the same templates: for constrained decoding."""
+    if _known(level) == "none":
+        return ""
+    one_of = "|".join(t.regex for t in (OBJECT, HIDDEN, LATER))
+    head = rf"{SCENE.regex}\n{ROUTE.regex}\n(?:(?:{one_of})\n)*"
+    if level == "brief":
+        return rf"{head}(?:{PHASE.regex}\n)+{SPEEDS.regex}\n{ACCELS.regex}\n{TURNED.regex}"
+    evaluations = "|".join(t.regex for t in EVALUATIONS.values())
+    return rf"{head}(?:{STEP.regex}\n(?:(?:{evaluations})\n)+){{{N_STEPS}}}{STEP.regex}\n{TURNED.regex}(?:\n{PHASE.regex})+"
+
+
+# ---- what a field may say: its regular expression, and how a value is shown and read ------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One sort of field."""
+
+    regex: str
+    show: Callable[[Any], str]
+    read: Callable[[str], Any]
+
+
+def _number(places: int) -> Kind:
+    digits = rf"\.[0-9]{{{places}}}" if places else ""
+    return Kind(regex=rf"-?[0-9]{{1,5}}{digits}", show=lambda v: f"{decimals(v, places):.{places}f}", read=float)
+
+
+def _word(*words: str) -> Kind:
+    return Kind(regex="|".join(re.escape(w) for w in words), show=str, read=str)
+
+
+def _show_command(command: tuple[str, float]) -> str:
+    return Navigation(manoeuvre=command[0], distance_m=command[1], speed_limit_mps=None).command
+
+
+def _read_command(text: str) -> tuple[str, float]:
+    if text == FOLLOW:
+        return FOLLOW, 0.0
+    manoeuvre, spoken, distance = re.fullmatch(r"(.*?)(?: now|( in )([0-9]+) m)", text).groups()  # type: ignore[union-attr]
+    return manoeuvre, float(distance) if spoken else 0.0
+
+
+def _short_camera(camera: str) -> str:
+    """nuPlan's names without their common "CAM_"."""
+    return camera[4:] if re.fullmatch("CAM_[A-Z][0-9]", camera) else camera
+
+
+def _long_camera(short: str) -> str:
+    return f"CAM_{short}" if re.fullmatch("[A-Z][0-9]", short) else short
+
+
+FOLLOW = "follow the road"
+_KIND_WORD = "|".join(KIND_WORDS.values())
+_NUMBER_ROW = rf"-?[0-9]{{1,3}}\.[0-9]{{2}}(?: -?[0-9]{{1,3}}\.[0-9]{{2}}){{{N_STEPS}}}"
+KINDS: dict[str, Kind] = {
+    "0": _number(0),
+    "1": _number(1),
+    "2": _number(2),
+    "name": Kind(regex=r"[a-z]+-[1-9][0-9]{0,3}", show=str, read=str),
+    "kind": _word(*KIND_WORDS.values()),
+    "sector": _word(*sorted(SECTORS, key=len, reverse=True)),
+    "rule": _word(*RULES),
+    "manoeuvre": _word(*MANOEUVRES),
+    "mark": _word(" binds", " ties", ""),
+    "about": Kind(
+        regex=r"(?: [a-z]+-[1-9][0-9]{0,3})?",
+        show=lambda v: "" if v is None else f" {v}",
+        read=lambda text: text[1:] or None,
+    ),
+    "light": Kind(
+        regex="|".join(("none", *LIGHT_WORDS.values())),
+        show=lambda v: "none" if v is None else str(v),
+        read=lambda text: None if text == "none" else text,
+    ),
+    "limit": Kind(
+        regex=r"[0-9]{1,3}\.[0-9]{2} m/s|not known",
+        show=lambda v: "not known" if v is None else f"{decimals(v, 2):.2f} m/s",
+        read=lambda text: None if text == "not known" else float(text.removesuffix(" m/s")),
+    ),
+    "speed": Kind(  # of an object; the common case is short
+        regex=r"[0-9]{1,3}\.[0-9]{2} m/s|stands",
+        show=lambda v: "stands" if decimals(v, 2) == 0.0 else f"{decimals(v, 2):.2f} m/s",
+        read=lambda text: 0.0 if text == "stands" else float(text.removesuffix(" m/s")),
+    ),
+    "cameras": Kind(
+        regex=r"(?:, [A-Za-z0-9_]+(?: [A-Za-z0-9_]+)*)?",
+        show=lambda v: f", {' '.join(_short_camera(camera) for camera in v)}" if v else "",
+        read=lambda text: tuple(_long_camera(camera) for camera in text[2:].split()),
+    ),
+    "in_view": Kind(
+        regex=rf"nothing|[1-9][0-9]{{0,3}} (?:{_KIND_WORD})(?:, [1-9][0-9]{{0,3}} (?:{_KIND_WORD}))*",
+        show=lambda v: ", ".join(f"{n} {word}" for word, n in v) or "nothing",
+        read=lambda text: (
+            () if text == "nothing" else tuple((part.split()[1], int(part.split()[0])) for part in text.split(", "))
+        ),
+    ),
+    "command": Kind(
+        regex=rf"{FOLLOW}|(?:{'|'.join(TURN_WORDS.values())})(?: now| in [1-9][0-9]{{0,3}} m)",
+        show=_show_command,
+        read=_read_command,
+    ),
+    "row": Kind(
+        regex=_NUMBER_ROW,
+        show=lambda values: " ".join(f"{decimals(v, 2):.2f}" for v in values),
+        read=lambda text: tuple(float(v) for v in text.split()),
+    ),
+}
+
+
+class Template:
+    """A line: fixed words and {field:kind} places, compiled to a formatter and to a regular expression."""
+
+    def __init__(self, line: str) -> None:
+        parts = re.split(r"\{(\w+):(\w+)\}", line)
+        self.fixed, self.fields = parts[::3], list(zip(parts[1::3], parts[2::3], strict=True))
+        kinds = [KINDS[kind].regex for _, kind in self.fields] + [""]
+        escaped = [re.escape(fixed) for fixed in self.fixed]
+        self._groups = re.compile("".join(f"{a}({b})" for a, b in zip(escaped, kinds, strict=True)))
+        self.regex = "".join(f"{a}(?:{b})" for a, b in zip(escaped, kinds, strict=True))
+
+    def format(self, values: Mapping[str, Any]) -> str:
+        shown = [KINDS[kind].show(values[field]) for field, kind in self.fields]
+        return "".join(a + b for a, b in zip(self.fixed, [*shown, ""], strict=True))
+
+    def read(self, line: str) -> dict[str, Any] | None:
+        """The fields of a line, None where it is not exactly a line that `format` writes."""
+        match = self._groups.fullmatch(line)
+        if match is None:
+            return None
+        values = {f: KINDS[kind].read(text) for (f, kind), text in zip(self.fields, match.groups(), strict=False)}
+        return values if self.format(values) == line else None  # no "-0.00", no "007"
+
+    def reaches(self, line: str) -> int:
+        """How many characters of a line fit this template's beginning."""
+        at = 0
+        for i, fixed in enumerate(self.fixed):
+            if not line.startswith(fixed, at):
+                return at + next((k for k, c in enumerate(fixed) if at + k >= len(line) or line[at + k] != c), 0)
+            at += len(fixed)
+            if i < len(self.fields):
+                match = re.compile(KINDS[self.fields[i][1]].regex).match(line, at)
+                if match is None:
+                    return at
+                at = match.end()
+        return at
+
+
+# ---- the table ----------------------------------------------------------------------------------------------------------
+
+SCENE = Template("Scene: {in_view:in_view} in view, light {light:light}")
+ROUTE = Template("Route: {command:command}, limit {limit:limit}")
+OBJECT = Template("{name:name} {distance_m:1} m {sector:sector}, {speed_mps:speed}{cameras:cameras}")
+HIDDEN = Template("{name:name} ({kind:kind}) {distance_m:1} m {sector:sector}, {speed_mps:speed}, not seen")
+LATER = Template("{name:name} ({kind:kind}) comes later")
+STEP = Template("t {time_s:1} speed {speed_mps:2} accel {accel_mps2:2} offset {lateral_offset_m:2}")
+EVALUATIONS = {
+    "target_speed": Template("target_speed {threshold:2} allows {allows_mps2:2}{mark:mark}"),
+    "curve_speed": Template(
+        "curve_speed {threshold:2} in {distance_m:2} radius {radius_m:2} allows {allows_mps2:2}{mark:mark}"
+    ),
+    "path_end": Template("path_end gap {gap_m:2} needs {threshold:2} allows {allows_mps2:2}{mark:mark}"),
+    "lead": Template(
+        "lead {about:name} gap {gap_m:2} speed {lead_speed_mps:2} needs {threshold:2} allows {allows_mps2:2}{mark:mark}"
+    ),
+    "red_light": Template("red_light {about:name} gap {gap_m:2} needs {threshold:2} allows {allows_mps2:2}{mark:mark}"),
+    "amber_light": Template(
+        "amber_light {about:name} gap {gap_m:2} accel {accel_mps2:2} brakes up to {threshold:2}"
+        " allows {allows_mps2:2}{mark:mark}"
+    ),
+    "stop_sign": Template(
+        "stop_sign {about:name} gap {gap_m:2} waited {waited_s:1} of {threshold:1} crossing {crossing:0}"
+        " allows {allows_mps2:2}{mark:mark}"
+    ),
+    "crosswalk": Template("crosswalk {about:name} gap {gap_m:2} needs {threshold:2} allows {allows_mps2:2}{mark:mark}"),
+}
+PHASE = Template("{start_s:1} to {end_s:1} s {rule:rule}{about:about}: {manoeuvre:manoeuvre}")
+SPEEDS = Template("speed {values:row}")
+ACCELS = Template("accel {values:row}")
+TURNED = Template("turned {turned_deg:0} deg")
+
+
+def places(rule: str, field: str) -> int:
+    """How many decimals a rule's template prints of a field: what a check must allow for."""
+    return int(next(kind for name, kind in EVALUATIONS[rule].fields if name == field))
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------------
+
+
+def _lines(trace: Trace, level: str) -> list[str]:
+    route = {"command": (trace.route.manoeuvre, trace.route.distance_m), "limit": trace.route.speed_limit_mps}
+    lines = [SCENE.format(vars(trace.scene)), ROUTE.format(route)]
+    lines += [_object_template(o).format(vars(o)) for o in trace.objects]
+    phases = [PHASE.format(vars(p)) for p in trace.phases]
+    turned = TURNED.format({"turned_deg": trace.end.turned_deg})
+    if level == "brief":
+        states = (*trace.steps, trace.end)
+        speeds = SPEEDS.format({"values": [s.speed_mps for s in states]})
+        return [*lines, *phases, speeds, ACCELS.format({"values": [s.accel_mps2 for s in states]}), turned]
+    for step in trace.steps:
+        if step.binding is None:
+            raise ValueError(
+                "a trace without evaluations cannot be rendered at level 'detailed'; it was read from a brief text"
+            )
+        lines.append(STEP.format(vars(step)))
+        for i, c in enumerate(step.constraints):
+            mark = " binds" if i == step.binding else " ties" if i in step.tied else ""
+            fields = {**c.inputs, "about": c.about, "threshold": c.threshold, "allows_mps2": c.allows_mps2}
+            lines.append(EVALUATIONS[c.rule].format({**fields, "mark": mark}))
+    lines.append(STEP.format({**vars(trace.end), "time_s": N_STEPS * STEP_S}))
+    return [*lines, turned, *phases]
+
+
+def _object_template(thing: ObjectFacts) -> Template:
+    if thing.distance_m is None:
+        return LATER
+    return HIDDEN if thing.name.startswith("hidden-") else OBJECT
+
+
+def _rounded_object(thing: ObjectFacts) -> ObjectFacts:
+    if thing.distance_m is None or thing.speed_mps is None:
+        return thing
+    return replace(thing, distance_m=decimals(thing.distance_m, 1), speed_mps=decimals(thing.speed_mps, 2))
+
+
+def _rounded_step(step: Step, brief: bool) -> Step:
+    motion = Step(
+        time_s=decimals(step.time_s, 1),
+        speed_mps=decimals(step.speed_mps, 2),
+        accel_mps2=decimals(step.accel_mps2, 2),
+        lateral_offset_m=None,
+    )
+    if brief or step.lateral_offset_m is None:
+        return motion
+    constraints = with_margins([_rounded_constraint(c) for c in step.constraints])
+    return replace(
+        motion,
+        lateral_offset_m=decimals(step.lateral_offset_m, 2),
+        constraints=constraints,
+        binding=step.binding,
+        tied=step.tied,
+        command_mps2=min((c.allows_mps2 for c in constraints), default=None),
+    )
+
+
+def _rounded_constraint(c: Constraint) -> Constraint:
+    return replace(
+        c,
+        inputs={name: decimals(value, places(c.rule, name)) for name, value in c.inputs.items()},
+        threshold=decimals(c.threshold, places(c.rule, "threshold")),
+        allows_mps2=decimals(c.allows_mps2, places(c.rule, "allows_mps2")),
+        margin_mps2=0.0,
+    )
+
+
+def _known(level: str) -> str:
+    if level not in LEVELS:
+        raise ValueError(f"No trace level '{level}'. Known: {', '.join(LEVELS)}")
+    return level
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """The lines of a text and how far they have been read."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines, self.at = lines, 0
+
+    def maybe(self, *templates: Template) -> dict[str, Any] | None:
+        """The fields of the next line if one of the templates reads it."""
+        if self.at < len(self.lines):
+            for template in templates:
+                fields = template.read(self.lines[self.at])
+                if fields is not None:
+                    self.at += 1
+                    return fields
+        return None
+
+    def take(self, *templates: Template) -> dict[str, Any]:
+        fields = self.maybe(*templates)
+        if fields is None:
+            self.fail(*templates)
+        assert fields is not None
+        return fields
+
+    def many(self, template: Template, at_least: int = 0) -> list[dict[str, Any]]:
+        found = [self.take(template) for _ in range(at_least)]
+        while (fields := self.maybe(template)) is not None:
+            found.append(fields)
+        return found
+
+    def finish(self) -> None:
+        if self.at < len(self.lines):
+            self.fail(PHASE)
+
+    def fail(self, *templates: Template) -> None:
+        if self.at >= len(self.lines):
+            raise ValueError(f"the text ends after line {len(self.lines)}; {_expected(templates)}")
+        line = self.lines[self.at]
+        column = max(t.reaches(line) for t in templates) + 1
+        raise ValueError(f"line {self.at + 1}, column {column}: cannot read {line[:60]!r}; {_expected(templates)}")
+
+
+def _expected(templates: Sequence[Template]) -> str:
+    wanted = ["".join(t.fixed[0]).split(" ")[0].strip() or t.fields[0][0] for t in templates]
+    return f"expected {' or '.join(dict.fromkeys(wanted))} ..."
+
+
+def _object(fields: Mapping[str, Any]) -> ObjectFacts:
+    kind = fields.get("kind") or fields["name"].rsplit("-", 1)[0]
+    return ObjectFacts(
+        name=fields["name"],
+        kind=kind,
+        distance_m=fields.get("distance_m"),
+        sector=fields.get("sector"),
+        speed_mps=fields.get("speed_mps"),
+        cameras=fields.get("cameras", ()),
+    )
+
+
+def _read_motion(reader: _Reader) -> tuple[list[Step], EndState]:
+    speeds, accels = reader.take(SPEEDS)["values"], reader.take(ACCELS)["values"]
+    steps = [
+        Step(time_s=k * STEP_S, speed_mps=speeds[k], accel_mps2=accels[k], lateral_offset_m=None)
+        for k in range(N_STEPS)
+    ]
+    turned = reader.take(TURNED)["turned_deg"]
+    return steps, EndState(speed_mps=speeds[-1], accel_mps2=accels[-1], lateral_offset_m=None, turned_deg=turned)
+
+
+def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
+    steps = []
+    for k in range(N_STEPS):
+        state = _read_state(reader, k * STEP_S)
+        constraints, marks = [], []
+        while True:
+            rule = reader.lines[reader.at].split(" ")[0] if reader.at < len(reader.lines) else ""
+            fields = reader.take(EVALUATIONS[rule]) if rule in EVALUATIONS else None
+            if fields is None:
+                break
+            marks.append(fields.pop("mark"))
+            about, threshold, allows = fields.pop("about", None), fields.pop("threshold"), fields.pop("allows_mps2")
+            constraints.append(
+                Constraint(rule=rule, about=about, inputs=fields, threshold=threshold, allows_mps2=allows)
+            )
+        if marks.count(" binds") != 1:
+            where = f"line {reader.at + 1 - len(marks)}, column 1"
+            raise ValueError(
+                f"{where}: {marks.count(' binds')} of {len(marks)} evaluations bind at this time, expected 1"
+            )
+        steps.append(
+            Step(
+                **state,
+                constraints=with_margins(constraints),
+                binding=marks.index(" binds"),
+                tied=tuple(i for i, mark in enumerate(marks) if mark == " ties"),
+                command_mps2=min(c.allows_mps2 for c in constraints),
+            )
+        )
+    state = _read_state(reader, N_STEPS * STEP_S)
+    del state["time_s"]
+    return steps, EndState(**state, turned_deg=reader.take(TURNED)["turned_deg"])
+
+
+def _read_state(reader: _Reader, time_s: float) -> dict[str, Any]:
+    state = reader.take(STEP)
+    if state["time_s"] != time_s:
+        raise ValueError(f"line {reader.at}, column 3: the time is {state['time_s']:.1f}, expected {time_s:.1f}")
+    return state

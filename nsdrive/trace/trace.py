@@ -1,0 +1,369 @@
+"""A trace: what a sample's text carries, as numbers. Built from the decisions of one rollout, five seconds from an anchor on.
+
+Names are the text's own ("vehicle-1", "signal-1", "hidden-1"); what they stand for in the scenario is kept beside the trace.
+An example, the first half second of braking behind a slower car:
+
+    Trace(
+        scene=SceneFacts(in_view=(("vehicle", 3), ("pedestrian", 1)), light="red"),
+        route=Navigation(manoeuvre="turn left", distance_m=35.0, speed_limit_mps=13.41),
+        objects=(ObjectFacts(name="vehicle-1", kind="vehicle", distance_m=12.4, sector="ahead", speed_mps=5.1,
+                             cameras=("CAM_F0",)), ...),
+        steps=(Step(time_s=0.0, speed_mps=8.31, accel_mps2=-0.52, lateral_offset_m=0.02, constraints=(...), binding=1,
+                    tied=(), command_mps2=-1.22), ...),
+        end=EndState(speed_mps=4.2, accel_mps2=-0.1, lateral_offset_m=0.0, turned_deg=85.0),
+        phases=(Phase(start_s=0.0, end_s=2.0, rule="lead", about="vehicle-1", manoeuvre="brake"), ...),
+    )
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import shapely
+
+from nsdrive.world.decision import Constraint, Decision, arg_min
+from nsdrive.world.geometry import box_corners, to_ego, wrap_angle
+from nsdrive.world.navigation import Navigation
+from nsdrive.world.navigation import navigation as find_navigation
+from nsdrive.world.rules import RULES
+from nsdrive.world.types import INTERVAL_S, OBJECT_KINDS, ObjectFrame, Rollout
+from nsdrive.world.vehicle import ego_box
+
+N_STEPS = 10
+STEP_S = 0.5
+TICKS_PER_STEP = round(STEP_S / INTERVAL_S)
+MAX_OBJECTS = 8  # as the published release: the eight nearest
+STANDING_MPS = 0.2  # chosen by us, = the planner's
+STEADY_MPS2 = 0.15  # chosen by us: a mean acceleration below this is "keep speed"
+
+KIND_WORDS = dict(
+    zip(OBJECT_KINDS, ("vehicle", "cyclist", "pedestrian", "cone", "barrier", "sign", "object"), strict=True)
+)
+SECTORS = ("ahead", "ahead-left", "left", "behind-left", "behind", "behind-right", "right", "ahead-right")
+MANOEUVRES = ("stand", "stop", "pull away", "accelerate", "brake", "keep speed")
+LIGHT_WORDS = {"green": "green", "yellow": "amber", "red": "red"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneFacts:
+    """in_view: (kind word, how many) of all tracked objects that a camera sees, in KIND_WORDS order. light: green, amber or
+    red, the nearest light ahead on the route that a camera sees; None where there is none."""
+
+    in_view: tuple[tuple[str, int], ...]
+    light: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectFacts:
+    """A tracked object at the anchor. distance_m: between the nearest points of its box and the ego's. sector: direction of its
+    centre from the ego's centre, one of SECTORS. cameras: those that see it, () where none does or none was asked.
+
+    distance_m, sector and speed_mps are None for an object that a rule names later and that is not there yet.
+    """
+
+    name: str
+    kind: str
+    distance_m: float | None
+    sector: str | None
+    speed_mps: float | None
+    cameras: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The state and decision at one time after the anchor. What a level does not print is None or empty."""
+
+    time_s: float
+    speed_mps: float
+    accel_mps2: float
+    lateral_offset_m: float | None
+    constraints: tuple[Constraint, ...] = ()  # `about` is a name of this trace
+    binding: int | None = None
+    tied: tuple[int, ...] = ()
+    command_mps2: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndState:
+    """The state five seconds after the anchor; turned_deg: change of heading since then, left positive."""
+
+    speed_mps: float
+    accel_mps2: float
+    lateral_offset_m: float | None
+    turned_deg: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A run of steps with the same binding rule, and what the ego does in it (one of MANOEUVRES)."""
+
+    start_s: float
+    end_s: float
+    rule: str
+    about: str | None
+    manoeuvre: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """See the module."""
+
+    scene: SceneFacts
+    route: Navigation
+    objects: tuple[ObjectFacts, ...]
+    steps: tuple[Step, ...]
+    end: EndState
+    phases: tuple[Phase, ...]
+
+
+def build_trace(
+    rollout: Rollout,
+    anchor: int,
+    *,
+    seen: Mapping[str, Mapping[str, int]] | None = None,
+    navigation: Navigation | None = None,
+) -> tuple[Trace, dict[str, str]]:
+    """The trace of the five seconds after `rollout.states[anchor]`, and what its names stand for (name -> scenario's id).
+
+    seen: camera -> what it sees -> pixels, as `cameras.render` gives it at the anchor (track ids, and "signal:<signal id>");
+    None takes everything as seen. navigation: what the prompt says, None finds it. Raises ValueError where the rollout is too
+    short or its planner did not say why.
+    """
+    ticks = [anchor + k * TICKS_PER_STEP for k in range(N_STEPS + 1)]
+    if anchor < 0 or ticks[-1] >= len(rollout.states):
+        raise ValueError(
+            f"A trace needs {ticks[-1] - anchor} ticks after its anchor {anchor}; the rollout has {len(rollout.states)}."
+        )
+    decisions = [_decision(rollout, tick) for tick in ticks]
+    names = _Names(rollout, anchor, seen)
+    steps = tuple(
+        Step(
+            time_s=k * STEP_S,
+            speed_mps=d.speed_mps,
+            accel_mps2=d.accel_mps2,
+            lateral_offset_m=d.lateral_offset_m,
+            constraints=tuple(replace(c, about=names.of(c)) for c in d.constraints),
+            binding=d.binding,
+            tied=d.tied,
+            command_mps2=d.command_mps2,
+        )
+        for k, d in enumerate(decisions[:-1])
+    )
+    turned = float(wrap_angle(rollout.states[ticks[-1]].heading_rad - rollout.states[anchor].heading_rad))
+    end = EndState(
+        speed_mps=decisions[-1].speed_mps,
+        accel_mps2=decisions[-1].accel_mps2,
+        lateral_offset_m=decisions[-1].lateral_offset_m,
+        turned_deg=float(np.degrees(turned)),
+    )
+    trace = Trace(
+        scene=names.scene(),
+        route=navigation or find_navigation(rollout.scenario.mission, rollout.states[anchor]),
+        objects=names.objects(),
+        steps=steps,
+        end=end,
+        phases=phases_of(steps, end),
+    )
+    return trace, {name: key[1] for key, name in names.given.items() if name in names.used}
+
+
+def phases_of(steps: Sequence[Step], end: EndState) -> tuple[Phase, ...]:
+    """The runs of equal binding rule and object. Speeds count as printed, so that a text's phases follow from its own numbers."""
+    speeds = [decimals(v, 2) for v in (*(s.speed_mps for s in steps), end.speed_mps)]
+    because = [(s.constraints[s.binding].rule, s.constraints[s.binding].about) for s in steps if s.binding is not None]
+    phases, first = [], 0
+    for k in range(len(because)):
+        if k + 1 == len(because) or because[k + 1] != because[first]:
+            rule, about = because[first]
+            what = manoeuvre(speeds[first], speeds[k + 1], (k + 1 - first) * STEP_S)
+            phases.append(Phase(start_s=first * STEP_S, end_s=(k + 1) * STEP_S, rule=rule, about=about, manoeuvre=what))
+            first = k + 1
+    return tuple(phases)
+
+
+def manoeuvre(before_mps: float, after_mps: float, seconds: float) -> str:
+    """What an ego does that goes from one speed to another in this time."""
+    if after_mps < STANDING_MPS:
+        return "stand" if before_mps < STANDING_MPS else "stop"
+    if before_mps < STANDING_MPS:
+        return "pull away"
+    mean = (after_mps - before_mps) / seconds
+    return "keep speed" if abs(mean) < STEADY_MPS2 else "accelerate" if mean > 0.0 else "brake"
+
+
+def with_margins(constraints: Sequence[Constraint]) -> tuple[Constraint, ...]:
+    """The constraints with margins that follow from what each allows, two decimals."""
+    if not constraints:
+        return ()
+    return tuple(replace(c, margin_mps2=decimals(c.margin_mps2, 2)) for c in arg_min(constraints)[0])
+
+
+def decimals(value: float, places: int) -> float:
+    """The one rounding of all texts: to so many decimals, and never a negative zero."""
+    return round(float(value), places) + 0.0
+
+
+def to_json(trace: Trace) -> dict[str, Any]:
+    """Plain dicts, lists and numbers; `from_json` is the exact inverse, also through a JSON file."""
+    plain = _plain(asdict(trace))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def from_json(row: Mapping[str, Any]) -> Trace:
+    """The trace of `to_json`. Raises ValueError naming what is missing or misshapen."""
+    try:
+        return Trace(
+            scene=SceneFacts(
+                in_view=tuple((kind, int(n)) for kind, n in row["scene"]["in_view"]), light=row["scene"]["light"]
+            ),
+            route=Navigation(**row["route"]),
+            objects=tuple(ObjectFacts(**{**o, "cameras": tuple(o["cameras"])}) for o in row["objects"]),
+            steps=tuple(
+                Step(
+                    **{
+                        **s,
+                        "constraints": tuple(Constraint(**c) for c in s["constraints"]),
+                        "tied": tuple(s["tied"]),
+                    }
+                )
+                for s in row["steps"]
+            ),
+            end=EndState(**row["end"]),
+            phases=tuple(Phase(**p) for p in row["phases"]),
+        )
+    except KeyError as error:
+        raise ValueError(f"a trace lacks the field {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a trace is misshapen: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _decision(rollout: Rollout, tick: int) -> Decision:
+    decision = rollout.plans[tick].decision
+    if decision is None:
+        raise ValueError(
+            f"Planner '{rollout.planner}' gave no decision at tick {tick}, so there is nothing to explain."
+        )
+    return decision
+
+
+class _Names:
+    """Gives names to what a trace speaks of, as a camera at the anchor sees it: by kind, nearest first; the unseen are hidden."""
+
+    def __init__(self, rollout: Rollout, anchor: int, seen: Mapping[str, Mapping[str, int]] | None) -> None:
+        self.rollout, self.frame, self.lights = rollout, rollout.frames[anchor], rollout.lights[anchor]
+        self.pose = rollout.states[anchor].pose
+        self.cameras: dict[str, list[str]] | None = None
+        if seen is not None:
+            self.cameras = {}
+            for camera, things in seen.items():
+                for thing in things:
+                    self.cameras.setdefault(thing, []).append(camera)
+        self.given: dict[tuple[str, str], str] = {}  # (sort of id, id) -> name
+        self.used: dict[str, None] = {}  # names that constraints or objects use, in order
+        self.counts: dict[str, int] = {}
+        self.distances = _distances(self.pose, self.frame)
+        self.nearest = sorted(range(len(self.frame)), key=lambda row: (self.distances[row], self.frame.ids[row]))
+        for row in self.nearest:
+            if self._is_seen(self.frame.ids[row]):
+                self._give(("track id", self.frame.ids[row]), KIND_WORDS[self.frame[row].kind])
+
+    def of(self, constraint: Constraint) -> str | None:
+        """The name of what a constraint is about."""
+        if constraint.about is None:
+            return None
+        sort = RULES[constraint.rule].about
+        key = (sort, constraint.about)
+        if key not in self.given:
+            self._give(key, self._word(sort, constraint.about))
+        self.used[self.given[key]] = None
+        return self.given[key]
+
+    def scene(self) -> SceneFacts:
+        words = [KIND_WORDS[self.frame[row].kind] for row in self.nearest if self._is_seen(self.frame.ids[row])]
+        in_view = tuple((word, words.count(word)) for word in KIND_WORDS.values() if word in words)
+        return SceneFacts(in_view=in_view, light=self._light())
+
+    def objects(self) -> tuple[ObjectFacts, ...]:
+        """Facts of the nearest seen objects, and of every object that a constraint names; nearest first, absent ones last."""
+        tracks = {key[1]: name for key, name in self.given.items() if key[0] == "track id"}
+        rows = [row for row in self.nearest if self.frame.ids[row] in tracks]
+        shown = [row for row in rows if self._is_seen(self.frame.ids[row])][:MAX_OBJECTS]
+        facts = []
+        for row in rows:
+            name = tracks[self.frame.ids[row]]
+            if row in shown or name in self.used:
+                self.used[name] = None
+                facts.append(self._facts(row, name))
+        for track_id, name in tracks.items():
+            if track_id not in self.frame.ids:
+                kind = KIND_WORDS[self._kind_later(track_id)]
+                facts.append(
+                    ObjectFacts(name=name, kind=kind, distance_m=None, sector=None, speed_mps=None, cameras=())
+                )
+        return tuple(facts)
+
+    def _facts(self, row: int, name: str) -> ObjectFacts:
+        thing = self.frame[row]
+        ego = ego_box(self.pose)[0]
+        x, y = to_ego(np.array([[thing.x_m, thing.y_m]]), ego[:3])[0]
+        sector = SECTORS[round(float(np.arctan2(y, x)) / (np.pi / 4.0)) % 8]
+        return ObjectFacts(
+            name=name,
+            kind=KIND_WORDS[thing.kind],
+            distance_m=self.distances[row],
+            sector=sector,
+            speed_mps=thing.speed_mps,
+            cameras=() if self.cameras is None else tuple(self.cameras.get(thing.track_id, ())),
+        )
+
+    def _light(self) -> str | None:
+        lane_map, route = self.rollout.scenario.lane_map, set(self.rollout.scenario.route_roadblock_ids)
+        best, light = np.inf, None
+        for signal in lane_map.signals:
+            mine = [c for c in signal.connector_ids if c in lane_map.lanes and lane_map.lanes[c].roadblock_id in route]
+            states = [LIGHT_WORDS[self.lights[c]] for c in mine if self.lights.get(c) in LIGHT_WORDS]
+            x, y = to_ego(np.array([[signal.x_m, signal.y_m]]), self.pose)[0]
+            if states and x > 0.0 and np.hypot(x, y) < best and self._is_seen(f"signal:{signal.signal_id}"):
+                best, light = float(np.hypot(x, y)), states[0]
+        return light
+
+    def _word(self, sort: str, thing: str) -> str:
+        if sort == "stop line id":
+            return "stopline"
+        if sort == "lane connector id":
+            heads = [s.signal_id for s in self.rollout.scenario.lane_map.signals if thing in s.connector_ids]
+            return "signal" if not heads or any(self._is_seen(f"signal:{h}") for h in heads) else "hidden"
+        return "hidden"
+
+    def _is_seen(self, thing: str) -> bool:
+        return self.cameras is None or thing in self.cameras
+
+    def _give(self, key: tuple[str, str], word: str) -> None:
+        self.counts[word] = self.counts.get(word, 0) + 1
+        self.given[key] = f"{word}-{self.counts[word]}"
+
+    def _kind_later(self, track_id: str) -> str:
+        for frame in self.rollout.frames:
+            if track_id in frame.ids:
+                return frame[frame.ids.index(track_id)].kind
+        return "generic_object"
+
+
+def _distances(pose: np.ndarray, frame: ObjectFrame) -> list[float]:
+    """Metres between the nearest points of the ego's box and each object's."""
+    if len(frame) == 0:
+        return []
+    boxes = shapely.polygons(box_corners(frame.boxes))
+    return [float(d) for d in shapely.distance(shapely.Polygon(box_corners(ego_box(pose))[0]), boxes)]

@@ -1,0 +1,209 @@
+"""Load a Qwen-class image-text-to-text checkpoint (Qwen3.5, Qwen3-VL, Qwen2.5-VL) with its processor, by folder or hub id.
+
+    model = load_model("out/run/model")
+    processor = load_processor("out/run/model", min_pixels=4096, max_pixels=262144)
+
+Images go through the PIL path: no torchvision is needed, and training and prediction resize alike. A checkpoint may
+come from a stranger: weights are read from safetensors only, and its code is run only with trust_remote_code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # transformers imports DeepSpeed, which else warns that it finds no GPU
+
+FAMILIES = ("qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl")
+_OLD_PROCESSOR = "qwen2_5_vl"  # the later ones share Qwen3-VL's processor
+
+
+def load_model(
+    source: str | Path, *, dtype: torch.dtype = torch.float32, attention: str = "sdpa", trust_remote_code: bool = False
+) -> Any:
+    """The model of a folder or hub id, in eval mode on the CPU. A LoRA adapter's folder gives base + adapter, merged.
+
+    Raises FileNotFoundError for a folder that is not there, ValueError for one that is no Qwen-class model.
+    """
+    folder = _checked(source)
+    if folder is not None and (folder / "adapter_config.json").is_file():
+        return _load_adapter(folder, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
+    model_type(source, trust_remote_code=trust_remote_code)
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            str(source),
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,  # a .bin file is a pickle: opening a stranger's would run his code
+        )
+    except OSError as error:
+        raise ValueError(
+            f"The weights of {source} cannot be loaded (only safetensors are): {_first_line(error)}"
+        ) from None
+    # Under ZeRO-3 transformers 5.23 keeps every renaming rule, used or not, and save_pretrained then reverses them all:
+    # the saved keys become model.language_model.model.language_model.*, which vLLM refuses. Forget them.
+    model.__dict__.pop("_weight_conversions", None)
+    return model
+
+
+def load_processor(
+    source: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The stock processor without its video half, images by PIL. Pixels are per image; None keeps the checkpoint's."""
+    folder = _checked(source)
+    if folder is not None and (folder / "adapter_config.json").is_file() and not (folder / "tokenizer.json").is_file():
+        source = _adapter_base(folder)
+    family = model_type(source, trust_remote_code=trust_remote_code)
+    from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=trust_remote_code)
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(str(source))
+    except OSError as error:
+        raise ValueError(f"{source} has no usable tokenizer or image processor: {_first_line(error)}") from None
+    if not tokenizer.chat_template:
+        raise ValueError(f"{source} has no chat template: it is a base model. Take the instruction-tuned checkpoint")
+    processor = image_only_processor(family)(image_processor, tokenizer, chat_template=tokenizer.chat_template)
+    set_pixel_budget(processor, min_pixels=min_pixels, max_pixels=max_pixels)
+    return processor
+
+
+def set_pixel_budget(processor: Any, *, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Least and most pixels per image after resizing; the count of visual tokens is pixels / (patch * merge)^2."""
+    size = processor.image_processor.size
+    low = size["shortest_edge"] if min_pixels is None else min_pixels
+    high = size["longest_edge"] if max_pixels is None else max_pixels
+    if not 0 < low <= high:
+        raise ValueError(f"The pixel budget of an image must be 0 < min <= max, got {low} and {high}")
+    processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Write the processor as the stock one: AutoProcessor reads it too, where torchvision is installed."""
+    processor.save_pretrained(folder)
+    path = folder / "processor_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    images = processor.image_processor
+    kind = "Qwen2VLVideoProcessor" if images.patch_size == 14 else "Qwen3VLVideoProcessor"
+    config.setdefault(
+        "video_processor",  # the stock class cannot be made without one
+        {
+            "video_processor_type": kind,
+            "patch_size": images.patch_size,
+            "temporal_patch_size": images.temporal_patch_size,
+            "merge_size": images.merge_size,
+            "size": dict(images.size),
+            "image_mean": list(images.image_mean),
+            "image_std": list(images.image_std),
+        },
+    )
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def image_only_processor(family: str) -> type:
+    """Qwen's processor class without the video processor, the one part that needs torchvision.
+
+    ProcessorMixin reads the parts from __init__'s signature, so leaving one out of it is enough. The class bears the
+    stock name, so that a saved folder names the stock class.
+    """
+    from transformers import Qwen2_5_VLProcessor, Qwen3VLProcessor
+    from transformers.processing_utils import ProcessorMixin
+
+    base: Any = Qwen2_5_VLProcessor if family == _OLD_PROCESSOR else Qwen3VLProcessor
+
+    def __init__(
+        self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
+    ) -> None:
+        for name in ("image", "video"):
+            setattr(self, f"{name}_token", f"<|{name}_pad|>")
+            setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>"))
+        for name in ("vision_start", "vision_end"):
+            setattr(self, f"{name}_token", f"<|{name}|>")
+            setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(f"<|{name}|>"))
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    return type(base.__name__, (base,), {"__init__": __init__, "__module__": base.__module__})
+
+
+def model_type(source: str | Path, *, trust_remote_code: bool = False) -> str:
+    """'qwen3_5', 'qwen3_vl', ... of a folder or hub id. Raises ValueError for anything that is not Qwen-class."""
+    from transformers import AutoConfig
+
+    _checked(source)
+    try:
+        config = AutoConfig.from_pretrained(str(source), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{source} is no model folder, nor a model that the hub gives: {_first_line(error)}") from None
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"{source} is a '{config.model_type}' model. Known: {', '.join(FAMILIES)}")
+    return str(config.model_type)
+
+
+def require_fast_kernels(family: str, *, allow_slow: bool) -> None:
+    """On CUDA, Qwen3.5 without its kernels falls back silently to code several times slower: refuse that."""
+    if not torch.cuda.is_available() or not family.startswith("qwen3_5") or allow_slow:
+        return
+    missing = [name for name in ("fla", "causal_conv1d") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"Qwen3.5 on a GPU needs {' and '.join(missing)}, else its linear attention is several times slower: "
+            "pip install flash-linear-attention causal-conv1d (or set allow_slow_kernels=true)"
+        )
+
+
+def quiet_libraries() -> None:
+    """Errors only from transformers and DeepSpeed, no progress bars: nsdrive prints its own lines."""
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("DeepSpeed", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _load_adapter(folder: Path, **how: Any) -> Any:
+    from peft import PeftModel
+
+    base = load_model(_adapter_base(folder), **how)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ValueError(f"{folder} has no adapter_model.safetensors: only safetensors are loaded")
+    return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+
+
+def _adapter_base(folder: Path) -> str:
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{folder}/adapter_config.json names no base model")
+    beside = folder.parent / "base"  # a tiny base travels in the run's folder, wherever that was moved
+    return str(beside) if Path(base).name == "base" and beside.is_dir() else base
+
+
+def _checked(source: str | Path) -> Path | None:
+    """The folder, None for a hub id, or FileNotFoundError for what can only have been meant as a folder."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    text = str(source)
+    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or path.parent.is_dir():
+        raise FileNotFoundError(
+            f"No model folder {source} (a hub id has the form owner/name). Train one: nsdrive train"
+        )
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,76 @@
+"""What can be set about a training run. Defaults are the small demo's; configs/train/*.yaml hold the differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run; see the groups below. Global batch = per_device_batch_size x accumulation x processes."""
+
+    # ---- the model
+    model: str = "tiny"  # a folder, a hub id (Qwen/Qwen3.5-4B, ...), or "tiny": random weights made here, no download
+    tiny_size: Literal["xs", "s"] = "xs"
+    tiny_arch: Literal["qwen3_5", "qwen3_vl", "qwen2_5_vl"] = "qwen3_5"
+    tiny_vocabulary: int = 1024  # chosen by us: words of our texts become one token each, digits always are
+    trust_remote_code: bool = False  # runs Python that comes with the checkpoint: only for one that you trust
+    attention: str = "sdpa"  # or "flash_attention_2" where that is installed
+    allow_slow_kernels: bool = False  # train Qwen3.5 on CUDA without flash-linear-attention (several times slower)
+
+    # ---- what is trained
+    method: Literal["full", "lora"] = "full"
+    lora_rank: int = 16  # LoRA paper (2106.09685) sees little gain above; alpha = 2 rank is the common choice
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.0
+    lora_targets: str = (  # every linear layer of the language model, Qwen3.5's linear-attention ones too
+        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+        r"|in_proj_qkv|in_proj_z|in_proj_a|in_proj_b|out_proj)"
+    )
+    freeze_vision: bool = False
+
+    # ---- the data
+    train_level: Literal["none", "brief", "detailed"] | None = None  # only samples of this trace level; None: all
+    min_image_pixels: int = (
+        4 * 32 * 32
+    )  # per image, after resizing; 32 x 32 px are one token (Qwen3-VL: patch 16, merge 2)
+    max_image_pixels: int = 512 * 512  # the published release's inference setting, 256 tokens an image
+    workers: int = 0  # processes that decode images; 0: in the training process
+
+    # ---- the optimisation
+    learning_rate: float = 2e-5  # AutoVLA's fine-tuning of Qwen2.5-VL
+    lr_schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    warmup_steps: int = 20  # chosen by us
+    weight_decay: float = 0.0  # chosen by us: few epochs of fine-tuning do not overfit through large weights
+    adam_beta2: float = 0.999  # AdamW's default
+    max_grad_norm: float = 1.0
+    per_device_batch_size: int = 1
+    gradient_accumulation_steps: int = 1
+    epochs: float = 3.0  # chosen by us
+    max_steps: int | None = None  # overrides epochs
+    seed: int = 0
+
+    # ---- how it runs
+    deepspeed: str = "none"  # "none", "zero1", "zero2", "zero3", or the path of a DeepSpeed JSON
+    bf16: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA
+    gradient_checkpointing: bool = False
+    save_every_steps: int = 200
+    keep_checkpoints: int = 2  # complete ones; the newest is what --resume goes on from
+    log_every_steps: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("per_device_batch_size", "gradient_accumulation_steps", "save_every_steps", "log_every_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.keep_checkpoints < 1:
+            raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+        if self.epochs <= 0 or self.learning_rate <= 0:
+            raise ValueError(f"epochs and learning_rate must be positive, got {self.epochs} and {self.learning_rate}")
+        if self.save_every_steps % self.log_every_steps:
+            raise ValueError(
+                f"save_every_steps ({self.save_every_steps}) must be a multiple of log_every_steps "
+                f"({self.log_every_steps}), so that a resumed run logs what an undisturbed one would"
+            )

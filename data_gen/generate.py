@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from data_gen.card import write_card
-from data_gen.parallel import in_order
 from data_gen.sample import SampleConfig, samples_of
 from nsdrive import __version__
 from nsdrive.cameras.rig import make_rig
@@ -32,6 +31,7 @@ from nsdrive.dataset import (
     sha256_of,
     write_atomically,
 )
+from nsdrive.parallel import in_order
 from nsdrive.scenarios.source import ScenarioError, open_source
 from nsdrive.world.types import Planner
 

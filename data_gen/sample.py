@@ -120,7 +120,7 @@ def make_sample(rollout: Rollout, index: int, renderer: Renderer, rig: Rig, conf
         command=heading_for.command,
         speed_limit_mps=heading_for.speed_limit_mps,
         binding_rule=decision.binding_constraint.rule,
-        trace=to_json(rounded(trace, config.trace_level)),
+        trace=to_json(rounded(trace, "detailed")),  # all that was decided, whatever the text says of it
         trace_names=names,
         rig=rig.to_json(),
         anchor={"tick": tick, "time_s": round(ego.time_s, 3), "pose_global": [round(float(v), 6) for v in ego.pose]},

@@ -79,7 +79,7 @@ def show(name: str, make_planner: Callable[[], Planner], *, rig: str, at_s: floa
 def find_scenario(name: str, seed: int = 0) -> Scenario:
     """A scenario by the name that a person types: a log's folder, a family, or a generated scenario's id."""
     if Path(name).exists():
-        source: ScenarioSource = Argoverse2Source(Argoverse2Config(path=name))
+        source: ScenarioSource = Argoverse2Source(Argoverse2Config(path=name, limit=1))
         return source.load(source.items()[0])
     if name in FAMILIES:
         source = SyntheticSource(SyntheticConfig(seed=seed, families=(name,), n_scenarios=1))

@@ -46,10 +46,8 @@ def cluster_mean(values: FloatArray, counts: np.ndarray, clusters: np.ndarray, s
     sums = _sum_by(index, np.where(here, values, 0.0), len(labels))
     rows = _sum_by(index, here.astype(float), len(labels))
     value = _divide(sums.sum(axis=0), rows.sum(axis=0))
-    if len(labels) < 2:
-        resampled = np.full((RESAMPLES, values.shape[1]), np.nan)
-    else:
-        resampled = _resample(sums, rows, seed)
+    unknown = np.full((RESAMPLES, values.shape[1]), np.nan)
+    resampled = _resample(sums, rows, seed) if len(labels) > 1 else unknown
     low, high = _percentiles(resampled)
     return Estimate(value=value, low=low, high=high, resampled=resampled)
 

@@ -35,7 +35,8 @@ FAILED_HEADING_DEG = 180.0  # chosen by us: the worst there is, as a failed answ
 # and a step of 0.01 m by anything.
 STATIONARY_STEP_M = 0.10
 
-assert HORIZONS["5s"] == N_WAYPOINTS and WAYPOINT_INTERVAL_S == 0.5
+assert {h: round(float(h[:-1]) / WAYPOINT_INTERVAL_S) for h in HORIZONS} == HORIZONS
+assert HORIZONS["5s"] == N_WAYPOINTS
 
 
 def measure(predicted_m: FloatArray, label_m: FloatArray, complete: np.ndarray) -> FloatArray:

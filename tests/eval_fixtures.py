@@ -21,7 +21,10 @@ from nsdrive.dataset import (
     sha256_of,
     write_atomically,
 )
+from nsdrive.trace.text import render
+from nsdrive.trace.trace import EndState, Phase, SceneFacts, Step, Trace
 from nsdrive.vla.prompt import build_prompt, render_answer
+from nsdrive.world.navigation import Navigation
 
 CAMERAS = ("CAM_F0", "CAM_R0", "CAM_L0")
 TIMES_S = 0.5 * np.arange(1, 11)
@@ -118,3 +121,23 @@ def answer(sample: Sample, waypoints: np.ndarray | None = None, **more: object) 
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def reasoning_text(speed_mps: float, accel_mps2: float, rule: str = "target_speed") -> str:
+    """A brief trace text of a motion at constant acceleration until standing, as the generator would write it."""
+    times = 0.5 * np.arange(11)
+    speeds = np.maximum(speed_mps + accel_mps2 * times, 0.0)
+    accels = np.where(speeds > 0.0, accel_mps2, 0.0)
+    steps = tuple(
+        Step(time_s=float(t), speed_mps=float(v), accel_mps2=float(a), lateral_offset_m=None)
+        for t, v, a in zip(times[:-1], speeds[:-1], accels[:-1], strict=True)
+    )
+    trace = Trace(
+        scene=SceneFacts(in_view=(("vehicle", 2),), light=None),
+        route=Navigation(manoeuvre="follow the road", distance_m=0.0, speed_limit_mps=13.41),
+        objects=(),
+        steps=steps,
+        end=EndState(speed_mps=float(speeds[-1]), accel_mps2=float(accels[-1]), lateral_offset_m=None, turned_deg=0.0),
+        phases=(Phase(start_s=0.0, end_s=5.0, rule=rule, about=None, manoeuvre="brake"),),
+    )
+    return render(trace, "brief")

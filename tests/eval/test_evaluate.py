@@ -163,7 +163,7 @@ def test_blind_baselines_stand_beside_every_model_and_only_once(dataset, samples
 
 
 def test_every_sample_has_its_line(dataset, samples, write_predictions, tmp_path):
-    rows = [answer(s, s.waypoints_ego_m + [1.0, 0.0]) for s in samples]
+    rows = [answer(s, s.waypoints_ego_m + np.array([1.0, 0.0])) for s in samples]
     evaluate([write_predictions("m", rows)], dataset, tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
     mine = [line for line in lines if line["predictions"] == "m"]

@@ -1,0 +1,115 @@
+"""The report's page: its style sheet and frame. No script, nothing from elsewhere, and a policy that forbids both."""
+
+from __future__ import annotations
+
+from html import escape
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #5c6878; --faint: #8b95a3; --paper: #ffffff; --wash: #f5f7fa;
+  --rule: #dfe4ea; --good: #0a7a4b; --bad: #b3261e; --warn-bg: #fff6dd; --warn-ink: #6b4e00; --mark: #ffe9a8;
+  --s0: #1f6feb; --s1: #d1570a; --s2: #7a3fc4; --s3: #0a8f7a; --s4: #b83280; --s5: #8a6d00; --s6: #64748b; --s7: #94a3b8;
+  --label: #12934f; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e9f0; --soft: #a3afbf; --faint: #77839a; --paper: #12161d; --wash: #1a2029; --rule: #2d3644;
+  --good: #4cc38a; --bad: #ff8a80; --warn-bg: #332a10; --warn-ink: #f0d48a; --mark: #5a4a12;
+  --s0: #6ea8ff; --s1: #ff9d5c; --s2: #b794f6; --s3: #4fd1b8; --s4: #f28cc0; --s5: #dcc25a; --s6: #94a3b8; --s7: #64748b;
+  --label: #53d08c; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI",
+  Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
+main { max-width: 1240px; margin: 0 auto; padding: 40px 28px 80px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.015em; }
+h2 { font-size: 20px; margin: 52px 0 8px; letter-spacing: -0.01em; }
+h3 { font-size: 16px; margin: 0; }
+h4 { font-size: 12px; margin: 0 0 6px; color: var(--soft); text-transform: uppercase; letter-spacing: 0.06em; }
+p { margin: 6px 0 12px; max-width: 100ch; }
+.lead { color: var(--soft); font-size: 16px; }
+.note { color: var(--soft); font-size: 13.5px; max-width: 115ch; }
+.verdict { font-size: 17px; margin: 22px 0 18px; max-width: 80ch; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px; margin: 18px 0; }
+.tile { background: var(--wash); border: 1px solid var(--rule); border-radius: 10px; padding: 14px 16px; }
+.tile b { display: block; font-size: 27px; line-height: 1.2; font-variant-numeric: tabular-nums; letter-spacing: -0.02em; }
+.tile span { color: var(--soft); font-size: 13px; }
+.warn { background: var(--warn-bg); color: var(--warn-ink); border-radius: 8px; padding: 10px 14px; margin: 10px 0;
+  font-size: 14px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; margin: 10px 0 4px; width: 100%; }
+th, td { text-align: right; padding: 7px 8px; border-bottom: 1px solid var(--rule); white-space: nowrap;
+  vertical-align: top; }
+th { color: var(--soft); font-weight: 600; font-size: 12.5px; line-height: 1.35; vertical-align: bottom;
+  white-space: normal; min-width: 58px; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 170px; overflow-wrap: break-word; }
+td small { display: block; color: var(--faint); font-size: 11.5px; line-height: 1.35; }
+td:first-child small { max-width: 34ch; }
+tr.main td { background: var(--wash); }
+tr.rest td:first-child { color: var(--soft); }
+tr.split td { border-bottom: 2px solid var(--rule); padding: 14px 10px 4px; color: var(--faint); font-size: 12px;
+  text-transform: uppercase; letter-spacing: 0.06em; }
+td .best { font-weight: 700; color: var(--good); }
+.good { color: var(--good); } .bad { color: var(--bad); }
+.charts { display: grid; grid-template-columns: 1fr 1fr; gap: 28px; }
+@media (max-width: 820px) { .charts, .texts { grid-template-columns: 1fr !important; } }
+figure { margin: 12px 0; min-width: 0; } figcaption { font-weight: 600; font-size: 14px; margin-bottom: 4px; }
+svg { width: 100%; height: auto; display: block; }
+svg text { font: 11.5px system-ui, "DejaVu Sans", sans-serif; fill: var(--soft); }
+svg .end { text-anchor: end; } svg .middle { text-anchor: middle; } svg .axis { font-size: 12px; }
+svg .grid { stroke: var(--rule); stroke-width: 1; }
+svg .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
+svg .dash { stroke-dasharray: 6 4; stroke-width: 1.8; }
+svg .band { opacity: 0.16; stroke: none; }
+svg .past { stroke: var(--faint); stroke-dasharray: 3 4; stroke-width: 2; }
+svg .error { stroke: var(--bad); stroke-width: 1; opacity: 0.55; }
+svg .ego { fill: var(--ink); }
+svg .label { stroke: var(--label); } svg .dot.label { fill: var(--label); stroke: none; }
+svg .dot { stroke: none; }
+.legend { list-style: none; padding: 0; margin: 6px 0; display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13px;
+  color: var(--soft); }
+.key { display: inline-block; width: 16px; height: 3px; border-radius: 2px; margin-right: 7px; vertical-align: middle; }
+.key.label { background: var(--label); } .key.past { background: var(--faint); }
+.case { border: 1px solid var(--rule); border-radius: 12px; padding: 20px 22px; margin: 18px 0; }
+.case header { display: flex; flex-wrap: wrap; gap: 6px 12px; align-items: baseline; margin-bottom: 14px; }
+.chip { background: var(--wash); border: 1px solid var(--rule); border-radius: 99px; padding: 1px 10px; font-size: 12.5px;
+  color: var(--soft); overflow-wrap: anywhere; }
+.cameras { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; margin-bottom: 16px; }
+.cameras figure { margin: 0; } .cameras img, .eye img { width: 100%; display: block; border-radius: 6px; }
+.cameras figcaption { font-weight: 400; font-size: 12px; color: var(--soft); margin: 3px 0 0; }
+.cameras .ego { display: flex; align-items: center; justify-content: center; color: var(--faint); font-size: 13px;
+  text-align: center; }
+.views { display: grid; grid-template-columns: 3fr 2fr; gap: 20px; align-items: center; }
+.views.one { grid-template-columns: 1fr; }
+@media (max-width: 820px) { .views { grid-template-columns: 1fr; } }
+.texts { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; margin-top: 14px; }
+pre { background: var(--wash); border: 1px solid var(--rule); border-radius: 8px; padding: 12px 14px; margin: 0;
+  font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: pre-wrap;
+  overflow-wrap: anywhere; max-height: 30rem; overflow-y: auto; }
+pre mark { background: var(--mark); color: inherit; border-radius: 2px; }
+code { font: 13px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; background: var(--wash); padding: 1px 5px;
+  border-radius: 4px; }
+details { margin: 10px 0; } summary { cursor: pointer; color: var(--soft); font-size: 14px; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; font-size: 14px; margin: 8px 0; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+footer { margin-top: 56px; color: var(--faint); font-size: 13px; border-top: 1px solid var(--rule); padding-top: 14px; }
+@media print { .case { break-inside: avoid; } pre { max-height: none; } }
+""" + "".join(
+    f"svg .s{k} {{ stroke: var(--s{k}); fill: none; }} svg .band.s{k}, svg .dot.s{k} {{ fill: var(--s{k}); stroke: none; }} "
+    f".key.s{k} {{ background: var(--s{k}); }}\n"
+    for k in range(8)
+)
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def page(title: str, body: str) -> str:
+    """A complete HTML file around a body."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{clean(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def clean(text: object) -> str:
+    """Anything as text that a page can hold: escaped, without what UTF-8 or a browser cannot show."""
+    shown = str(text).encode("utf-8", "replace").decode("utf-8")
+    return escape("".join(c if c >= " " or c in "\n\t" else "\ufffd" for c in shown), quote=True)

@@ -1,0 +1,143 @@
+"""Evaluation folders read back and laid side by side: runs over the same split share tables, others never do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.baselines import BASELINES
+from eval.evaluate import FORMAT_VERSION, RESULTS, SAMPLES, SCORE_VERSION
+from nsdrive.dataset import Dataset, open_dataset, sha256_of
+
+ORACLE = "oracle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One evaluation folder."""
+
+    folder: Path
+    results: Mapping[str, Any]
+
+    def path(self, relative: str) -> Path:
+        """A path that results.json names from its own folder."""
+        return Path(self.folder / relative)
+
+    def sample_rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of samples.jsonl of one predictions file, in the split's order."""
+        path = self.folder / SAMPLES
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.folder} has {RESULTS} but no {SAMPLES}: evaluate again with --overwrite")
+        with path.open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        return [row for row in rows if row["predictions"] == name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a table: a predictions file or a baseline. `key` is its name inside its run."""
+
+    name: str
+    key: str
+    run: Run
+    entry: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """model, baseline or oracle, by name: a predictions file says nothing else about what made it."""
+        if self.key == ORACLE:
+            return "oracle"
+        return "baseline" if self.key in BASELINES else "model"
+
+
+@dataclass(kw_only=True)
+class Comparison:
+    """Everything measured on one split of one dataset. rows: models first, then baselines, then the oracle."""
+
+    facts: Mapping[str, Any]
+    runs: list[Run] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def main(self) -> Row:
+        """The row that the report is about: the first model, or the first row where there is none."""
+        return self.rows[0]
+
+    @property
+    def best_blind(self) -> Row | None:
+        """The baseline with the least strict ADE@3s: what a model must beat."""
+        blind = [row for row in self.rows if row.kind == "baseline"]
+        return min(blind, key=lambda row: row.entry["strict"]["3s"]["ADE"]["value"], default=None)
+
+    def dataset(self) -> tuple[Dataset | None, str]:
+        """The dataset if it is still there and unchanged, else None and why."""
+        folder = self.runs[0].path(self.facts["folder"])
+        try:
+            dataset = open_dataset(folder)
+        except (OSError, ValueError) as error:
+            return None, str(error)
+        if sha256_of(folder / "manifest.json") != self.facts["manifest_sha256"]:
+            return None, f"{folder} has changed since it was evaluated"
+        return dataset, ""
+
+
+def load_runs(folders: Sequence[str | Path]) -> list[Comparison]:
+    """Read evaluation folders and group them by dataset and split, in the order given.
+
+    Raises FileNotFoundError or ValueError where a folder holds no results that this program can read.
+    """
+    if not folders:
+        raise ValueError("No evaluation folders given")
+    found: dict[tuple[str, str], Comparison] = {}
+    for folder in folders:
+        run = load_run(folder)
+        facts = run.results["dataset"]
+        found.setdefault((facts["manifest_sha256"], facts["split"]), Comparison(facts=facts)).runs.append(run)
+    for comparison in found.values():
+        comparison.rows = _rows(comparison.runs)
+    return list(found.values())
+
+
+def load_run(folder: str | Path) -> Run:
+    """One evaluation folder."""
+    folder = Path(folder)
+    path = folder / RESULTS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No {path}. Make it: nsdrive evaluate --predictions FILE ... --data DATASET --out {folder}"
+        )
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error})") from None
+    if not isinstance(results, dict) or "predictions" not in results or "dataset" not in results:
+        raise ValueError(f"{path} holds no results of `nsdrive evaluate`")
+    versions = results.get("format_version"), results.get("score_version")
+    if versions != (FORMAT_VERSION, SCORE_VERSION):
+        raise ValueError(
+            f"{path} has format and score versions {versions}, this program {(FORMAT_VERSION, SCORE_VERSION)}: "
+            "evaluate again, so that all numbers mean the same"
+        )
+    return Run(folder=folder, results=results)
+
+
+def _rows(runs: Sequence[Run]) -> list[Row]:
+    rows: list[Row] = []
+    seen_baselines: set[str] = set()
+    counts: dict[str, int] = {}
+    for run in runs:
+        for key in run.results["predictions"]:
+            counts[key] = counts.get(key, 0) + 1
+    for run in runs:
+        for key, entry in {**run.results["predictions"], **run.results["baselines"]}.items():
+            if key in BASELINES:  # a function of the dataset: the same in every run
+                if key in seen_baselines:
+                    continue
+                seen_baselines.add(key)
+            name = f"{run.folder.name}: {key}" if counts.get(key, 0) > 1 and key not in BASELINES else key
+            rows.append(Row(name=name, key=key, run=run, entry=entry))
+    order = {"model": 0, "baseline": 1, "oracle": 2}
+    return sorted(rows, key=lambda row: order[row.kind])

@@ -1,0 +1,173 @@
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from eval_fixtures import answer, digest, reasoning_text, write_dataset
+
+from eval.baselines import write_baseline
+from eval.evaluate import evaluate
+from eval.figures import nice_ticks
+from eval.report import report
+from nsdrive.dataset import Prediction
+from nsdrive.vla.prompt import render_answer
+
+ATTACK = '</pre><script>alert("x")</script><img src=x onerror=alert(1)>前方红灯'
+
+
+class Page(HTMLParser):
+    """Tags that opened and closed, attributes, and whether they nest."""
+
+    VOID = ("meta", "img", "br", "wbr")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.open, self.balanced = [], [], [], True
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        self.balanced &= bool(self.open) and self.open.pop() == tag
+
+
+@pytest.fixture
+def evaluated(dataset, samples, write_predictions, tmp_path):
+    rng = np.random.default_rng([11])
+    rows = [answer(s, (s.waypoints_ego_m + rng.normal(0, 0.3, (10, 2))).round(2)) for s in samples]
+    rows[2] = Prediction(sample_id="s02", text=ATTACK, waypoints_ego_m=None, error=f"0 blocks {ATTACK}", seconds=0.3)
+    write_baseline("oracle", dataset, "test", tmp_path / "oracle.jsonl")
+    files = {"tiny|<b>vla": write_predictions("tiny", rows), "oracle": tmp_path / "oracle.jsonl"}
+    evaluate(files, dataset, tmp_path / "eval", about={"tiny|<b>vla": "random weights & 60 steps"})
+    return tmp_path / "eval"
+
+
+def test_the_page_is_whole_and_loads_nothing(evaluated, tmp_path):
+    text = report([evaluated], tmp_path / "report").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.balanced
+    assert page.open == []
+    assert not {"script", "iframe", "link", "object", "embed", "form"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert {value[:15] for name, value in page.attributes if name in ("src", "href")} == {"data:image/jpeg"}
+    assert "url(" not in text
+    assert page.tags.count("img") == 12  # best, median, worst and a failed one, three cameras each
+
+
+def test_what_a_model_writes_is_shown_and_not_run(evaluated, tmp_path):
+    path = report([evaluated], tmp_path / "report")
+    for text in (path.read_text(encoding="utf-8"), (path.parent / "report.md").read_text(encoding="utf-8")):
+        assert "<script" not in text
+        assert "<img src=x" not in text
+        assert "<b>vla" not in text
+        assert "前方红灯" in text
+    assert "&lt;script&gt;" in path.read_text(encoding="utf-8")
+
+
+def test_the_numbers_of_the_results_stand_in_both_reports(evaluated, tmp_path):
+    path = report([evaluated], tmp_path / "report")
+    for text in (path.read_text(encoding="utf-8"), (path.parent / "report.md").read_text(encoding="utf-8")):
+        plain = re.sub(r"<[^>]*>|\\", "", text)
+        for name in ("constant_velocity", "blind_idm", "oracle", "red_light", "near_lead", "random weights"):
+            assert name in plain or (name == "random weights" and "|" in plain)
+        assert "Small sample: 12 samples of 6 scenarios" in plain
+        assert "nsdrive evaluate --predictions" in plain
+        assert "not comparable" in plain or "# Driving" in plain
+
+
+def test_the_same_evaluation_gives_the_same_bytes(evaluated, tmp_path):
+    for name in ("a", "b"):
+        report([evaluated], tmp_path / name)
+    for file in ("report.html", "report.md"):
+        assert digest(tmp_path / "a" / file) == digest(tmp_path / "b" / file)
+
+
+def test_an_earlier_report_is_not_overwritten_unasked(evaluated, tmp_path):
+    report([evaluated], tmp_path / "report")
+    with pytest.raises(ValueError, match="has a report"):
+        report([evaluated], tmp_path / "report")
+    report([evaluated], tmp_path / "report", overwrite=True)
+
+
+def test_a_folder_without_results_is_told_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nsdrive evaluate --predictions"):
+        report([tmp_path], tmp_path / "report")
+
+
+def test_a_bird_s_eye_view_is_shown_where_the_caller_can_draw_one(evaluated, tmp_path):
+    asked = []
+
+    def paint(sample, predicted):
+        asked.append((sample.sample_id, sorted(predicted)))
+        if len(asked) == 2:
+            raise ValueError("the log <moved>")
+        return np.full((60, 80, 3), 200, dtype=np.uint8)
+
+    text = report([evaluated], tmp_path / "report", birds_eye=lambda dataset: paint).read_text(encoding="utf-8")
+    assert len(asked) == 4
+    assert asked[-1] == ("s02", [])  # a failed answer has no trajectory to draw
+    assert text.count("eye view of the scene</summary>") == 3
+    assert "No bird's eye view: the log &lt;moved&gt;" in text
+
+
+def test_without_the_dataset_the_tables_remain(evaluated, dataset, tmp_path):
+    dataset.folder.rename(tmp_path / "elsewhere")
+    text = report([evaluated], tmp_path / "report").read_text(encoding="utf-8")
+    assert "Not shown: No dataset folder" in text
+    assert "blind_" in text
+
+
+def test_answers_that_changed_since_are_not_shown(evaluated, tmp_path):
+    with (tmp_path / "tiny.jsonl").open("a") as file:
+        file.write("\n")
+    assert "has changed since it was evaluated" in report([evaluated], tmp_path / "report").read_text(encoding="utf-8")
+
+
+def test_a_picture_that_is_none_and_a_path_that_leaves_are_survived(samples, write_predictions, tmp_path):
+    bad = [
+        dataclasses.replace(samples[0], images=("images/s00/CAM_F0.jpg", "images/s00/CAM_R0.jpg")),
+        *samples[1:],
+    ]
+    dataset = write_dataset(tmp_path / "data", bad)
+    (tmp_path / "data/images/s00/CAM_F0.jpg").write_bytes(b"no picture")
+    (tmp_path / "data/images/s00/CAM_R0.jpg").unlink()
+    (tmp_path / "data/images/s00/CAM_R0.jpg").symlink_to("/etc/hostname")
+    evaluate([write_predictions("m", [*map(answer, bad)])], dataset, tmp_path / "eval")
+    assert report([tmp_path / "eval"], tmp_path / "report").read_text(encoding="utf-8").count("not readable") == 2
+
+
+def test_runs_on_one_split_share_a_table_and_others_do_not(dataset, samples, write_predictions, tmp_path):
+    evaluate({"m": write_predictions("a", [*map(answer, samples)])}, dataset, tmp_path / "run_a")
+    evaluate({"m": write_predictions("b", [*map(answer, samples)])}, dataset, tmp_path / "run_b")
+    other = write_dataset(tmp_path / "other", samples[:6])
+    evaluate({"m": write_predictions("c", [*map(answer, samples[:6])])}, other, tmp_path / "run_c")
+    text = report([tmp_path / name for name in ("run_a", "run_b", "run_c")], tmp_path / "report").read_text("utf-8")
+    assert text.count("<h2>Side by side</h2>") == 2
+    assert "run_<wbr>a: m" in text
+    assert "run_<wbr>b: m" in text
+
+
+def test_reasons_have_their_table_and_the_labels_as_floor(samples, write_predictions, tmp_path):
+    told = [dataclasses.replace(s, answer=render_answer(reasoning_text(8.0, -1.0), s.waypoints_ego_m)) for s in samples]
+    dataset = write_dataset(tmp_path / "data", told)
+    rows = [answer(s, text=s.answer) for s in told]
+    results = evaluate([write_predictions("m", rows)], dataset, tmp_path / "eval")
+    assert results["predictions"]["m"]["reasoning"] == results["label_reasoning"]
+    assert results["label_reasoning"]["readable_share"] == 1.0
+    text = report([tmp_path / "eval"], tmp_path / "report").read_text(encoding="utf-8")
+    assert "Do the reasons agree with the driving?" in text
+    assert "the labels&#x27; own texts" in text
+
+
+@pytest.mark.parametrize("high", [0.003, 0.1, 0.95, 1.0, 7.0, 10.0, 51.0, 1234.5])
+def test_ticks_are_round_and_reach_the_top(high):
+    ticks = nice_ticks(high)
+    assert ticks[0] == 0.0
+    assert ticks[-1] >= high * (1 - 1e-9)
+    assert ticks[-2] < high
+    assert len(ticks) <= 8

@@ -145,7 +145,7 @@ def _crossing_path(
     k = int(np.argmin(np.hypot(*(road.reference[:, :2] - middle).T)) + round(along_m / 0.7))
     before = first[k - 22 : k + 1] if stage.rng.random() < 0.5 else first[k + 22 : k - 1 : -1]
     after = second[k:] if stage.rng.random() < 0.5 else second[k::-1]
-    path = np.concatenate([before, after])
+    path = _rounded(np.concatenate([before, after]))
     walked_m = float(np.hypot(*np.diff(before, axis=0).T).sum())
     width = road.lane_width_m
     lane_edge = -(index * width) if start > 0 else -((index + 1) * width)
@@ -156,3 +156,13 @@ def _crossing_path(
         walked_m + abs(start_offset - lane_edge),
         walked_m + abs(start_offset - road.edge_m(-start)),
     )
+
+
+def _rounded(path: FloatArray, over_m: float = 2.0) -> FloatArray:
+    """The path with its corners walked round, as people do: its moving average over a length."""
+    arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
+    at = np.arange(0.0, arc[-1], 0.25)
+    half = round(over_m / 0.5)
+    kernel = np.full(2 * half + 1, 1 / (2 * half + 1))
+    columns = [np.pad(np.interp(at, arc, column), half, mode="edge") for column in path.T]
+    return np.stack([np.convolve(column, kernel, mode="valid") for column in columns], axis=1)

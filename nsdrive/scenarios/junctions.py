@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsdrive.scenarios.road_parts import CROSSWALK_M, Junction, Movement, Parts, Road, connect
+from nsdrive.scenarios.road_parts import CROSSWALK_M, SPACING_M, Junction, Movement, Parts, Road, connect
 from nsdrive.world.lane_map import Crosswalk, Intersection, Lane, Signal, StopLine
 from nsdrive.world.types import FloatArray
 
@@ -99,14 +99,15 @@ def _lay_movement(
 ) -> str:
     a, b = parts.lanes[arm.approach[index]], parts.lanes[other.exits[target]]
     start_rad, end_rad = arm.pose[2] + math.pi, other.pose[2]
+    straight_m = 0.0 if turn == "straight" else junction.zone_m
     connector_id = f"{junction.name}-{arm.road.name}{index}-{other.road.name}{target}"
     parts.lanes[connector_id] = Lane(
         lane_id=connector_id,
         roadblock_id=f"{junction.name}-{arm.road.name}-{other.road.name}",
         is_connector=True,
-        centerline=connect(a.centerline[-1], start_rad, b.centerline[0], end_rad),
-        left_boundary=connect(a.left_boundary[-1], start_rad, b.left_boundary[0], end_rad),
-        right_boundary=connect(a.right_boundary[-1], start_rad, b.right_boundary[0], end_rad),
+        centerline=_way_across(a.centerline[-1], start_rad, b.centerline[0], end_rad, straight_m),
+        left_boundary=_way_across(a.left_boundary[-1], start_rad, b.left_boundary[0], end_rad, straight_m),
+        right_boundary=_way_across(a.right_boundary[-1], start_rad, b.right_boundary[0], end_rad, straight_m),
         speed_limit_mps=min(arm.road.speed_limit_mps, other.road.speed_limit_mps),
         turn=turn,
         intersection_id=junction.name,
@@ -125,6 +126,18 @@ def _lay_movement(
         )
     )
     return connector_id
+
+
+def _way_across(start: FloatArray, start_rad: float, end: FloatArray, end_rad: float, straight_m: float) -> FloatArray:
+    """A connector's line: straight over the crosswalks, so that a turn clears the kerb, and curved between them."""
+    if straight_m <= 0.0:
+        return connect(start, start_rad, end, end_rad)
+    ahead = np.linspace(0.0, straight_m, math.ceil(straight_m / SPACING_M) + 1)[:-1, None]
+    first, last = start + ahead * _unit(start_rad), end - ahead[::-1] * _unit(end_rad)
+    turn = connect(
+        start + straight_m * _unit(start_rad), start_rad, end - straight_m * _unit(end_rad), end_rad, SPACING_M
+    )
+    return np.concatenate([first, turn, last])
 
 
 def _lay_surface(parts: Parts, junction: Junction, arms: list[_Arm]) -> None:

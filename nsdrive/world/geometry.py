@@ -49,7 +49,7 @@ class Path:
         raw = np.asarray(points, dtype=np.float64).reshape(-1, 2)
         if not np.isfinite(raw).all():
             raise ValueError("A path needs finite points, got nan or infinity.")
-        keep = _distinct(raw, 1e-3)
+        keep = kernels.distinct(raw, 1e-3)
         vertices = raw[keep]
         if len(vertices) < 2:
             raise ValueError(f"A path needs at least two distinct points, got {len(vertices)} of {len(raw)} given.")
@@ -105,7 +105,7 @@ class Path:
 
     def index_at(self, progress_m: float) -> int:
         """Index of the last point at or before this progress."""
-        return int(np.clip(np.searchsorted(self.progress_m, progress_m, side="right") - 1, 0, len(self.points) - 1))
+        return max(0, int(np.searchsorted(self.progress_m, progress_m, side="right")) - 1)
 
     def lane_at(self, progress_m: float) -> str | None:
         return self.lane_ids[self.index_at(progress_m)]
@@ -184,7 +184,7 @@ def resample(polyline: FloatArray, spacing_m: float) -> FloatArray:
 def offset_polyline(polyline: FloatArray, offset_m: float) -> FloatArray:
     """The polyline (N, 2) shifted sideways, left positive; points that would fold back inside a tight bend are dropped."""
     polyline = np.asarray(polyline, dtype=np.float64)
-    polyline = polyline[_distinct(polyline, 1e-3)]
+    polyline = polyline[kernels.distinct(np.ascontiguousarray(polyline), 1e-3)]
     if len(polyline) < 2:
         raise ValueError("A polyline needs at least two distinct points to be shifted sideways.")
     steps = np.diff(polyline, axis=0)
@@ -205,15 +205,6 @@ def offset_polyline(polyline: FloatArray, offset_m: float) -> FloatArray:
 def _arc_length(polyline: FloatArray) -> FloatArray:
     steps = np.linalg.norm(np.diff(polyline[:, :2], axis=0), axis=1)
     return np.concatenate([[0.0], np.cumsum(steps)])
-
-
-def _distinct(points: FloatArray, tolerance_m: float) -> np.ndarray:
-    """Indices of points further than the tolerance from the last kept one; always the first."""
-    kept = [0] if len(points) else []
-    for i in range(1, len(points)):
-        if np.hypot(*(points[i] - points[kept[-1]])) > tolerance_m:
-            kept.append(i)
-    return np.array(kept, dtype=int)
 
 
 def _vertex_headings(points: FloatArray) -> FloatArray:

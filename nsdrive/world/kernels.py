@@ -13,6 +13,18 @@ OUTLINE_STEP_M = 0.5  # box outlines are probed at least this densely, chosen by
 
 
 @njit(cache=True)
+def distinct(points, tolerance_m):
+    """Indices of the points further than the tolerance from the last kept one; always the first."""
+    kept = np.zeros(points.shape[0], dtype=np.bool_)
+    last = -1
+    for i in range(points.shape[0]):
+        if last < 0 or np.hypot(points[i, 0] - points[last, 0], points[i, 1] - points[last, 1]) > tolerance_m:
+            kept[i] = True
+            last = i
+    return np.flatnonzero(kept)
+
+
+@njit(cache=True)
 def project(points, progress, x, y, first, last):
     best, best_s, best_d = np.inf, 0.0, 0.0
     for i in range(first, last):

@@ -203,9 +203,8 @@ def lanes_of_log(lane_map: LaneMap, poses: FloatArray) -> tuple[str, ...]:
     for number, pose in enumerate(poses[kept]):
         here: dict[str, float] = {}
         came: dict[str, str | None] = {}
-        for lane_id, misfit in (
-            lanes_at(lane_map, pose) or {nearest_lane(lane_map, pose): 0.5 * MATCH_RADIUS_M**2}
-        ).items():
+        candidates = lanes_at(lane_map, pose) or {nearest_lane(lane_map, pose): 0.5 * MATCH_RADIUS_M**2}
+        for lane_id, misfit in candidates.items():
             cheapest, source = (0.0, None) if number == 0 else (np.inf, None)
             for previous, cost in best.items():
                 if previous not in moves:
@@ -235,16 +234,17 @@ def lanes_at(lane_map: LaneMap, pose: FloatArray) -> dict[str, float]:
     of 0.3 rad. Empty for a pose off every lane."""
     index = _lane_index(lane_map)
     dx, dy = pose[0] - index.points[:, 0], pose[1] - index.points[:, 1]
+    near = np.flatnonzero(dx * dx + dy * dy <= MATCH_RADIUS_M**2)
+    turned = wrap_angle(index.headings_rad[near] - pose[2])
+    near, turned = near[np.abs(turned) <= np.pi / 3], turned[np.abs(turned) <= np.pi / 3]
+    cos, sin = np.cos(index.headings_rad[near]), np.sin(index.headings_rad[near])
+    along, aside = dx[near] * cos + dy[near] * sin, dy[near] * cos - dx[near] * sin
+    misfits = 0.5 * (aside**2 + np.maximum(0.0, np.abs(along) - 0.6) ** 2 + (turned / 0.3) ** 2)
     found: dict[str, float] = {}
-    for point in np.flatnonzero(dx * dx + dy * dy <= MATCH_RADIUS_M**2):
-        lane_id = index.lane_ids[index.lane_of[point]]
-        turned = float(wrap_angle(index.headings_rad[point] - pose[2]))
-        if abs(turned) > np.pi / 3 or lane_map.lanes[lane_id].lane_type == "bike":
-            continue
-        cos, sin = np.cos(index.headings_rad[point]), np.sin(index.headings_rad[point])
-        along, aside = dx[point] * cos + dy[point] * sin, dy[point] * cos - dx[point] * sin
-        misfit = 0.5 * (aside**2 + max(0.0, abs(along) - 0.6) ** 2 + (turned / 0.3) ** 2)
-        found[lane_id] = min(found.get(lane_id, np.inf), float(misfit))
+    for lane_number, misfit in zip(index.lane_of[near].tolist(), misfits.tolist(), strict=True):
+        lane_id = index.lane_ids[lane_number]
+        if misfit < found.get(lane_id, np.inf) and lane_map.lanes[lane_id].lane_type != "bike":
+            found[lane_id] = misfit
     return found
 
 

@@ -38,7 +38,10 @@ def navigation(mission: Mission, ego: EgoState) -> Navigation:
     """The next turn on the route within ANNOUNCE_M, else the next intersection, else follow the road."""
     lanes = mission.lane_map.lanes
     start = nearest_lane(mission.lane_map, ego.pose, allowed_roadblocks=frozenset(mission.route_roadblock_ids))
-    path = centerline(mission.lane_map, find_route(mission.lane_map, start, mission.goal_m, mission.route_roadblock_ids))
+    path = centerline(
+        mission.lane_map, find_route(mission.lane_map, start, mission.goal_m, mission.route_roadblock_ids)
+    )
+    assert path.lane_ids is not None, "a centerline knows its lanes"
     here = path.project(ego.x_m, ego.y_m)[0]
     i = int(np.clip(np.searchsorted(path.progress_m, here), 0, len(path.progress_m) - 1))
     limit = lanes[path.lane_ids[i]].speed_limit_mps

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from eval import tables
 from eval.cases import Painter, case_html, choose
+from eval.closed_loop_tables import ClosedLoopRun, closed_loop_html, closed_loop_markdown
 from eval.evaluate import DEFINITIONS, SCORE_VERSION
 from eval.figures import Series, legend, line_chart
 from eval.page import clean, page
 from eval.runs import Comparison, load_runs
+from eval.table import Cell, Table, markdown_text
 from nsdrive import __version__
 from nsdrive.dataset import Dataset, write_atomically
 from nsdrive.vla.prompt import WAYPOINT_INTERVAL_S
@@ -43,7 +45,8 @@ def report(
     birds_eye: Callable[[Dataset], Painter] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write `out`/report.html and report.md from evaluation folders; returns the path of the HTML file.
+    """Write `out`/report.html and report.md; returns the path of the HTML file. runs: folders of `nsdrive evaluate` and of
+    `nsdrive simulate`, in any mix.
 
     birds_eye: dataset -> painter, a function (sample, {"prediction": waypoints_ego_m}) -> (H, W, 3) RGB of the scene from
     above; it may raise ValueError where a scene cannot be had again. Without it both trajectories are drawn alone.
@@ -52,21 +55,21 @@ def report(
     out = Path(out)
     if (out / REPORT_HTML).exists() and not overwrite:
         raise ValueError(f"{out} has a report. Replace it with --overwrite, or choose another --out")
-    comparisons = load_runs(runs)
+    comparisons, drives = load_runs(runs)
     body = "\n".join(
         [
             "<h1>Driving evaluation</h1>",
             '<p class="lead">Predicted waypoints against the planner\'s own, and predicted reasons against the waypoints '
             "that they explain.</p>",
             *(_comparison_html(comparison, birds_eye) for comparison in comparisons),
-            _published_html(),
-            _definitions_html(),
-            _commands_html(comparisons),
+            *([closed_loop_html(drives)] if drives else []),
+            *([_published_html(), _definitions_html()] if comparisons else []),
+            f"<h2>To get this page again</h2><pre>{clean(_commands(runs, comparisons))}</pre>",
             f"<footer>nsdrive {clean(__version__)} · score version {SCORE_VERSION} · this file holds no scripts and loads "
             "nothing</footer>",
         ]
     )
-    write_atomically(out / REPORT_MD, _markdown(comparisons))
+    write_atomically(out / REPORT_MD, _markdown(runs, comparisons, drives))
     write_atomically(out / REPORT_HTML, page("nsdrive: driving evaluation", body))
     return out / REPORT_HTML
 
@@ -134,16 +137,14 @@ def _verdict(comparison: Comparison) -> tuple[str, str]:
     )
     if difference is None or difference["low"] is None:
         return "", f"{text} compare the intervals."
-    gain = f"{abs(difference['value']):.2f} m [{difference['low']:.2f}, {difference['high']:.2f}]"
-    if difference["low"] > 0.0:
-        return "good", f"{text} the model is better, by {gain} (paired)."
-    if difference["high"] < 0.0:
-        gain = f"{abs(difference['value']):.2f} m [{-difference['high']:.2f}, {-difference['low']:.2f}]"
-        return (
-            "bad",
-            f"{text} the model is worse, by {gain} (paired). It does not yet drive better than one who is blind.",
-        )
-    return "", f"{text} the two cannot be told apart on this split (paired difference {difference['value']:+.2f} m)."
+    low, gain, high = difference["low"], difference["value"], difference["high"]
+    if low > 0.0:
+        return "good", f"{text} the model is better, by {gain:.2f} m [{low:.2f}, {high:.2f}] (paired)."
+    if high < 0.0:
+        worse = f"the model is worse, by {-gain:.2f} m [{-high:.2f}, {-low:.2f}] (paired)"
+        return "bad", f"{text} {worse}. It does not yet drive better than one who sees nothing."
+    apart = f"baseline minus model {gain:+.2f} m [{low:+.2f}, {high:+.2f}], paired"
+    return "", f"{text} the two cannot be told apart here ({apart})."
 
 
 def _tiles(comparison: Comparison) -> str:
@@ -214,7 +215,7 @@ def _charts(comparison: Comparison) -> str:
     )
 
 
-def _reasoning_html(table: tables.Table) -> str:
+def _reasoning_html(table: Table) -> str:
     return (
         "<h2>Do the reasons agree with the driving?</h2>"
         '<p class="note">A text is readable if the trace\'s parser accepts it. It is then replayed: the motion that it states '
@@ -266,11 +267,8 @@ def _facts_html(comparison: Comparison) -> str:
 
 
 def _published_html() -> str:
-    rows = [
-        [tables.Cell(text=f"{c} cameras, reasoning {r}"), tables.Cell(text=a), tables.Cell(text=m)]
-        for c, r, a, m in PUBLISHED
-    ]
-    table = tables.Table(heads=["", "ADE@3s m", "miss rate %"], rows=rows)
+    rows = [[Cell(text=f"{c} cameras, reasoning {r}"), Cell(text=a), Cell(text=m)] for c, r, a, m in PUBLISHED]
+    table = Table(heads=["", "ADE@3s m", "miss rate %"], rows=rows)
     return (
         "<h2>Published numbers</h2><details><summary>Published, on its own benchmark, not comparable with anything above"
         "</summary><p class=note>Neuro-Symbolic Drive (arXiv 2606.23938), Qwen3.5-4B. Its benchmark is not published, its "
@@ -284,30 +282,25 @@ def _definitions_html() -> str:
     return f"<h2>What the numbers mean</h2><dl>{rows}</dl>"
 
 
-def _commands_html(comparisons: Sequence[Comparison]) -> str:
-    return f"<h2>To get this page again</h2><pre>{clean(_commands(comparisons))}</pre>"
-
-
-def _commands(comparisons: Sequence[Comparison]) -> str:
-    runs = [run for comparison in comparisons for run in comparison.runs]
+def _commands(folders: Sequence[str | Path], comparisons: Sequence[Comparison]) -> str:
     lines = []
-    for run in runs:
+    for run in (run for comparison in comparisons for run in comparison.runs):
         entries = run.results["predictions"].values()
         files = [os.path.normpath(run.folder / entry["file"]) for entry in entries if entry.get("file")]
         facts = run.results["dataset"]
         data = os.path.normpath(run.folder / facts["folder"])
         where = ["--data", data, "--split", facts["split"], "--out", str(run.folder)]
         lines.append(shlex.join(["nsdrive", "evaluate", "--predictions", *files, *where]))
-    return "\n".join([*lines, shlex.join(["nsdrive", "report", *(str(run.folder) for run in runs), "--out", "DIR"])])
+    return "\n".join([*lines, shlex.join(["nsdrive", "report", *(str(folder) for folder in folders), "--out", "DIR"])])
 
 
-def _markdown(comparisons: Sequence[Comparison]) -> str:
+def _markdown(folders: Sequence[str | Path], comparisons: Sequence[Comparison], drives: Sequence[ClosedLoopRun]) -> str:
     parts = ["# Driving evaluation", ""]
     for comparison in comparisons:
         facts = comparison.facts
-        parts += [f"## {tables.markdown_text(facts['name'])}, split {facts['split']}", ""]
-        parts += [tables.markdown_text(_verdict(comparison)[1]), ""]
-        parts += [f"- {tables.markdown_text(note)}" for note in _notes(comparison)]
+        parts += [f"## {markdown_text(facts['name'])}, split {facts['split']}", ""]
+        parts += [markdown_text(_verdict(comparison)[1]), ""]
+        parts += [f"- {markdown_text(note)}" for note in _notes(comparison)]
         parts += ["", "Strict, with 95 % intervals over scenarios; best in bold, the oracle aside.", ""]
         parts += [tables.headline(comparison).markdown(), ""]
         for title, words in (("by_binding_rule", "binding rule"), ("by_scenario_type", "scenario type")):
@@ -315,9 +308,11 @@ def _markdown(comparisons: Sequence[Comparison]) -> str:
         reasons = tables.reasoning(comparison)
         if reasons:
             parts += ["### Reasons against waypoints", "", reasons.markdown(), ""]
-    parts += ["## What the numbers mean", ""]
-    parts += [f"- {key}: {tables.markdown_text(text)}" for key, text in DEFINITIONS.items()]
-    parts += ["", "## To get this again", "", "```", _commands(comparisons), "```", ""]
+    parts += closed_loop_markdown(drives) if drives else []
+    if comparisons:
+        parts += ["## What the numbers mean", ""]
+        parts += [f"- {key}: {markdown_text(text)}" for key, text in DEFINITIONS.items()]
+    parts += ["", "## To get this again", "", "```", _commands(folders, comparisons), "```", ""]
     parts += [f"nsdrive {__version__}, score version {SCORE_VERSION}", ""]
     return "\n".join(parts).encode("utf-8", "replace").decode("utf-8")
 

@@ -1,4 +1,4 @@
-"""Evaluation folders read back and laid side by side: runs over the same split share tables, others never do."""
+"""Folders of results read back and laid side by side: evaluations of the same split share tables, others never do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.baselines import BASELINES
+from eval.closed_loop_tables import ClosedLoopRun
 from eval.evaluate import FORMAT_VERSION, RESULTS, SAMPLES, SCORE_VERSION
 from nsdrive.dataset import Dataset, open_dataset, sha256_of
 
@@ -84,26 +85,29 @@ class Comparison:
         return dataset, ""
 
 
-def load_runs(folders: Sequence[str | Path]) -> list[Comparison]:
-    """Read evaluation folders and group them by dataset and split, in the order given.
+def load_runs(folders: Sequence[str | Path]) -> tuple[list[Comparison], list[ClosedLoopRun]]:
+    """Read folders of results: evaluations grouped by dataset and split, and closed-loop runs, in the order given.
 
     Raises FileNotFoundError or ValueError where a folder holds no results that this program can read.
     """
     if not folders:
-        raise ValueError("No evaluation folders given")
+        raise ValueError("No folders given")
     found: dict[tuple[str, str], Comparison] = {}
+    drives: list[ClosedLoopRun] = []
     for folder in folders:
-        run = load_run(folder)
+        results = _read(Path(folder))
+        if "scenarios" in results and "predictions" not in results:
+            drives.append(ClosedLoopRun(folder=Path(folder), results=results))
+            continue
+        run = _checked(Path(folder), results)
         facts = run.results["dataset"]
         found.setdefault((facts["manifest_sha256"], facts["split"]), Comparison(facts=facts)).runs.append(run)
     for comparison in found.values():
         comparison.rows = _rows(comparison.runs)
-    return list(found.values())
+    return list(found.values()), drives
 
 
-def load_run(folder: str | Path) -> Run:
-    """One evaluation folder."""
-    folder = Path(folder)
+def _read(folder: Path) -> dict[str, Any]:
     path = folder / RESULTS
     if not path.is_file():
         raise FileNotFoundError(
@@ -113,8 +117,15 @@ def load_run(folder: str | Path) -> Run:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable JSON ({error})") from None
-    if not isinstance(results, dict) or "predictions" not in results or "dataset" not in results:
-        raise ValueError(f"{path} holds no results of `nsdrive evaluate`")
+    if not isinstance(results, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return results
+
+
+def _checked(folder: Path, results: Mapping[str, Any]) -> Run:
+    path = folder / RESULTS
+    if "predictions" not in results or "dataset" not in results:
+        raise ValueError(f"{path} holds neither results of `nsdrive evaluate` nor of `nsdrive simulate`")
     versions = results.get("format_version"), results.get("score_version")
     if versions != (FORMAT_VERSION, SCORE_VERSION):
         raise ValueError(

@@ -1,60 +1,17 @@
-"""The report's tables, built once and rendered twice: as HTML and as Markdown."""
+"""The report's tables of predictions: headline, every measure, by group, and what the texts are worth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from eval.evaluate import HORIZONS
-from eval.page import clean
 from eval.runs import Comparison, Row
+from eval.table import Cell, Table
 
 SCALE = {"ADE": 1.0, "FDE": 1.0, "MR": 100.0, "AHE": 1.0, "FHE": 1.0}
 UNIT = {"ADE": "m", "FDE": "m", "MR": "%", "AHE": "°", "FHE": "°"}
 DIGITS = {"ADE": 2, "FDE": 2, "MR": 1, "AHE": 1, "FHE": 1}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A number as printed, its interval beneath, and whether it is the best of its column."""
-
-    text: str
-    below: str = ""
-    best: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """heads: one per column. rows: cells, the first one the name. kinds: a CSS class per row."""
-
-    heads: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    kinds: Sequence[str] = ()
-
-    def html(self) -> str:
-        head = "".join(f"<th>{_breakable(h)}</th>" for h in self.heads)
-        body = []
-        for i, row in enumerate(self.rows):
-            css = f' class="{self.kinds[i]}"' if self.kinds and self.kinds[i] else ""
-            body.append(f"<tr{css}>{''.join(self._td(cell, k) for k, cell in enumerate(row))}</tr>")
-        return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-
-    def markdown(self) -> str:
-        lines = [[markdown_text(h) for h in self.heads], ["---", *["---:"] * (len(self.heads) - 1)]]
-        for row in self.rows:
-            cells = []
-            for k, cell in enumerate(row):
-                text = markdown_text(cell.text)
-                text = f"**{text}**" if cell.best else text
-                cells.append(f"{text} {markdown_text(cell.below)}" if cell.below and k else text)
-            lines.append(cells)
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-    def _td(self, cell: Cell, column: int) -> str:
-        text = clean(cell.text) if column else _breakable(cell.text)
-        text = f'<span class="best">{text}</span>' if cell.best else text
-        return f"<td>{text}{f'<small>{clean(cell.below)}</small>' if cell.below else ''}</td>"
 
 
 def headline(comparison: Comparison) -> Table:
@@ -63,8 +20,8 @@ def headline(comparison: Comparison) -> Table:
     parsed = [("3s", "ADE"), ("3s", "MR")]
     heads = [
         "",
-        *(f"{measure}@{horizon} {UNIT[measure]}" for horizon, measure in strict),
-        *(f"parsed {measure}@{horizon} {UNIT[measure]}" for horizon, measure in parsed),
+        *(f"{measure}@{horizon}\n{UNIT[measure]}" for horizon, measure in strict),
+        *(f"parsed\n{measure}@{horizon} {UNIT[measure]}" for horizon, measure in parsed),
         "failed",
         "n",
     ]
@@ -86,7 +43,7 @@ def every_measure(row: Row) -> Table:
         for horizon in HORIZONS:
             cells = [_cell(row.entry[counted][horizon][measure], measure) for measure in SCALE]
             lines.append([Cell(text=f"{counted}, {horizon}"), *cells])
-    return Table(heads=["", *(f"{measure} {UNIT[measure]}" for measure in SCALE)], rows=lines)
+    return Table(heads=["", *(f"{measure}\n{UNIT[measure]}" for measure in SCALE)], rows=lines)
 
 
 def by_group(comparison: Comparison, title: str, measure: str = "ADE", horizon: str = "3s") -> Table:
@@ -136,25 +93,12 @@ def reasoning(comparison: Comparison) -> Table | None:
         "gives a reason",
         "readable",
         "replay-consistent",
-        "replay error, median m",
-        "largest m",
-        "says stop, drives on",
-        "names the binding rule",
+        "replay error,\nmedian m",
+        "largest\nm",
+        "says stop,\ndrives on",
+        "names the\nbinding rule",
     ]
     return Table(heads=heads, rows=rows)
-
-
-def markdown_text(text: object) -> str:
-    """Text that cannot break out of a Markdown table cell or become markup."""
-    safe = clean(text).replace("\n", " ").replace("\\", "\\\\")
-    for mark in "|`*_[]<>":
-        safe = safe.replace(mark, f"\\{mark}")
-    return safe
-
-
-def _breakable(name: str) -> str:
-    """A name that a browser may break after its underscores and slashes."""
-    return clean(name).replace("_", "_<wbr>").replace("/", "/<wbr>").replace("@", "<wbr>@")
 
 
 def _column(rows: Sequence[Row], counted: str, horizon: str, measure: str, *, interval: bool = True) -> list[Cell]:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 
@@ -171,3 +172,30 @@ def test_ticks_are_round_and_reach_the_top(high):
     assert ticks[-1] >= high * (1 - 1e-9)
     assert ticks[-2] < high
     assert len(ticks) <= 8
+
+
+def test_closed_loop_runs_have_their_tables_beside_the_predictions(evaluated, tmp_path):
+    drive = {
+        "scenario": "a", "scenario_type": "near_<i>lead", "planner": "idm", "ticks": 130, "collided_with": [],
+        "off_road_m": 0.0, "min_ttc_s": None, "min_clearance_m": 1.2, "progress_m": 80.0, "max_abs_jerk_mps3": 2.0,
+        "max_abs_lateral_accel_mps2": 0.5, "min_accel_mps2": -2.5, "final_speed_mps": 0.0, "binding_ticks": {"lead": 130},
+    }  # fmt: skip
+    hit = drive | {"scenario": "b", "collided_with": ["car-1"], "min_ttc_s": 0.4, "progress_m": 60.0}
+    results = {"nsdrive": "0", "config": {"agents": "reactive"}, "scenarios": [drive, hit], "failures": ["c: <broken>"]}
+    (tmp_path / "idm_drive").mkdir()
+    (tmp_path / "idm_drive/results.json").write_text(json.dumps(results))
+    for folders in ([evaluated, tmp_path / "idm_drive"], [tmp_path / "idm_drive"]):
+        path = report(folders, tmp_path / "report", overwrite=True)
+        text = path.read_text(encoding="utf-8")
+        assert Page(text).balanced
+        for expected in (
+            "Closed loop",
+            "1 of 2",
+            "70.0",
+            "0.40",
+            "agents: reactive",
+            "c: &lt;broken&gt;",
+            "near_<wbr>&lt;i",
+        ):
+            assert expected in text
+        assert "Closed loop" in (path.parent / "report.md").read_text(encoding="utf-8")

@@ -13,6 +13,8 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from eval import tables
 from eval.cases import Painter, case_html, choose
 from eval.closed_loop_tables import ClosedLoopRun, closed_loop_html, closed_loop_markdown
@@ -27,6 +29,7 @@ from nsdrive.vla.prompt import WAYPOINT_INTERVAL_S
 
 REPORT_HTML, REPORT_MD = "report.html", "report.md"
 FEW_SCENARIOS = 30  # chosen by us: below it a percentile interval is itself a rough guess
+SPREAD_POINTS = 200  # chosen by us: finer than a screen shows
 LINES_SHOWN = 8  # the page has colours for so many
 
 # arXiv 2606.23938, abstract and main table: cameras, reasoning -> ADE@3s m, miss rate %
@@ -104,8 +107,8 @@ def _comparison_html(comparison: Comparison, birds_eye: Callable[[Dataset], Pain
             *(f'<div class="warn">{clean(note)}</div>' for note in _notes(comparison)),
             "<h2>Side by side</h2>",
             '<p class="note">Strict: every sample counts, a failed or missing answer as 10&nbsp;m off at every waypoint. '
-            "Beneath each number its 95&nbsp;% interval over scenarios. Parsed: complete answers only. Best in bold, the "
-            "oracle aside. Rows below the models see no image.</p>",
+            "Beneath each number its 95&nbsp;% interval over scenarios. Parsed: complete answers only. Best strict one in "
+            "bold, the oracle aside. Grey names see no image.</p>",
             tables.headline(comparison).html(),
             *(
                 f"<details><summary>Every measure of {clean(row.name)}</summary>{tables.every_measure(row).html()}</details>"
@@ -200,12 +203,9 @@ def _charts(comparison: Comparison) -> str:
         band = (curve["low"], curve["high"]) if k == 0 and curve["low"][0] is not None else None
         errors.append(Series(name=row.name, css=f"s{k}", x=x, y=curve["value"], band=band, dashed=dashed))
         values = sorted(r["3s/ADE"] for r in row.run.sample_rows(row.key))
-        share = [100.0 * (i + 0.5) / len(values) for i in range(len(values))]
-        spread.append(
-            Series(
-                name=row.name, css=f"s{k}", x=[0.0, *share, 100.0], y=[values[0], *values, values[-1]], dashed=dashed
-            )
-        )
+        share = np.linspace(0.0, 100.0, min(len(values), SPREAD_POINTS - 1) + 1)
+        shown = np.interp(share, 100.0 * (np.arange(len(values)) + 0.5) / len(values), values)
+        spread.append(Series(name=row.name, css=f"s{k}", x=share.tolist(), y=shown.tolist(), dashed=dashed))
     growth = line_chart(errors, title="Error over the horizon", x_label="time ahead [s]", y_label="displacement [m]")
     sorted_ade = line_chart(spread, title="Sorted errors", x_label="share of samples [%]", y_label="ADE@3s [m]")
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,19 @@ class Run:
 
     def sample_rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of samples.jsonl of one predictions file, in the split's order."""
+        return self._samples.get(name, [])
+
+    @cached_property
+    def _samples(self) -> dict[str, list[dict[str, Any]]]:
         path = self.folder / SAMPLES
         if not path.is_file():
             raise FileNotFoundError(f"{self.folder} has {RESULTS} but no {SAMPLES}: evaluate again with --overwrite")
+        rows: dict[str, list[dict[str, Any]]] = {}
         with path.open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        return [row for row in rows if row["predictions"] == name]
+            for line in lines:
+                row = json.loads(line)
+                rows.setdefault(row["predictions"], []).append(row)
+        return rows
 
 
 @dataclass(frozen=True, kw_only=True)

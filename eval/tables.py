@@ -22,11 +22,13 @@ def headline(comparison: Comparison) -> Table:
         "",
         *(f"{measure}@{horizon}\n{UNIT[measure]}" for horizon, measure in strict),
         *(f"parsed\n{measure}@{horizon} {UNIT[measure]}" for horizon, measure in parsed),
+        f"ADE@3s minus\n{comparison.main.name}",
         "failed",
         "n",
     ]
     columns = [_column(comparison.rows, "strict", h, m) for h, m in strict]
-    columns += [_column(comparison.rows, "parsed", h, m, interval=False) for h, m in parsed]
+    columns += [_parsed(comparison.rows, h, m) for h, m in parsed]
+    columns.append([_difference(row, comparison.main) for row in comparison.rows])
     rows = []
     for k, row in enumerate(comparison.rows):
         failed, n = row.entry["parse_failures"], row.entry["n"]
@@ -101,12 +103,26 @@ def reasoning(comparison: Comparison) -> Table | None:
     return Table(heads=heads, rows=rows)
 
 
-def _column(rows: Sequence[Row], counted: str, horizon: str, measure: str, *, interval: bool = True) -> list[Cell]:
+def _column(rows: Sequence[Row], counted: str, horizon: str, measure: str) -> list[Cell]:
     found = [row.entry[counted][horizon][measure] for row in rows]
     rivals = [None if row.kind == "oracle" else cell["value"] for row, cell in zip(rows, found, strict=True)]
     best = _best(rivals, measure)
-    cells = [_cell(cell, measure, interval=interval) for cell in found]
+    cells = [_cell(cell, measure) for cell in found]
     return [Cell(text=c.text, below=c.below, best=k in best) for k, c in enumerate(cells)]
+
+
+def _parsed(rows: Sequence[Row], horizon: str, measure: str) -> list[Cell]:
+    """No best one: each row is measured on samples of its own choice."""
+    return [_cell(row.entry["parsed"][horizon][measure], measure, interval=False) for row in rows]
+
+
+def _difference(row: Row, main: Row) -> Cell:
+    """Paired with the main row where one evaluation measured both, else a dash."""
+    if row.run is not main.run or main.key != main.run.results["first"] or "difference_to_first" not in row.entry:
+        return Cell(text="–")
+    found = row.entry["difference_to_first"]["3s"]["ADE"]
+    below = "" if found["low"] is None else f"[{found['low']:+.2f}, {found['high']:+.2f}]"
+    return Cell(text=f"{found['value']:+.2f}", below=below)
 
 
 def _best(values: Sequence[float | None], measure: str) -> set[int]:

@@ -1,0 +1,1 @@
+"""What a scenario looks like through the ego's cameras."""

@@ -1,0 +1,259 @@
+"""Trees, lamp posts and buildings beside the roads: not in any map, but what makes a street look like one.
+
+Placed from a seed, off every lane, drivable area and walkway, and not where they would hide a signal or a stop sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+
+from nsdrive.cameras.ground import GroundPlan
+from nsdrive.cameras.mesh import Color, Mesh
+from nsdrive.cameras.shading import Weather
+from nsdrive.cameras.street import TREE_SHAPES, building_mesh, lamp_post_mesh, tree_mesh
+from nsdrive.world.geometry import resample
+from nsdrive.world.lane_map import LaneMap
+from nsdrive.world.types import FloatArray
+
+KEEP_CLEAR_M = 13.0  # no tree this close to a signal or a stop sign
+WALLS: tuple[Color, ...] = ((176, 116, 96), (198, 182, 152), (158, 158, 164), (212, 204, 188), (136, 112, 98), (170, 164, 150), (126, 138, 152), (222, 214, 204), (150, 92, 78))  # fmt: skip
+PANES: tuple[Color, ...] = ((74, 92, 112), (86, 104, 118), (66, 80, 98), (98, 116, 130))
+ROOFS: tuple[Color, ...] = ((122, 70, 56), (88, 84, 84), (104, 92, 82), (70, 74, 80))
+GREENS: tuple[Color, ...] = ((74, 118, 52), (88, 128, 58), (62, 104, 54), (104, 132, 62), (58, 92, 50))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbourhood:
+    """How dense and how tall: chosen by us."""
+
+    building_every_m: float
+    storeys: tuple[int, int]
+    width_m: tuple[float, float]
+    setback_m: tuple[float, float]
+    pitched: float  # share of pitched roofs
+    tree_every_m: float
+    backdrop: float  # share of the cells behind that hold something
+    backdrop_trees: float  # of those, the share of trees
+
+
+NEIGHBOURHOODS = (
+    Neighbourhood(building_every_m=19, storeys=(3, 8), width_m=(12, 20), setback_m=(3.0, 6.0), pitched=0.0,
+                  tree_every_m=13, backdrop=0.7, backdrop_trees=0.25),  # a city
+    Neighbourhood(building_every_m=24, storeys=(2, 4), width_m=(10, 17), setback_m=(5.0, 11.0), pitched=0.5,
+                  tree_every_m=11, backdrop=0.6, backdrop_trees=0.6),  # its outskirts
+    Neighbourhood(building_every_m=46, storeys=(1, 2), width_m=(9, 14), setback_m=(9.0, 17.0), pitched=0.95,
+                  tree_every_m=10, backdrop=0.55, backdrop_trees=0.85),  # a village
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prop:
+    """Something that stands about the map's origin: where, how large, in which colours by slot."""
+
+    mesh: Mesh
+    x_m: float
+    y_m: float
+    heading_rad: float
+    scale: tuple[float, float, float]
+    colors: tuple[Color, ...] = ()
+
+
+def plan_scenery(lane_map: LaneMap, ground: GroundPlan, seed: int) -> list[Prop]:
+    """Buildings, trees and lamp posts of a map, the same for the same seed."""
+    rng = np.random.default_rng([seed, 11])
+    style = NEIGHBOURHOODS[int(rng.integers(len(NEIGHBOURHOODS)))]
+    signs = [(s.x_m, s.y_m) for s in lane_map.signals] + [(x, y) for x, y, _ in lane_map.stop_signs]
+    clear_of = np.array(signs).reshape(-1, 2) - ground.origin_m
+    shapely.prepare(ground.built)
+    rays = _rays(lane_map, ground.origin_m)
+    planted = _Planted(ground, clear_of)
+    props = _lamp_posts(rays, planted)
+    props += _buildings(rays, planted, style, rng)
+    props += _trees(rays, planted, style, rng)
+    props += _backdrop(ground, planted, style, rng)
+    return props
+
+
+def plan_weather(seed: int) -> tuple[Weather, FloatArray, float]:
+    """The air of a scene, the unit vector to the sun (3,), and how strong its direct light is."""
+    rng = np.random.default_rng([seed, 12])
+    azimuth, elevation = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(38, 62))
+    sun = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
+    kind = rng.choice(["clear", "fair", "overcast"], p=[0.35, 0.45, 0.2])
+    if kind == "overcast":  # a bright sky from everywhere: faint shadows right below things
+        sun = np.array([0.10 * np.cos(azimuth), 0.10 * np.sin(azimuth), 0.99])
+        air = Weather(
+            _rgb(206, 211, 216), _rgb(168, 178, 190), _rgb(190, 196, 204), _rgb(0.78, 0.78, 0.79), 0.62, 210.0
+        )
+        return air, sun / np.linalg.norm(sun), 0.20
+    cloudiness = 0.0 if kind == "clear" else float(rng.uniform(0.25, 0.5))
+    air = Weather(_rgb(206, 219, 232), _rgb(92, 148, 214), _rgb(244, 246, 250), _rgb(0.58, 0.61, 0.68), cloudiness, float(rng.uniform(230, 300)))  # fmt: skip
+    return air, sun, 0.44
+
+
+class _Planted:
+    """What stands already, to keep the next thing off it."""
+
+    def __init__(self, ground: GroundPlan, clear_of: FloatArray) -> None:
+        self._built = ground.built
+        self._clear_of = clear_of
+        self._discs = np.zeros((0, 3))
+
+    def distance_m(self, points: FloatArray) -> FloatArray:
+        """From points (..., 2) to the nearest asphalt or pavement, 0 on it."""
+        if self._built.is_empty:
+            return np.full(points.shape[:-1], np.inf)
+        return np.asarray(shapely.distance(shapely.points(points), self._built))
+
+    def room_for(self, x: float, y: float, radius_m: float) -> bool:
+        gap = np.hypot(self._discs[:, 0] - x, self._discs[:, 1] - y) - self._discs[:, 2]
+        return bool((gap > radius_m).all())
+
+    def hides_a_sign(self, x: float, y: float) -> bool:
+        return bool((np.hypot(self._clear_of[:, 0] - x, self._clear_of[:, 1] - y) < KEEP_CLEAR_M).any())
+
+    def add(self, x: float, y: float, radius_m: float) -> None:
+        self._discs = np.concatenate([self._discs, [[x, y, radius_m]]])
+
+
+def _rays(lane_map: LaneMap, origin: FloatArray) -> FloatArray:
+    """(R, 4): points every metre or so along the outer boundaries of lanes and the unit vector away from the lane."""
+    rays = [np.zeros((0, 4))]
+    for lane in lane_map.lanes.values():
+        if lane.is_connector:
+            continue
+        for line, side, neighbor in (
+            (lane.left_boundary, 1.0, lane.left_neighbor),
+            (lane.right_boundary, -1.0, lane.right_neighbor),
+        ):
+            if neighbor is not None or len(line) < 2:
+                continue
+            points = resample(line, 2.0) - origin
+            step = np.gradient(points, axis=0)
+            step /= np.maximum(np.hypot(*step.T), 1e-9)[:, None]
+            rays.append(np.column_stack([points, -side * step[:, 1], side * step[:, 0]]))
+    return np.concatenate(rays)
+
+
+def _spots(rays: FloatArray, planted: _Planted, every_m: float, gap_m: float, reach_m: float) -> FloatArray:
+    """(S, 4): where every few metres of road the first place lies that is `gap_m` off everything built; x, y, outwards."""
+    some = rays[:: max(1, round(every_m / 2.0))]
+    steps = np.arange(gap_m, reach_m, 0.8)
+    points = some[:, None, :2] + steps[None, :, None] * some[:, None, 2:]
+    free = planted.distance_m(points) >= gap_m
+    hit = free.any(axis=1)
+    first = free[hit].argmax(axis=1)
+    return np.column_stack([points[hit][np.arange(len(first)), first], some[hit, 2:]])
+
+
+def _lamp_posts(rays: FloatArray, planted: _Planted) -> list[Prop]:
+    posts = []
+    for x, y, out_x, out_y in _spots(rays, planted, 38.0, 0.4, 8.0):
+        if planted.room_for(x, y, 20.0) and not planted.hides_a_sign(x, y):
+            planted.add(x, y, 0.3)
+            posts.append(
+                Prop(
+                    mesh=lamp_post_mesh(), x_m=x, y_m=y, heading_rad=float(np.arctan2(-out_y, -out_x)), scale=(1, 1, 1)
+                )
+            )
+    return posts
+
+
+def _buildings(rays: FloatArray, planted: _Planted, style: Neighbourhood, rng: np.random.Generator) -> list[Prop]:
+    props = []
+    for x, y, out_x, out_y in _spots(rays, planted, style.building_every_m, style.setback_m[0], 22.0):
+        width, depth = rng.uniform(*style.width_m), rng.uniform(9.0, 14.0)
+        back = depth / 2 + rng.uniform(0.0, style.setback_m[1] - style.setback_m[0])
+        prop = _building(
+            x + back * out_x, y + back * out_y, float(np.arctan2(out_y, out_x) - np.pi / 2), width, depth, style, rng
+        )
+        if prop is not None and _stands_free(prop, planted, 2.0):
+            props.append(prop)
+    return props
+
+
+def _building(
+    x: float, y: float, heading: float, width: float, depth: float, style: Neighbourhood, rng: np.random.Generator
+) -> Prop:
+    storeys = int(rng.integers(style.storeys[0], style.storeys[1] + 1))
+    pitched = bool(rng.random() < style.pitched)
+    colors = tuple(table[int(rng.integers(len(table)))] for table in (WALLS, PANES, ROOFS))
+    return Prop(
+        mesh=building_mesh(pitched),
+        x_m=x,
+        y_m=y,
+        heading_rad=heading,
+        scale=(width, depth, 3.2 * storeys + 0.4),
+        colors=colors,
+    )
+
+
+def _stands_free(prop: Prop, planted: _Planted, gap_m: float) -> bool:
+    """Claim the ground of a building if nothing is there yet: three discs along it stand for it."""
+    width, depth, _ = prop.scale
+    along = np.array([np.cos(prop.heading_rad), np.sin(prop.heading_rad)])
+    across = np.array([-along[1], along[0]])
+    middle = np.array([prop.x_m, prop.y_m])
+    edge = np.array([middle + a * along * width / 2 + b * across * depth / 2 for a in (-1, 0, 1) for b in (-1, 0, 1)])
+    if planted.distance_m(edge).min() < gap_m:
+        return False
+    spine = np.array([middle + a * along * max(0.0, width - depth) / 2 for a in (-1, 0, 1)])
+    if not all(planted.room_for(x, y, 0.55 * depth) for x, y in spine):
+        return False
+    for x, y in spine:
+        planted.add(x, y, 0.6 * depth)
+    return True
+
+
+def _trees(rays: FloatArray, planted: _Planted, style: Neighbourhood, rng: np.random.Generator) -> list[Prop]:
+    return [
+        prop
+        for x, y, *_ in _spots(rays, planted, style.tree_every_m, 2.3, 11.0)
+        if (prop := _tree(x, y, planted, rng)) is not None
+    ]
+
+
+def _tree(x: float, y: float, planted: _Planted, rng: np.random.Generator, grown: float = 1.0) -> Prop | None:
+    radius, height = grown * rng.uniform(1.5, 2.3), grown * rng.uniform(1.25, 1.8)
+    shape, green, turn = (
+        int(rng.integers(TREE_SHAPES)),
+        GREENS[int(rng.integers(len(GREENS)))],
+        rng.uniform(0, 2 * np.pi),
+    )
+    if planted.hides_a_sign(x, y) or not planted.room_for(x, y, radius + 0.4):
+        return None
+    planted.add(x, y, radius)
+    return Prop(mesh=tree_mesh(shape), x_m=x, y_m=y, heading_rad=turn, scale=(radius, radius, height), colors=(green,))
+
+
+def _backdrop(ground: GroundPlan, planted: _Planted, style: Neighbourhood, rng: np.random.Generator) -> list[Prop]:
+    """A loose second row, so that one does not look from the kerb to the end of the world."""
+    if ground.built.is_empty:
+        return []
+    cell, around = 27.0, 80.0
+    low, high = np.array(ground.built.bounds).reshape(2, 2) + [[-around], [around]]
+    columns, rows = np.maximum(1, np.minimum(60, ((high - low) / cell).astype(int)))
+    grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2)
+    points = low + (grid + rng.uniform(0.2, 0.8, grid.shape)) * cell
+    distance = planted.distance_m(points)
+    draws = rng.random((len(points), 2))
+    props: list[Prop] = []
+    for (x, y), gap, (here, tree) in zip(points, distance, draws, strict=True):
+        if not 15.0 < gap < 110.0 or here > style.backdrop:
+            continue
+        if tree < style.backdrop_trees:
+            for dx, dy in rng.uniform(-8, 8, (4, 2)):
+                prop = _tree(x + dx, y + dy, planted, rng, grown=1.35)
+                props += [prop] if prop is not None else []
+        else:
+            building = _building(x, y, rng.choice([0.0, np.pi / 2]) + rng.normal(0, 0.1), rng.uniform(14, 22), rng.uniform(11, 16), style, rng)  # fmt: skip
+            props += [building] if _stands_free(building, planted, 6.0) else []
+    return props
+
+
+def _rgb(red: float, green: float, blue: float) -> np.ndarray:
+    return np.array([red, green, blue], dtype=np.float32)

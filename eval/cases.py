@@ -78,7 +78,7 @@ def case_html(case: Case, dataset: Dataset, painter: Painter | None) -> str:
     sample, row = case.sample, case.row
     predicted = case.prediction.waypoints_ego_m if usable(case.prediction.waypoints_ego_m) else None
     numbers = (
-        f"failed: {row['error']}"
+        str(row["error"])
         if row["error"] is not None
         else f"ADE@3s {row['3s/ADE']:.2f} m · FDE@3s {row['3s/FDE']:.2f} m · ADE@5s {row['5s/ADE']:.2f} m"
     )

@@ -38,7 +38,8 @@ class AlongPath:
         limits = np.where(np.isnan(path.speed_limit_mps), p.target_speed_mps, path.speed_limit_mps)
         radius = 1.0 / np.maximum(np.abs(path.curvature_1pm), 1e-4)
         profile = np.stack([path.progress_m, limits**2, p.curve_lateral_accel_mps2 * radius])
-        sources = np.stack([_sources(row, path.progress_m, p.curve_decel_mps2) for row in profile[1:]])
+        decels = (p.limit_decel_mps2, p.curve_decel_mps2)
+        sources = np.stack([_sources(row, path.progress_m, d) for row, d in zip(profile[1:], decels, strict=True)])
         lights, stop_signs = [], []
         for start_m, lane in _lane_starts(lane_map, path):
             if lane.is_connector:
@@ -57,11 +58,11 @@ class AlongPath:
             crosswalks=tuple(_crosswalks(lane_map, path, half_width_m)),
         )
 
-    def target_speed_mps(self, progress_m: float, decel_mps2: float) -> float:
+    def target_speed_mps(self, progress_m: float, parameters: IdmParameters) -> float:
         """The limit here, lowered in time for a lower one ahead."""
         j = self.sources[0, self.path.index_at(progress_m)]
         ahead = max(self.profile[0, j] - progress_m, 0.0)
-        return math.sqrt(self.profile[1, j] + 2.0 * decel_mps2 * ahead)
+        return math.sqrt(self.profile[1, j] + 2.0 * parameters.limit_decel_mps2 * ahead)
 
     def curve(self, progress_m: float, parameters: IdmParameters) -> tuple[float, float]:
         """(distance, radius) of the point that limits the speed here; distance 0 where that is the curve the ego is in."""
@@ -73,8 +74,8 @@ class AlongPath:
 
 def crossing(
     along: AlongPath, polygon: FloatArray, objects: ObjectFrame, half_width_m: float, soon_s: float, near_m: float
-) -> list[int]:
-    """Rows of the pedestrians and cyclists that are on a crosswalk, or heading onto it within `soon_s`, in the ego's way.
+) -> list[tuple[int, bool]]:
+    """Pedestrians and cyclists in the ego's way: (row, True) on a crosswalk, (row, False) heading onto it within `soon_s`.
 
     Not in its way: who has left the corridor behind, who moves along the road rather than across it, and who stands
     further than `near_m` from the corridor.
@@ -108,7 +109,7 @@ def crossing(
             approaches = outside_m <= 0.0 or offset * across < 0.0
             wanted = approaches and abs(across) >= abs(forward)
         if wanted:
-            found.append(int(row))
+            found.append((int(row), bool(inside[k, 0])))
     return found
 
 

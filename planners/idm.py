@@ -4,11 +4,12 @@ At each tick the planner asks every applicable rule what acceleration it allows 
 and keeps all of them. The plan rolls the same choice forward over 8 s.
 
 Follows nuPlan v1.2 `IDMPlanner` (nuplan-devkit, Apache-2.0: nuplan/planning/simulation/planner/idm_planner.py and
-abstract_idm_planner.py; parameters from idm_planner.yaml): route by breadth-first search at the start, lead = next object in
-the corridor of the ego's width, red connectors as standing obstacles, a standing obstacle at the path's end. Other than there:
-curves, ambers, stop signs and crosswalks are rules too; the target speed follows the limit of each lane and ignores the
-ego's initial speed; and while a plan is rolled forward, a moving lead moves on (nuPlan holds it in place but keeps its speed
-in the law, so that its ego brakes harder than the law says it must: `lead_moves=False` does the same).
+abstract_idm_planner.py; parameters from idm_planner.yaml): route by breadth-first search at the start, a lead in the corridor
+of the ego's width, red connectors as standing obstacles, a standing obstacle at the path's end. Other than there: curves,
+ambers, stop signs and crosswalks are rules too; the lead is the object that allows least, not the nearest; the target speed
+follows the limit of each lane and ignores the ego's initial speed; and while a plan is rolled forward, a moving lead moves on
+(nuPlan holds it in place but keeps its speed in the law, so that its ego brakes harder than the law says it must:
+`lead_moves=False` does the same).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from nsdrive.world.decision import Constraint, Decision, arg_min
 from nsdrive.world.geometry import corridor_overlap, wrap_angle
 from nsdrive.world.route import centerline, find_route, nearest_lane
-from nsdrive.world.rules import IdmParameters, evaluate, roll_forward
+from nsdrive.world.rules import IdmParameters, evaluate, idm_acceleration, roll_forward
 from nsdrive.world.types import INTERVAL_S, EgoState, Mission, Observation, Plan, Trajectory
 from nsdrive.world.vehicle import PACIFICA
 from planners.along import AlongPath, crossing, points_in_polygon
@@ -81,7 +82,7 @@ class IdmPlanner:
         c, ego, along = self.config, observation.ego, self._along
         progress_m, offset_m = along.path.project(ego.x_m, ego.y_m)
         speed = max(0.0, ego.speed_mps)
-        target = along.target_speed_mps(progress_m, c.curve_decel_mps2)
+        target = along.target_speed_mps(progress_m, c)
         constraints = [
             evaluate("target_speed", None, {}, speed, c, target_speed_mps=target),
             *self._road(along, progress_m, speed, target),
@@ -121,23 +122,25 @@ class IdmPlanner:
     def _lead(
         self, along: AlongPath, observation: Observation, progress: float, speed: float, target: float
     ) -> list[Constraint]:
-        """The tracked object, moving or not, that the ego's corridor meets first."""
+        """Of the tracked objects on the ego's corridor, moving or not, the one that allows least; of equals the nearest.
+
+        nuPlan takes the nearest. Taking the least makes "because of" true: no other object's removal can change the plan.
+        """
         c, objects = self.config, observation.objects
         front = progress + PACIFICA.front_m
         entry = corridor_overlap(along.path, objects.boxes, front, front + self._lookahead_m(speed), self._half_width_m)
-        for row in np.argsort(entry, kind="stable"):
-            if not math.isfinite(entry[row]):
-                break
-            gap = float(entry[row]) - front
-            x, y = objects.boxes[row, :2]
-            # Alongside and behind the nose is who follows or merges: theirs to mind, and nothing to stop for.
-            if gap < 0.05 and along.path.project(x, y)[0] <= front:
-                continue
-            heading = float(along.path.pose_at(entry[row])[2])
-            vx, vy = objects.velocities_mps[row]
-            inputs = {"gap_m": gap, "lead_speed_mps": float(vx * math.cos(heading) + vy * math.sin(heading))}
-            return [evaluate("lead", objects.ids[row], inputs, speed, c, target_speed_mps=target)]
-        return []
+        rows = [row for row in np.argsort(entry, kind="stable") if math.isfinite(entry[row])]
+        # Alongside and behind the nose is who follows or merges: theirs to mind, and nothing to stop for.
+        rows = [r for r in rows if entry[r] - front > 0.05 or along.path.project(*objects.boxes[r, :2])[0] > front]
+        if not rows:
+            return []
+        gaps = entry[rows] - front
+        headings = along.path.pose_at(entry[rows])[:, 2]
+        velocities = objects.velocities_mps[rows]
+        speeds = velocities[:, 0] * np.cos(headings) + velocities[:, 1] * np.sin(headings)
+        k = int(np.argmin(idm_acceleration(speed, gaps, speeds, target, c)))
+        inputs = {"gap_m": float(gaps[k]), "lead_speed_mps": float(speeds[k])}
+        return [evaluate("lead", objects.ids[rows[k]], inputs, speed, c, target_speed_mps=target)]
 
     def _lights(
         self, along: AlongPath, observation: Observation, progress: float, speed: float, target: float
@@ -183,7 +186,7 @@ class IdmPlanner:
                 break
             run = run + 1 if abs(state.speed_mps) < c.standing_mps else 0
             longest = max(longest, run)
-        return longest * INTERVAL_S
+        return round(longest * INTERVAL_S, 1)
 
     def _crosswalks(
         self, along: AlongPath, observation: Observation, progress: float, speed: float, target: float
@@ -194,11 +197,15 @@ class IdmPlanner:
         for near, far, polygon in along.crosswalks:
             if not (front <= 0.5 * (near + far) and near - front <= self._lookahead_m(speed)):
                 continue
-            rows = crossing(along, polygon, objects, self._half_width_m, c.step_out_s, c.bystander_m)
+            gap = near - front
+            # For who is not on it yet only a stop is worth beginning: half a brake would help no one.
+            can_stop = speed * speed <= 2.0 * c.decel_max_mps2 * max(gap, 0.1)
+            people = crossing(along, polygon, objects, self._half_width_m, c.step_out_s, c.bystander_m)
+            rows = [row for row, on in people if on or can_stop]
             rows.sort(key=lambda row: abs(along.path.project(*objects.boxes[row, :2])[1]))
             if rows:
                 return [
-                    evaluate("crosswalk", objects.ids[row], {"gap_m": near - front}, speed, c, target_speed_mps=target)
+                    evaluate("crosswalk", objects.ids[row], {"gap_m": gap}, speed, c, target_speed_mps=target)
                     for row in rows[: c.max_crossing]
                 ]
         return []

@@ -84,7 +84,7 @@ def rounded(trace: Trace, level: str) -> Trace:
             accel_mps2=decimals(trace.end.accel_mps2, 2),
             lateral_offset_m=None
             if brief or trace.end.lateral_offset_m is None
-            else decimals(trace.end.lateral_offset_m, 2),
+            else decimals(trace.end.lateral_offset_m, 1),
             turned_deg=decimals(trace.end.turned_deg, 0),
         ),
     )
@@ -98,7 +98,7 @@ def pattern(level: str) -> str:
     head = rf"{SCENE.regex}\n{ROUTE.regex}\n(?:(?:{one_of})\n)*"
     if level == "brief":
         return rf"{head}(?:{PHASE.regex}\n)+{SPEEDS.regex}\n{ACCELS.regex}\n{TURNED.regex}"
-    evaluations = "|".join(t.regex for t in EVALUATIONS.values())
+    evaluations = "|".join(t.regex for t in (*EVALUATIONS.values(), *REPEATED.values()))
     return rf"{head}(?:{STEP.regex}\n(?:(?:{evaluations})\n)+){{{N_STEPS}}}{STEP.regex}\n{TURNED.regex}(?:\n{PHASE.regex})+"
 
 
@@ -143,8 +143,13 @@ def _long_camera(short: str) -> str:
     return f"CAM_{short}" if re.fullmatch("[A-Z][0-9]", short) else short
 
 
+def _read_count(part: str) -> tuple[str, int]:
+    number, words = part.split()
+    return words.removesuffix("s"), int(number)
+
+
 FOLLOW = "follow the road"
-_KIND_WORD = "|".join(KIND_WORDS.values())
+_COUNT = rf"[1-9][0-9]{{0,3}} (?:{'|'.join(KIND_WORDS.values())})s?"
 _NUMBER_ROW = rf"-?[0-9]{{1,3}}\.[0-9]{{2}}(?: -?[0-9]{{1,3}}\.[0-9]{{2}}){{{N_STEPS}}}"
 KINDS: dict[str, Kind] = {
     "0": _number(0),
@@ -172,9 +177,14 @@ KINDS: dict[str, Kind] = {
         read=lambda text: None if text == "not known" else float(text.removesuffix(" m/s")),
     ),
     "speed": Kind(  # of an object; the common case is short
-        regex=r"[0-9]{1,3}\.[0-9]{2} m/s|stands",
-        show=lambda v: "stands" if decimals(v, 2) == 0.0 else f"{decimals(v, 2):.2f} m/s",
+        regex=r"[0-9]{1,3}\.[0-9] m/s|stands",
+        show=lambda v: "stands" if decimals(v, 1) == 0.0 else f"{decimals(v, 1):.1f} m/s",
         read=lambda text: 0.0 if text == "stands" else float(text.removesuffix(" m/s")),
+    ),
+    "offset": Kind(  # from the centerline; nothing where the ego is on it
+        regex=r"(?: offset -?[0-9]{1,3}\.[0-9])?",
+        show=lambda v: "" if decimals(v, 1) == 0.0 else f" offset {decimals(v, 1):.1f}",
+        read=lambda text: float(text.removeprefix(" offset ")) if text else 0.0,
     ),
     "cameras": Kind(
         regex=r"(?:, [A-Za-z0-9_]+(?: [A-Za-z0-9_]+)*)?",
@@ -182,11 +192,9 @@ KINDS: dict[str, Kind] = {
         read=lambda text: tuple(_long_camera(camera) for camera in text[2:].split()),
     ),
     "in_view": Kind(
-        regex=rf"nothing|[1-9][0-9]{{0,3}} (?:{_KIND_WORD})(?:, [1-9][0-9]{{0,3}} (?:{_KIND_WORD}))*",
-        show=lambda v: ", ".join(f"{n} {word}" for word, n in v) or "nothing",
-        read=lambda text: (
-            () if text == "nothing" else tuple((part.split()[1], int(part.split()[0])) for part in text.split(", "))
-        ),
+        regex=rf"nothing|{_COUNT}(?:, {_COUNT})*",
+        show=lambda v: ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in v) or "nothing",
+        read=lambda text: tuple(_read_count(part) for part in text.split(", ")) if text != "nothing" else (),
     ),
     "command": Kind(
         regex=rf"{FOLLOW}|(?:{'|'.join(TURN_WORDS.values())})(?: now| in [1-9][0-9]{{0,3}} m)",
@@ -246,26 +254,26 @@ ROUTE = Template("Route: {command:command}, limit {limit:limit}")
 OBJECT = Template("{name:name} {distance_m:1} m {sector:sector}, {speed_mps:speed}{cameras:cameras}")
 HIDDEN = Template("{name:name} ({kind:kind}) {distance_m:1} m {sector:sector}, {speed_mps:speed}, not seen")
 LATER = Template("{name:name} ({kind:kind}) comes later")
-STEP = Template("t {time_s:1} speed {speed_mps:2} accel {accel_mps2:2} offset {lateral_offset_m:2}")
+STEP = Template("{time_s:1} speed {speed_mps:2} accel {accel_mps2:2}{lateral_offset_m:offset}")
+_ALLOWS = " allows {allows_mps2:2}{mark:mark}"
 EVALUATIONS = {
-    "target_speed": Template("target_speed {threshold:2} allows {allows_mps2:2}{mark:mark}"),
-    "curve_speed": Template(
-        "curve_speed {threshold:2} in {distance_m:2} radius {radius_m:2} allows {allows_mps2:2}{mark:mark}"
-    ),
-    "path_end": Template("path_end gap {gap_m:2} needs {threshold:2} allows {allows_mps2:2}{mark:mark}"),
-    "lead": Template(
-        "lead {about:name} gap {gap_m:2} speed {lead_speed_mps:2} needs {threshold:2} allows {allows_mps2:2}{mark:mark}"
-    ),
-    "red_light": Template("red_light {about:name} gap {gap_m:2} needs {threshold:2} allows {allows_mps2:2}{mark:mark}"),
+    "target_speed": Template("target_speed {threshold:2}" + _ALLOWS),
+    "curve_speed": Template("curve_speed {threshold:2} in {distance_m:1} radius {radius_m:1}" + _ALLOWS),
+    "path_end": Template("path_end gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
+    "lead": Template("lead {about:name} gap {gap_m:1} speed {lead_speed_mps:1} needs {threshold:1}" + _ALLOWS),
+    "red_light": Template("red_light {about:name} gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
     "amber_light": Template(
-        "amber_light {about:name} gap {gap_m:2} accel {accel_mps2:2} brakes up to {threshold:2}"
-        " allows {allows_mps2:2}{mark:mark}"
+        "amber_light {about:name} gap {gap_m:1} accel {accel_mps2:1} brakes up to {threshold:1}" + _ALLOWS
     ),
     "stop_sign": Template(
-        "stop_sign {about:name} gap {gap_m:2} waited {waited_s:1} of {threshold:1} crossing {crossing:0}"
-        " allows {allows_mps2:2}{mark:mark}"
+        "stop_sign {about:name} gap {gap_m:1} waited {waited_s:1} of {threshold:1} crossing {crossing:0}" + _ALLOWS
     ),
-    "crosswalk": Template("crosswalk {about:name} gap {gap_m:2} needs {threshold:2} allows {allows_mps2:2}{mark:mark}"),
+    "crosswalk": Template("crosswalk {about:name} gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
+}
+# What is as it was in the last evaluation of the same rule need not be said again: lossless, and most of a text's length.
+REPEATED = {
+    "target_speed": Template("target_speed" + _ALLOWS),
+    "curve_speed": Template("curve_speed {threshold:2} in {distance_m:1}" + _ALLOWS),
 }
 PHASE = Template("{start_s:1} to {end_s:1} s {rule:rule}{about:about}: {manoeuvre:manoeuvre}")
 SPEEDS = Template("speed {values:row}")
@@ -291,18 +299,32 @@ def _lines(trace: Trace, level: str) -> list[str]:
         states = (*trace.steps, trace.end)
         speeds = SPEEDS.format({"values": [s.speed_mps for s in states]})
         return [*lines, *phases, speeds, ACCELS.format({"values": [s.accel_mps2 for s in states]}), turned]
+    last: dict[str, dict[str, Any]] = {}
     for step in trace.steps:
         if step.binding is None:
-            raise ValueError(
-                "a trace without evaluations cannot be rendered at level 'detailed'; it was read from a brief text"
-            )
+            raise ValueError("a trace read from a brief text has no evaluations, so it has no detailed text")
         lines.append(STEP.format(vars(step)))
         for i, c in enumerate(step.constraints):
             mark = " binds" if i == step.binding else " ties" if i in step.tied else ""
-            fields = {**c.inputs, "about": c.about, "threshold": c.threshold, "allows_mps2": c.allows_mps2}
-            lines.append(EVALUATIONS[c.rule].format({**fields, "mark": mark}))
+            fields = {
+                **c.inputs,
+                "about": c.about,
+                "threshold": c.threshold,
+                "allows_mps2": c.allows_mps2,
+                "mark": mark,
+            }
+            short = REPEATED.get(c.rule)
+            known = short is not None and c.rule in last and _filled(c.rule, fields, last[c.rule]) == fields
+            lines.append((short if short and known else EVALUATIONS[c.rule]).format(fields))
+            last[c.rule] = fields
     lines.append(STEP.format({**vars(trace.end), "time_s": N_STEPS * STEP_S}))
     return [*lines, turned, *phases]
+
+
+def _filled(rule: str, fields: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with those that the repeated form leaves out taken from the rule's last evaluation."""
+    said = {name for name, _ in REPEATED[rule].fields}
+    return {name: fields[name] if name in said else last[name] for name in last}
 
 
 def _object_template(thing: ObjectFacts) -> Template:
@@ -314,7 +336,7 @@ def _object_template(thing: ObjectFacts) -> Template:
 def _rounded_object(thing: ObjectFacts) -> ObjectFacts:
     if thing.distance_m is None or thing.speed_mps is None:
         return thing
-    return replace(thing, distance_m=decimals(thing.distance_m, 1), speed_mps=decimals(thing.speed_mps, 2))
+    return replace(thing, distance_m=decimals(thing.distance_m, 1), speed_mps=decimals(thing.speed_mps, 1))
 
 
 def _rounded_step(step: Step, brief: bool) -> Step:
@@ -329,7 +351,7 @@ def _rounded_step(step: Step, brief: bool) -> Step:
     constraints = with_margins([_rounded_constraint(c) for c in step.constraints])
     return replace(
         motion,
-        lateral_offset_m=decimals(step.lateral_offset_m, 2),
+        lateral_offset_m=decimals(step.lateral_offset_m, 1),
         constraints=constraints,
         binding=step.binding,
         tied=step.tied,
@@ -385,6 +407,10 @@ class _Reader:
             found.append(fields)
         return found
 
+    def word(self) -> str:
+        """The first word of the next line."""
+        return self.lines[self.at].split(" ")[0] if self.at < len(self.lines) else ""
+
     def finish(self) -> None:
         if self.at < len(self.lines):
             self.fail(PHASE)
@@ -426,23 +452,27 @@ def _read_motion(reader: _Reader) -> tuple[list[Step], EndState]:
 
 def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
     steps = []
+    last: dict[str, dict[str, Any]] = {}
     for k in range(N_STEPS):
         state = _read_state(reader, k * STEP_S)
         constraints, marks = [], []
-        while True:
-            rule = reader.lines[reader.at].split(" ")[0] if reader.at < len(reader.lines) else ""
-            fields = reader.take(EVALUATIONS[rule]) if rule in EVALUATIONS else None
-            if fields is None:
-                break
-            marks.append(fields.pop("mark"))
-            about, threshold, allows = fields.pop("about", None), fields.pop("threshold"), fields.pop("allows_mps2")
+        while (rule := reader.word()) in EVALUATIONS:
+            fields = _read_evaluation(reader, rule, last)
+            marks.append(fields["mark"])
+            inputs = {name: fields[name] for name in RULES[rule].inputs}
             constraints.append(
-                Constraint(rule=rule, about=about, inputs=fields, threshold=threshold, allows_mps2=allows)
+                Constraint(
+                    rule=rule,
+                    about=fields.get("about"),
+                    inputs=inputs,
+                    threshold=fields["threshold"],
+                    allows_mps2=fields["allows_mps2"],
+                )
             )
         if marks.count(" binds") != 1:
-            where = f"line {reader.at + 1 - len(marks)}, column 1"
+            where = f"line {reader.at + 1}, column 1"
             raise ValueError(
-                f"{where}: {marks.count(' binds')} of {len(marks)} evaluations bind at this time, expected 1"
+                f"{where}: {marks.count(' binds')} of {len(marks)} evaluations above bind at {state['time_s']} s, expected 1"
             )
         steps.append(
             Step(
@@ -458,8 +488,23 @@ def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
     return steps, EndState(**state, turned_deg=reader.take(TURNED)["turned_deg"])
 
 
+def _read_evaluation(reader: _Reader, rule: str, last: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The fields of a line, completed from the rule's last one; only the form that `render` would have chosen is read."""
+    where = f"line {reader.at + 1}, column 1"
+    full = reader.maybe(EVALUATIONS[rule])
+    if full is None and rule in REPEATED and rule in last:
+        full = _filled(rule, reader.take(EVALUATIONS[rule], REPEATED[rule]), last[rule])
+    elif full is None:
+        reader.fail(EVALUATIONS[rule])
+    elif rule in REPEATED and rule in last and _filled(rule, full, last[rule]) == full:
+        raise ValueError(f"{where}: {rule} repeats what did not change; expected the short form")
+    assert full is not None
+    last[rule] = full
+    return full
+
+
 def _read_state(reader: _Reader, time_s: float) -> dict[str, Any]:
     state = reader.take(STEP)
     if state["time_s"] != time_s:
-        raise ValueError(f"line {reader.at}, column 3: the time is {state['time_s']:.1f}, expected {time_s:.1f}")
+        raise ValueError(f"line {reader.at}, column 1: the time is {state['time_s']:.1f}, expected {time_s:.1f}")
     return state

@@ -36,6 +36,7 @@ N_STEPS = 10
 STEP_S = 0.5
 TICKS_PER_STEP = round(STEP_S / INTERVAL_S)
 MAX_OBJECTS = 8  # as the published release: the eight nearest
+NEAR_M = 60.0  # chosen by us: what is further is listed only if a rule names it
 STANDING_MPS = 0.2  # chosen by us, = the planner's
 STEADY_MPS2 = 0.15  # chosen by us: a mean acceleration below this is "keep speed"
 
@@ -299,7 +300,9 @@ class _Names:
         """Facts of the nearest seen objects, and of every object that a constraint names; nearest first, absent ones last."""
         tracks = {key[1]: name for key, name in self.given.items() if key[0] == "track id"}
         rows = [row for row in self.nearest if self.frame.ids[row] in tracks]
-        shown = [row for row in rows if self._is_seen(self.frame.ids[row])][:MAX_OBJECTS]
+        shown = [row for row in rows if self._is_seen(self.frame.ids[row]) and self.distances[row] <= NEAR_M][
+            :MAX_OBJECTS
+        ]
         facts = []
         for row in rows:
             name = tracks[self.frame.ids[row]]

@@ -42,6 +42,9 @@ class IdmParameters:
         2.0  # chosen by us: more is faster and less comfortable in curves (PDM's comfort bound is 4.89)
     )
     curve_decel_mps2: float = 1.0  # chosen by us: more brakes later and harder before a curve
+    limit_decel_mps2: float = (
+        0.5  # chosen by us: how gently the target sinks towards a lower limit; more passes its sign faster
+    )
     curve_time_s: float = 1.0  # chosen by us: less tracks the curve's speed more tightly, with more jerk
     amber_decel_mps2: float = 3.0  # chosen by us, = decel_max: less runs more ambers, more cannot be braked
     amber_hold_decel_mps2: float = (
@@ -133,16 +136,9 @@ def roll_forward(
     progress moves by what that step covers, so that the two agree.
     """
     p = parameters
-    laws = (
-        p.min_gap_m,
-        p.headway_s,
-        p.accel_max_mps2,
-        p.decel_max_mps2,
-        p.exponent,
-        p.curve_decel_mps2,
-        p.curve_time_s,
-    )
-    return _roll(float(progress_m), float(speed_mps), held, profile, sources, laws, steps, interval_s)
+    idm = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent)
+    profiles = (p.limit_decel_mps2, p.curve_decel_mps2, p.curve_time_s)
+    return _roll(float(progress_m), float(speed_mps), held, profile, sources, idm, profiles, steps, interval_s)
 
 
 def _idm(v, gap, v_lead, v0, s0, headway, a, b, exponent):  # type: ignore[no-untyped-def]  # Python and numba alike
@@ -166,14 +162,15 @@ _track_curve_fast = numba.njit(cache=True)(_track_curve)
 
 
 @numba.njit(cache=True)
-def _roll(start, speed, held, profile, sources, laws, steps, dt):  # type: ignore[no-untyped-def]
-    s0, headway, a, b, exponent, decel, time = laws
+def _roll(start, speed, held, profile, sources, idm, profiles, steps, dt):  # type: ignore[no-untyped-def]
+    s0, headway, a, b, exponent = idm
+    limit_decel, decel, time = profiles
     out = np.empty((steps, 3))
     at, last = start, profile.shape[1] - 1
     for k in range(steps):
         i = min(max(np.searchsorted(profile[0], at, side="right") - 1, 0), last)
         j = sources[0, i]
-        target = math.sqrt(profile[1, j] + 2.0 * decel * max(profile[0, j] - at, 0.0))
+        target = math.sqrt(profile[1, j] + 2.0 * limit_decel * max(profile[0, j] - at, 0.0))
         accel = _idm_fast(speed, np.inf, 0.0, target, s0, headway, a, b, exponent)
         j = sources[1, i]
         if profile[2, j] < target * target:
@@ -277,7 +274,7 @@ RULES: dict[str, RuleSpec] = {
         about="track id",
         inputs=("gap_m", "lead_speed_mps"),
         threshold="needed_gap_m",
-        says="IDM behind the next tracked object on the path, standing ones too",
+        says="IDM behind a tracked object on the path, standing ones too",
         law=_follow,
     ),
     "red_light": RuleSpec(

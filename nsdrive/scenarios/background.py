@@ -106,10 +106,9 @@ def _park_cars(stage: Stage, amount: float) -> None:
         if road.parking_m < 2.0:
             continue
         for side in (1, -1):
-            inset = road.edge_m(side) - side * (road.parking_m / 2 + 0.05)
-            kerb = road.line(inset)
+            kerb = road.line(road.edge_m(side))
             heading = road.reference[:, 2] + (0.0 if side < 0 else np.pi)
-            row, taken = float(rng.uniform(14.0, 22.0)), 0
+            row, taken = float(rng.uniform(20.0, 30.0)), 0
             spacing_m = float(np.hypot(*(road.reference[1, :2] - road.reference[0, :2])))
             occupied = float(rng.uniform(0.3, 0.8)) * min(amount, 1.2)
             while row < len(kerb) * spacing_m - 12.0 and taken < 9:
@@ -118,7 +117,10 @@ def _park_cars(stage: Stage, amount: float) -> None:
                 row += length + float(rng.uniform(0.8, 2.2))
                 near = np.hypot(kerb[k, 0] - x, kerb[k, 1] - y) < PARKED_NEAR_M
                 if near and rng.random() < occupied:
-                    pose = (float(kerb[k, 0]), float(kerb[k, 1]), float(heading[k] + rng.normal(0.0, 0.015)))
+                    inward = -side * (width / 2 + 0.15)
+                    h = road.reference[k, 2]
+                    x_m, y_m = kerb[k, 0] - inward * np.sin(h), kerb[k, 1] + inward * np.cos(h)
+                    pose = (float(x_m), float(y_m), float(heading[k] + rng.normal(0.0, 0.012)))
                     stage.add_standing("car", "vehicle", pose, (length, width, height))
                     taken += 1
 

@@ -36,19 +36,25 @@ def object_frames(everyone: Sequence[Actor], motion: Motion, rng: np.random.Gene
             progress = motion.progress_m[rows[k]]
             indicators[(progress >= start) & (progress <= end), k] = side
     present = motion.present[rows].T
-    names = tuple(ids)
     frames = []
-    for t in range(len(boxes)):
-        frame = ObjectFrame(
-            ids=names,
-            kinds=kinds,
-            boxes=boxes[t],
-            heights_m=heights,
-            velocities_mps=velocities[t],
-            accels_mps2=accels[t],
-            indicators=indicators[t],
+    columns: dict[bytes, tuple[np.ndarray, tuple[str, ...]]] = {}  # rows and ids by who is there
+    for t, there in enumerate(present):
+        key = there.tobytes()
+        if key not in columns:
+            shown = np.flatnonzero(there)
+            columns[key] = shown, tuple(ids[k] for k in shown)
+        shown, names = columns[key]
+        frames.append(
+            ObjectFrame(
+                ids=names,
+                kinds=kinds[shown],
+                boxes=boxes[t, shown],
+                heights_m=heights[shown],
+                velocities_mps=velocities[t, shown],
+                accels_mps2=accels[t, shown],
+                indicators=indicators[t, shown],
+            )
         )
-        frames.append(frame if present[t].all() else frame.take(present[t]))
     return tuple(frames)
 
 

@@ -59,7 +59,7 @@ def open_road(
         name="main",
         reference=sweep((x, y, heading), knots),
         lanes_forward=forward,
-        lanes_backward=int(max(1, min(3, forward + rng.integers(-1, 2)))),
+        lanes_backward=max(1, min(3, forward + int(rng.integers(-1, 2)))),
         lane_width_m=_lane_width(rng),
         speed_limit_mps=float(rng.choice(limits_mps)),
         parking_m=2.3 if (rng.random() < 0.35 if parking is None else parking) else 0.0,

@@ -169,6 +169,7 @@ def _run(first, counts, table, stop_at, stop_row, desired, numbers, reacts, ligh
     v = numbers[:, 10].copy()
     last_accel = np.zeros(n)
     waited = np.zeros(n)
+    facing = np.zeros((n, 2))
     committed = np.zeros((n, stop_at.shape[1]), dtype=np.bool_)
     for t in range(ticks):
         for i in range(n):
@@ -183,6 +184,8 @@ def _run(first, counts, table, stop_at, stop_row, desired, numbers, reacts, ligh
             speeds[i, t] = v[i]
             if counts[i] > 1 and s[i] >= (counts[i] - 1) * PATH_STEP_M - 0.5:
                 present[i, t] = False
+        for i in range(n):
+            facing[i, 0], facing[i, 1] = np.cos(poses[i, t, 2]), np.sin(poses[i, t, 2])
         taken = _junction_taken(poses, speeds, present, t, numbers, junction, s, stop_at, stop_row)
         for i in range(n):
             if counts[i] < 2 or not present[i, t]:
@@ -199,7 +202,7 @@ def _run(first, counts, table, stop_at, stop_row, desired, numbers, reacts, ligh
                     if v[i] <= limit and limit > 0.05
                     else max((limit - v[i]) / 0.8, -decel)
                 )
-                gap, lead_v = _nearest_ahead(i, t, poses, speeds, present, first, counts, table, s, numbers)
+                gap, lead_v = _nearest_ahead(i, t, poses, facing, speeds, present, first, counts, table, s, numbers)
                 a = min(a, _follow(v[i], gap, lead_v, numbers[i, 3], numbers[i, 4], accel, decel))
                 for m in range(stop_at.shape[1]):
                     left = stop_at[i, m] - s[i] - numbers[i, 2]
@@ -266,37 +269,48 @@ def _junction_taken(poses, speeds, present, t, numbers, junction, s, stop_at, st
 
 
 @numba.njit(cache=True)
-def _nearest_ahead(i, t, poses, speeds, present, first, counts, table, s, numbers):
+def _nearest_ahead(i, t, poses, facing, speeds, present, first, counts, table, s, numbers):
     """Gap to, and speed along the path of, the nearest thing whose box reaches into i's corridor."""
     best, best_v = np.inf, 0.0
-    x, y, h = poses[i, t]
+    x, y = poses[i, t, 0], poses[i, t, 1]
     v = speeds[i, t]
     reach = 25.0 + 4.0 * v
     start = int(s[i] / PATH_STEP_M)
     stop = min(counts[i] - 1, start + int(reach / PATH_STEP_M))
-    ch, sh = np.cos(h), np.sin(h)
+    ch, sh = facing[i, 0], facing[i, 1]
     for j in range(poses.shape[0]):
         if j == i or not present[j, t]:
             continue
-        jx, jy, jh = poses[j, t]
+        jx, jy, jh = poses[j, t, 0], poses[j, t, 1], poses[j, t, 2]
         dx, dy = jx - x, jy - y
         if dx * dx + dy * dy > (reach + 8.0) ** 2 or dx * ch + dy * sh < -numbers[j, 0]:
             continue
-        cj, sj = np.cos(jh), np.sin(jh)
+        cj, sj = facing[j, 0], facing[j, 1]
         front, back = numbers[j, 2], numbers[j, 2] - numbers[j, 0]
+        # the path's nearest sample to its middle, coarsely: most things are nowhere near the corridor
+        mx, my = jx + 0.5 * (front + back) * cj, jy + 0.5 * (front + back) * sj
+        closest, middle = np.inf, start
+        far = numbers[j, 0] / 2 + numbers[i, 1] / 2 + numbers[j, 1] / 2 + 1.5
+        k = start
+        while k <= stop:
+            d = np.sqrt((table[first[i] + k, 0] - mx) ** 2 + (table[first[i] + k, 1] - my) ** 2)
+            if d < closest:
+                closest, middle = d, k
+            k += max(2, int((d - far) / PATH_STEP_M))  # nothing nearer can come before that
+        if closest > far + 2.0:
+            continue
+        q = first[i] + middle
+        ct, st = np.cos(table[q, 2]), np.sin(table[q, 2])
+        aside = abs(-(mx - table[q, 0]) * st + (my - table[q, 1]) * ct)
+        reaches = numbers[j, 0] / 2 * abs(sj * ct - cj * st) + numbers[i, 1] / 2 + numbers[j, 1] / 2
+        if middle > start and aside > reaches + 0.8:  # 0.35 of corridor, the rest for the path's own bend
+            continue
+        around = int(numbers[j, 0] / 2) + 4
         for c in range(5):
             along = back + (front - back) * c / 4.0
             px, py = jx + along * cj, jy + along * sj
-            # the path's nearest sample to this point: coarse, then fine
-            near, at = np.inf, start
-            k = start
-            while k <= stop:
-                q = first[i] + k
-                d = (table[q, 0] - px) ** 2 + (table[q, 1] - py) ** 2
-                if d < near:
-                    near, at = d, k
-                k += 4
-            for k in range(max(start, at - 3), min(stop, at + 3) + 1):
+            near, at = np.inf, middle
+            for k in range(max(start, middle - around), min(stop, middle + around) + 1):
                 q = first[i] + k
                 d = (table[q, 0] - px) ** 2 + (table[q, 1] - py) ** 2
                 if d < near:

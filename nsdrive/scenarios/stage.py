@@ -350,7 +350,8 @@ class Stage:
         for _ in range(12):
             motion = run_script(cast, states, junction, self.ticks, calm_ticks=HISTORY_TICKS)
             hits = first_overlaps(boxes_of(cast, motion), motion.present)
-            hits &= ~np.outer(*[[a.kind == "pedestrian" for a in cast]] * 2)  # people may brush past each other
+            people = np.array([actor.kind == "pedestrian" for actor in cast])
+            hits &= ~(people[:, None] & people[None, :])  # people may brush past each other
             if not hits.any():
                 return cast, motion
             dropped = set()

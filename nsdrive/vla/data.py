@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ MAX_IMAGE_PIXELS = 50_000_000  # chosen by us: more than any driving camera; a s
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What the VLA needs of a sample."""
+    """What the VLA needs of a sample. images: files, or pictures in memory (a model that drives has no files)."""
 
     sample_id: str
     level: str
-    images: tuple[Path, ...]
+    images: tuple[Path | Image.Image, ...]
     prompt: str
     answer: str
 
@@ -153,12 +154,13 @@ def encode(processor: Any, row: Row, *, with_answer: bool, black_images: bool = 
     user = {"role": "user", "content": _parts(row.prompt)}
     answer = {"role": "assistant", "content": [{"type": "text", "text": row.answer}]}
     # enable_thinking=False: only then is the generation prompt how Qwen3.5's training text begins
-    asked = processor.apply_chat_template([user], tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    write = partial(processor.tokenizer.apply_chat_template, tokenize=False, enable_thinking=False)
+    asked = write([user], add_generation_prompt=True)
     prompt_ids = _token_ids(processor, asked, counts, row.sample_id)
     if not with_answer:
         ids, labels = prompt_ids, [IGNORED] * len(prompt_ids)
     else:
-        told = processor.apply_chat_template([user, answer], tokenize=False, enable_thinking=False)
+        told = write([user, answer])
         ids = _token_ids(processor, told, counts, row.sample_id)
         if ids[: len(prompt_ids)] != prompt_ids:
             raise ValueError(
@@ -246,23 +248,24 @@ def _answer_labels(processor: Any, ids: list[int], n_prompt: int, sample_id: str
     return [IGNORED] * n_prompt + ids[n_prompt : ends[-1] + 1] + [IGNORED] * (len(ids) - ends[-1] - 1)
 
 
-def _read_image(path: Path, sample_id: str, processor: Any, *, black: bool) -> Image.Image:
+def _read_image(path: Path | Image.Image, sample_id: str, processor: Any, *, black: bool) -> Image.Image:
     """An RGB image, JPEGs decoded no larger than the pixel budget needs. Raises ValueError for what is not an image."""
+    if isinstance(path, Image.Image):
+        return Image.new("RGB", path.size) if black else path.convert("RGB")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # an error, not a line that scrolls by
             image = Image.open(path, formats=("JPEG", "PNG"))
-        width, height = image.size
-        if width * height > MAX_IMAGE_PIXELS:
-            raise ValueError(f"{width} x {height} pixels")
-        if black:
-            return Image.new("RGB", (width, height))
-        shrink = (processor.image_processor.size["longest_edge"] / (width * height)) ** 0.5
-        if (
-            shrink < 1
-        ):  # JPEG decodes 2, 4 or 8 times smaller for a fraction of the time; never below the size asked for
-            image.draft("RGB", (max(1, int(width * shrink)), max(1, int(height * shrink))))
-        return image.convert("RGB")
+        with image:
+            width, height = image.size
+            if width * height > MAX_IMAGE_PIXELS:
+                raise ValueError(f"{width} x {height} pixels")
+            if black:
+                return Image.new("RGB", (width, height))
+            shrink = (processor.image_processor.size["longest_edge"] / (width * height)) ** 0.5
+            if shrink < 1:  # JPEG decodes 2, 4 or 8 times smaller for a fraction of the time; not below the size asked for
+                image.draft("RGB", (max(1, int(width * shrink)), max(1, int(height * shrink))))
+            return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"Sample {sample_id}: the image {path.name} cannot be read ({error})") from None
 

@@ -130,10 +130,11 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, arch: str = "qwen3
         vocab_size=vocabulary, initial_alphabet=sorted(alphabet), special_tokens=[], show_progress=False
     )
     bpe.train_from_iterator(texts, trainer)
-    learnt = json.loads(bpe.to_str())["model"]
+    learnt: dict[str, Any] = json.loads(bpe.to_str())["model"]
+    merges: list[Any] = [tuple(pair) for pair in learnt["merges"]]
     tokenizer = (Qwen3_5Tokenizer if is_qwen3_5 else Qwen2Tokenizer)(
         vocab=dict(learnt["vocab"]),
-        merges=[tuple(pair) for pair in learnt["merges"]],
+        merges=merges,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         unk_token="<|endoftext|>",
@@ -189,7 +190,7 @@ def _model_config(tokenizer: Any, arch: str, size: TinySize) -> Any:
         "vision_start_token_id": token_id("<|vision_start|>"),
         "vision_end_token_id": token_id("<|vision_end|>"),
     }
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": -(-len(tokenizer) // 64) * 64,
         "hidden_size": size.hidden,
         "intermediate_size": size.feed_forward,
@@ -202,7 +203,7 @@ def _model_config(tokenizer: Any, arch: str, size: TinySize) -> Any:
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    vision = {
+    vision: dict[str, Any] = {
         "depth": size.vision_layers,
         "hidden_size": size.vision_hidden,
         "intermediate_size": size.vision_feed_forward,
@@ -212,9 +213,9 @@ def _model_config(tokenizer: Any, arch: str, size: TinySize) -> Any:
         "temporal_patch_size": 2,
         "out_hidden_size": size.hidden,
     }
-    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
     if arch == "qwen3_5":
-        heads = {f"linear_{name}": n for name, n in (("num_key_heads", 4), ("num_value_heads", 4))}
+        heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}  # 4 heads take 1.7 times the time on a CPU
         widths = {"linear_key_head_dim": 32, "linear_value_head_dim": 32}
         sections = {"partial_rotary_factor": 0.5, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
         text |= {**heads, **widths, "head_dim": 64, "full_attention_interval": 4, "rope_parameters": rope | sections}

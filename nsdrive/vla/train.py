@@ -349,7 +349,8 @@ def _save_result(trainer: AnswerTrainer, processor: Any, config: TrainConfig, so
             shutil.rmtree(left, ignore_errors=True)
     wait_for_all()
     if trainer.args.bf16 and not trainer.is_deepspeed_enabled and not is_lora:
-        trainer.model.to(torch.bfloat16)  # trained under autocast: the fp32 copy is not needed any more
+        model: Any = trainer.model
+        model.to(torch.bfloat16)  # trained under autocast: the fp32 copy is not needed any more
     trainer.save_model(str(part))
     wait_for_all()
     if not is_first:

@@ -22,7 +22,7 @@ class TrainConfig:
     # ---- what is trained
     method: Literal["full", "lora"] = "full"
     lora_rank: int = 16  # LoRA paper (2106.09685) sees little gain above; alpha = 2 rank is the common choice
-    lora_alpha: float = 32.0
+    lora_alpha: int = 32
     lora_dropout: float = 0.0
     lora_targets: str = (  # every linear layer of the language model, Qwen3.5's linear-attention ones too
         r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"

@@ -148,8 +148,8 @@ def read_loss_log(path: Path) -> list[dict[str, Any]]:
     """The rows of a loss.jsonl; a last line that a killed process cut short is left out."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
 
 
 def wait_for_all() -> None:

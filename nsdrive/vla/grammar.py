@@ -1,0 +1,181 @@
+"""Constrained decoding: whatever the model prefers, its answer parses.
+
+    tables = TokenTables(tokenizer)                                     # once per tokenizer
+    grammar = PlanGrammar(tables, ["detailed", "none"])                 # once per batch: the trace level of each row
+    model.generate(..., logits_processor=[grammar], max_new_tokens=grammar.max_new_tokens)
+
+The answer is `<PLANNING>` + ten points + `</PLANNING>`, before it `<REASONING>` + free text + `</REASONING>` and a newline
+(not at level none). Literals are matched on strings, never forced token by token: a model that has learnt `>Lead` as one
+token may use it across the end of `<REASONING>` (token healing). Free text may not hold a `<` but to end itself, and ends
+when its budget is spent, so an answer is complete within `max_new_tokens`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import regex
+import torch
+from transformers import LogitsProcessor
+
+from nsdrive.vla.prompt import N_WAYPOINTS, TASK
+
+OPEN_REASONING, OPEN_PLAN, CLOSE_PLAN = "<REASONING>", "<PLANNING>", "</PLANNING>"
+BRIDGE = f"</REASONING>\n{OPEN_PLAN}"
+_NUMBER = r"-?(?:0|[1-9][0-9]{0,2})\.[0-9]{2}"  # as prompt.fixed prints it, at most 999.99 m
+_POINT = rf"\[{_NUMBER}, {_NUMBER}\]"
+_PLAN = regex.compile(rf"{_POINT}(?:, {_POINT}){{{N_WAYPOINTS - 1}}}{CLOSE_PLAN}")
+# Tokens of free text before it is ended, by trace level. Chosen by us, above what our texts take; the published release
+# stops a whole answer at 2048.
+REASONING_BUDGET = {"none": 0, "brief": 384, "detailed": 3072}
+_PLAN_CHARACTERS = frozenset("0123456789.,-[] </PLANING>")
+_LONGEST_PLAN = N_WAYPOINTS * len("[-999.99, -999.99], ") + len(CLOSE_PLAN)  # in characters, so in tokens at most
+
+
+@dataclass(slots=True)
+class _Row:
+    """Where one answer of the batch stands. stage: literal, reasoning, plan or end."""
+
+    stage: str
+    literal: str = ""  # what is still to be said of it
+    after: str = ""  # the stage after the literal
+    budget: int = 0  # tokens of free text left
+    plan: str = ""
+
+
+class TokenTables:
+    """What each token of a vocabulary spells, and which tokens may come next in each state; filled in as states occur."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.end_id = int(tokenizer.convert_tokens_to_ids("<|im_end|>"))
+        ids = list(range(len(tokenizer)))
+        self.text: list[str] = tokenizer.batch_decode(
+            [[i] for i in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        special = set(tokenizer.all_special_ids) | {self.end_id}
+        # an undecodable piece of a character ends up as U+FFFD; a special token is no text
+        self._spoken = [i for i in ids if self.text[i] and i not in special and "\ufffd" not in self.text[i]]
+        self._plan_ids = [i for i in self._spoken if _PLAN_CHARACTERS.issuperset(self.text[i])]
+        # token -> how many characters of BRIDGE it says, for those that begin it (".</" says two)
+        self.bridges = {
+            i: len(self.text[i]) - at
+            for i in self._spoken
+            if (at := self.text[i].find("<")) >= 0 and BRIDGE.startswith(self.text[i][at:])
+        }
+        self._free = [i for i in self._spoken if "<" not in self.text[i] or i in self.bridges]
+        self._cache: dict[tuple[str, str, str], torch.Tensor] = {}
+
+    def allowed(self, row: _Row, device: torch.device) -> torch.Tensor:
+        """Token ids that may come next in the state of this row, on `device`."""
+        key = self._state(row)
+        found = self._cache.get(key)
+        if found is None or found.device != device:
+            found = self._cache[key] = torch.tensor(self._compute(row), dtype=torch.long, device=device)
+        return found
+
+    def _state(self, row: _Row) -> tuple[str, str, str]:
+        if row.stage == "plan":  # which digit it was matters only where a number begins: 0 or not
+            return "plan", _canonical(row.plan), ""
+        return row.stage, row.literal, row.after
+
+    def _compute(self, row: _Row) -> list[int]:
+        if row.stage == "literal":
+            return [i for i in self._spoken if self._goes_on(self.text[i], row)]
+        if row.stage == "reasoning":
+            return self._free
+        if row.stage == "plan":
+            return [i for i in self._plan_ids if _PLAN.fullmatch(row.plan + self.text[i], partial=True)]
+        return [self.end_id]
+
+    def _goes_on(self, text: str, row: _Row) -> bool:
+        if row.literal.startswith(text):
+            return True
+        if not text.startswith(row.literal):
+            return False
+        rest = text[len(row.literal) :]
+        return "<" not in rest if row.after == "reasoning" else _PLAN.fullmatch(rest, partial=True) is not None
+
+
+class PlanGrammar(LogitsProcessor):
+    """Lets only tokens through that keep the answer parsable. For greedy decoding or sampling, one use per generate call.
+
+    levels: the trace level of each row of the batch. budget: the most tokens of free text, by level.
+    """
+
+    def __init__(
+        self, tables: TokenTables, levels: Sequence[str], budget: Mapping[str, int] = REASONING_BUDGET
+    ) -> None:
+        unknown = [level for level in levels if level not in TASK]
+        if unknown:
+            raise ValueError(f"No trace level '{unknown[0]}'. Known: {', '.join(TASK)}")
+        self._tables, self._length = tables, -1
+        self._rows = [
+            _Row(stage="literal", literal=OPEN_PLAN, after="plan")
+            if level == "none"
+            else _Row(stage="literal", literal=OPEN_REASONING, after="reasoning", budget=max(1, budget[level]))
+            for level in levels
+        ]
+        self.max_new_tokens = max(_most_tokens(level, budget) for level in levels)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """input_ids (B, L), prompt included, padded on the left; scores (B, vocabulary)."""
+        if len(input_ids) != len(self._rows):
+            raise ValueError(f"{len(self._rows)} levels were given for a batch of {len(input_ids)}")
+        if self._length >= 0:
+            assert input_ids.shape[1] == self._length + 1, "one PlanGrammar serves one generate call, without beams"
+            for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
+                self._advance(row, token)
+        self._length = input_ids.shape[1]
+        kept = torch.full_like(scores, -torch.inf)
+        for b, row in enumerate(self._rows):
+            ids = self._tables.allowed(row, scores.device)
+            kept[b, ids] = scores[b, ids]
+        return kept  # type: ignore[return-value]
+
+    def _advance(self, row: _Row, token: int) -> None:
+        if row.stage == "end":
+            return
+        tables = self._tables
+        text = tables.text[token]
+        if row.stage == "literal":
+            if len(text) < len(row.literal):
+                row.literal = row.literal[len(text) :]
+                return
+            text = text[len(row.literal) :]
+            row.stage, row.literal = row.after, ""
+            if row.stage == "plan":
+                row.plan = text
+        elif row.stage == "plan":
+            row.plan += text
+        elif row.stage == "reasoning":
+            row.budget -= 1
+            if token in tables.bridges:
+                _begin_bridge(row, tables.bridges[token])
+            elif row.budget <= 0:
+                _begin_bridge(row, 0)
+        if row.stage == "plan" and row.plan.endswith(">"):
+            row.stage = "end"
+
+
+def _most_tokens(level: str, budget: Mapping[str, int]) -> int:
+    """An answer's length at the most: every literal and the plan letter by letter, and the end mark."""
+    before = 0 if level == "none" else len(OPEN_REASONING) + max(1, budget[level]) + len(BRIDGE) - len(OPEN_PLAN)
+    return before + len(OPEN_PLAN) + _LONGEST_PLAN + 1
+
+
+def _begin_bridge(row: _Row, n_said: int) -> None:
+    row.stage, row.literal, row.after = "literal", BRIDGE[n_said:], "plan"
+    if not row.literal:
+        row.stage, row.plan = "plan", ""
+
+
+_DIGITS = str.maketrans("23456789", "11111111")
+
+
+def _canonical(plan: str) -> str:
+    """A plan with the same continuations, of which there are few: its finished points as zeros, its digits as 0 or 1."""
+    done, last, tail = plan.rpartition("]")
+    points = ", ".join(["[0.00, 0.00]"] * (done.count("]") + bool(last)))
+    return points + tail.translate(_DIGITS)

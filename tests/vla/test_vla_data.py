@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from vla_fixtures import make_dataset
+
+from nsdrive.dataset import open_dataset
+from nsdrive.vla.data import IGNORED, Rows, Schedule, collate, encode, read_row
+from nsdrive.vla.model import load_model, load_processor
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_folder: Path) -> Any:
+    return load_processor(tiny_folder, min_pixels=1024, max_pixels=4096)
+
+
+@pytest.fixture(scope="module")
+def rows(dataset: Path) -> Rows:
+    return Rows(open_dataset(dataset), "train")
+
+
+def test_the_labels_are_the_answer_and_its_end_mark(processor: Any, rows: Rows) -> None:
+    encoded = encode(processor, rows[0], with_answer=True)
+    said = encoded.input_ids[encoded.labels != IGNORED].tolist()
+    assert processor.tokenizer.decode(said) == rows[0].answer + "<|im_end|>"
+    assert encoded.labels[-1] == IGNORED  # the template's newline after the end mark
+    question = encode(processor, rows[0], with_answer=False).input_ids
+    assert torch.equal(encoded.input_ids[: len(question)], question)
+    assert processor.tokenizer.decode(question).endswith("<think>\n\n</think>\n\n")
+
+
+def test_images_stand_where_the_prompt_names_them(processor: Any, rows: Rows) -> None:
+    encoded = encode(processor, rows[0], with_answer=False)
+    text = processor.tokenizer.decode(encoded.input_ids)
+    n_tokens = int(encoded.grid.prod(dim=1)[0]) // 4
+    image = "<|vision_start|>" + "<|image_pad|>" * n_tokens + "<|vision_end|>"
+    assert f"front camera: {image}\nright camera: " not in text
+    assert text.count(image) == 3
+    assert f"front camera: {image}\nfront right camera: {image}" in text
+
+
+def test_a_template_that_writes_the_question_differently_is_refused(processor: Any, rows: Rows) -> None:
+    usual = processor.tokenizer.chat_template
+    try:
+        processor.tokenizer.chat_template = usual.replace("assistant\\n", "assistant, think:\\n")
+        with pytest.raises(ValueError, match=r"train-0.*cannot be masked"):
+            encode(processor, rows[0], with_answer=True)
+    finally:
+        processor.tokenizer.chat_template = usual
+
+
+def test_what_is_wrong_with_a_sample_is_said_with_its_name(processor: Any, dataset: Path, rows: Rows) -> None:
+    opened, raw = open_dataset(dataset), rows.raw(1)
+    with pytest.raises(ValueError, match=r"train-1: 3 <image> in the prompt, 2 images"):
+        read_row(opened, raw | {"images": raw["images"][:2]})
+    with pytest.raises(ValueError, match=r"train-1.*does not stay inside"):
+        read_row(opened, raw | {"images": ["../../etc/passwd"] * 3})
+    with pytest.raises(ValueError, match="train-1 lacks the field 'messages'"):
+        read_row(opened, {k: v for k, v in raw.items() if k != "messages"})
+    with pytest.raises(ValueError, match=r"train-1: its text holds <\|image_pad\|>"):
+        encode(processor, replace(rows[1], prompt=rows[1].prompt + "<|image_pad|>"), with_answer=False)
+
+
+def test_a_broken_image_is_an_error_and_a_black_one_is_black(processor: Any, rows: Rows, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    good = rows[0].images[0]
+    assert isinstance(good, Path)
+    broken.write_bytes(good.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"train-0: the image broken\.jpg cannot be read"):
+        encode(processor, replace(rows[0], images=(broken,) * 3), with_answer=False)
+    black = encode(processor, rows[0], with_answer=False, black_images=True)
+    seen = encode(processor, rows[0], with_answer=False)
+    assert torch.equal(black.input_ids, seen.input_ids)
+    assert black.patches.unique().tolist() == [-1.0]
+    assert len(seen.patches.unique()) > 10
+
+
+def test_padding_on_either_side_does_not_touch_the_logits(processor: Any, rows: Rows, tiny_folder: Path) -> None:
+    short = replace(rows[0], prompt=rows[0].prompt.replace("Answer", "")[: -len(" in a <PLANNING> block.")])
+    items = [encode(processor, row, with_answer=False) for row in (short, rows[1])]
+    assert len(items[0].input_ids) < len(items[1].input_ids)
+    model = load_model(tiny_folder).eval()
+
+    def last_logits(batch: dict[str, Any], place: int) -> torch.Tensor:
+        known = {k: v for k, v in batch.items() if k not in ("labels", "sample_ids")}
+        with torch.inference_mode():
+            return model(**known).logits[0, place]
+
+    alone = last_logits(collate(items[:1], processor), len(items[0].input_ids) - 1)
+    right = last_logits(collate(items, processor), len(items[0].input_ids) - 1)
+    left = last_logits(collate(items, processor, for_generation=True), -1)
+    assert torch.allclose(alone, right, atol=1e-5)
+    assert torch.allclose(alone, left, atol=1e-5)
+
+
+def test_a_batch_without_images_reaches_the_vision_tower_and_changes_nothing(
+    processor: Any, tmp_path: Path, tiny_folder: Path
+) -> None:
+    blind = Rows(open_dataset(make_dataset(tmp_path, n_images=0, n_train=2)), "train")
+    items = [encode(processor, blind[k], with_answer=True) for k in range(2)]
+    batch = collate(items, processor)
+    assert batch["pixel_values"].shape[0] == 4
+    assert batch["attention_mask"][:, -1].tolist() == [0, 0]
+    model = load_model(tiny_folder)
+    inputs = {k: v for k, v in batch.items() if k not in ("labels", "sample_ids")}
+    n = len(items[0].input_ids)
+    logits = model(**inputs).logits
+    logits[batch["labels"] != IGNORED].sum().backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if "visual" in name)
+    with torch.inference_mode():
+        without = model(input_ids=items[0].input_ids[None]).logits
+    assert torch.allclose(logits[0, :n], without[0], atol=1e-5)
+    assert "pixel_values" not in collate(items, processor, for_generation=True)
+
+
+def test_the_schedule_is_a_permutation_every_epoch_and_a_pure_function_of_seed_and_place(
+    processor: Any, rows: Rows
+) -> None:
+    one = Schedule(rows, processor, n_samples=40, seed=3)
+    order = [one.row_index(k) for k in range(40)]
+    assert sorted(order[:12]) == sorted(order[12:24]) == list(range(12))
+    assert order[:12] != order[12:24]
+    assert [one.row_index(k) for k in reversed(range(40))] == order[::-1]
+    assert Counter(order).most_common(1)[0][1] == 4
+    assert [Schedule(rows, processor, n_samples=40, seed=4).row_index(k) for k in range(12)] != order[:12]
+
+
+def test_rows_can_be_chosen_by_trace_level(dataset: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(dataset, mixed)
+    shard = mixed / "train-00000.jsonl"
+    lines = [json.loads(line) for line in shard.read_text().splitlines()]
+    lines[3]["trace_level"] = "none"
+    shard.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    chosen = Rows(open_dataset(mixed), "train", level="none")
+    assert [chosen[k].sample_id for k in range(len(chosen))] == ["train-3"]
+    with pytest.raises(ValueError, match="No samples to train on"):
+        Schedule(Rows(open_dataset(mixed), "train", level="detailed"), None, n_samples=4, seed=0)

@@ -469,6 +469,8 @@ def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
                     allows_mps2=fields["allows_mps2"],
                 )
             )
+        if not marks:
+            reader.fail(*EVALUATIONS.values())
         if marks.count(" binds") != 1:
             where = f"line {reader.at + 1}, column 1"
             raise ValueError(

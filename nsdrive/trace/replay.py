@@ -43,14 +43,13 @@ def replay(trace: Trace, path: Path | None = None, start_progress_m: float = 0.0
     The driven motion moves each tick by the speed at the tick's start (nuPlan's kinematic bicycle is a forward Euler), which
     adds h/2 (v0 - v1) - h^2/12 (a0 - a1) with h = 0.1 s.
     """
-    states = (*trace.steps, trace.end)
-    speeds = np.array([s.speed_mps for s in states])
-    accels = np.array([s.accel_mps2 for s in states])
+    speeds = np.array([*(s.speed_mps for s in trace.steps), trace.end.speed_mps])
+    accels = np.array([*(s.accel_mps2 for s in trace.steps), trace.end.accel_mps2])
     slower, eased = -np.diff(speeds), -np.diff(accels)
     moved = 0.5 * STEP_S * (speeds[1:] + speeds[:-1]) + 0.5 * INTERVAL_S * slower
     moved += (STEP_S**2 - INTERVAL_S**2) / 12.0 * eased
     progress = np.concatenate([[0.0], np.cumsum(np.maximum(moved, 0.0))])
-    times = STEP_S * np.arange(N_STEPS + 1)
+    times = np.linspace(0.0, N_STEPS * STEP_S, N_STEPS + 1)
     poses = None if path is None else path.pose_at(start_progress_m + progress)
     return Replay(times_s=times, progress_m=progress, poses_global=poses)
 
@@ -108,10 +107,11 @@ def lateral_errors(trace: Trace, poses_global: FloatArray, path: Path | None = N
     difference = (trace.end.turned_deg - turned + 180.0) % 360.0 - 180.0
     if not abs(difference) <= TURN_TOLERANCE_DEG:
         errors.append(f"the text says that the ego turned {trace.end.turned_deg:.0f} deg, the label {turned:.1f}")
+    # A turn that is "now" may be nearly over; of one ahead the text's own progress tells whether it was driven.
     side = {"turn left": 1.0, "turn right": -1.0}.get(trace.route.manoeuvre)
     driven = replay(trace).progress_m[-1]
     # 25 m into a turn an ego has turned by more than 15 degrees, on any radius that an intersection has.
-    if side is not None and driven > trace.route.distance_m + 25.0 and side * turned < 15.0:
+    if side is not None and 0.0 < trace.route.distance_m < driven - 25.0 and side * turned < 15.0:
         errors.append(f"the text's route is to {trace.route.manoeuvre}, but the label turned {turned:.1f} deg")
     return errors
 
@@ -165,7 +165,8 @@ def _phase_errors(trace: Trace) -> list[str]:
     """Whether the phases are what the steps say; of a brief trace, whether they cover the time and name the right manoeuvre."""
     if all(s.binding is not None for s in trace.steps):
         return [] if phases_of(trace.steps, trace.end) == trace.phases else ["the phases are not those of the steps"]
-    errors, at = [], 0.0
+    errors: list[str] = []
+    at = 0.0
     speeds = [*(s.speed_mps for s in trace.steps), trace.end.speed_mps]
     for p in trace.phases:
         first, last = round(p.start_s / STEP_S), round(p.end_s / STEP_S)

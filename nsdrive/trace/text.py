@@ -258,7 +258,7 @@ STEP = Template("{time_s:1} speed {speed_mps:2} accel {accel_mps2:2}{lateral_off
 _ALLOWS = " allows {allows_mps2:2}{mark:mark}"
 EVALUATIONS = {
     "target_speed": Template("target_speed {threshold:2}" + _ALLOWS),
-    "curve_speed": Template("curve_speed {threshold:2} in {distance_m:1} radius {radius_m:1}" + _ALLOWS),
+    "curve_speed": Template("curve_speed {threshold:1} in {distance_m:1} radius {radius_m:1}" + _ALLOWS),
     "path_end": Template("path_end gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
     "lead": Template("lead {about:name} gap {gap_m:1} speed {lead_speed_mps:1} needs {threshold:1}" + _ALLOWS),
     "red_light": Template("red_light {about:name} gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
@@ -273,7 +273,12 @@ EVALUATIONS = {
 # What is as it was in the last evaluation of the same rule need not be said again: lossless, and most of a text's length.
 REPEATED = {
     "target_speed": Template("target_speed" + _ALLOWS),
-    "curve_speed": Template("curve_speed {threshold:2} in {distance_m:1}" + _ALLOWS),
+    "curve_speed": Template("curve_speed {threshold:1} in {distance_m:1}" + _ALLOWS),
+    "lead": Template("lead gap {gap_m:1} speed {lead_speed_mps:1} needs {threshold:1}" + _ALLOWS),
+    "red_light": Template("red_light gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
+    "amber_light": Template("amber_light gap {gap_m:1} accel {accel_mps2:1}" + _ALLOWS),
+    "stop_sign": Template("stop_sign gap {gap_m:1} waited {waited_s:1} crossing {crossing:0}" + _ALLOWS),
+    "crosswalk": Template("crosswalk gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
 }
 PHASE = Template("{start_s:1} to {end_s:1} s {rule:rule}{about:about}: {manoeuvre:manoeuvre}")
 SPEEDS = Template("speed {values:row}")
@@ -296,9 +301,9 @@ def _lines(trace: Trace, level: str) -> list[str]:
     phases = [PHASE.format(vars(p)) for p in trace.phases]
     turned = TURNED.format({"turned_deg": trace.end.turned_deg})
     if level == "brief":
-        states = (*trace.steps, trace.end)
-        speeds = SPEEDS.format({"values": [s.speed_mps for s in states]})
-        return [*lines, *phases, speeds, ACCELS.format({"values": [s.accel_mps2 for s in states]}), turned]
+        speeds = SPEEDS.format({"values": [*(s.speed_mps for s in trace.steps), trace.end.speed_mps]})
+        accels = ACCELS.format({"values": [*(s.accel_mps2 for s in trace.steps), trace.end.accel_mps2]})
+        return [*lines, *phases, speeds, accels, turned]
     last: dict[str, dict[str, Any]] = {}
     for step in trace.steps:
         if step.binding is None:

@@ -141,14 +141,14 @@ def roll_forward(
     return _roll(float(progress_m), float(speed_mps), held, profile, sources, idm, profiles, steps, interval_s)
 
 
-def _idm(v, gap, v_lead, v0, s0, headway, a, b, exponent):  # type: ignore[no-untyped-def]  # Python and numba alike
+def _idm(v, gap, v_lead, v0, s0, headway, a, b, exponent):
     needed = s0 + max(0.0, v * headway + v * (v - v_lead) / (2.0 * math.sqrt(a * b)))
     ratio = needed / max(gap, s0)
     acceleration = a * (1.0 - (v / max(v0, 0.1)) ** exponent - ratio * ratio)
     return min(max(acceleration, -b), a)
 
 
-def _track_curve(v, corner2, distance, decel, time):  # type: ignore[no-untyped-def]
+def _track_curve(v, corner2, distance, decel, time):
     """(speed allowed now, acceleration that tracks it); corner2 is the square of the curve's own speed."""
     envelope = math.sqrt(corner2 + 2.0 * decel * distance)
     return envelope, (envelope - v) / time - (
@@ -162,7 +162,7 @@ _track_curve_fast = numba.njit(cache=True)(_track_curve)
 
 
 @numba.njit(cache=True)
-def _roll(start, speed, held, profile, sources, idm, profiles, steps, dt):  # type: ignore[no-untyped-def]
+def _roll(start, speed, held, profile, sources, idm, profiles, steps, dt):
     s0, headway, a, b, exponent = idm
     limit_decel, decel, time = profiles
     out = np.empty((steps, 3))

@@ -69,8 +69,9 @@ class IdmPlanner:
         self._along: AlongPath | None = None
 
     def initialize(self, mission: Mission, ego: EgoState) -> None:
-        """Lay the path from the ego's lane along the route. ValueError where the map has no lane on the route."""
-        start = nearest_lane(mission.lane_map, ego.pose, allowed_roadblocks=frozenset(mission.route_roadblock_ids))
+        """Lay the path from the ego's lane along the route (any lane, where no route is known). ValueError without a lane."""
+        on_route = frozenset(mission.route_roadblock_ids) or None
+        start = nearest_lane(mission.lane_map, ego.pose, allowed_roadblocks=on_route)
         lanes = find_route(mission.lane_map, start, mission.goal_m, mission.route_roadblock_ids)
         path = centerline(mission.lane_map, lanes)
         self._along = AlongPath.of(mission, path, self.config, self._half_width_m)

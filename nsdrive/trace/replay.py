@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nsdrive.trace.text import places
+from nsdrive.trace.templates import places
 from nsdrive.trace.trace import N_STEPS, STEP_S, Step, Trace, manoeuvre, phases_of
 from nsdrive.world.decision import BINDING_TOLERANCE_MPS2, Constraint
 from nsdrive.world.geometry import Path, wrap_angle

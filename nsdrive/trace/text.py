@@ -7,17 +7,30 @@ route, the phases with the objects that they name, and the motion; "detailed" ev
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from nsdrive.trace.templates import (
+    ACCELS,
+    EVALUATIONS,
+    FOLLOW,
+    HIDDEN,
+    LATER,
+    OBJECT,
+    PHASE,
+    REPEATED,
+    ROUTE,
+    SCENE,
+    SPEEDS,
+    STEP,
+    TURNED,
+    Template,
+    known_level,
+    places,
+)
 from nsdrive.trace.trace import (
-    KIND_WORDS,
-    LIGHT_WORDS,
-    MANOEUVRES,
     N_STEPS,
-    SECTORS,
     STEP_S,
     EndState,
     ObjectFacts,
@@ -29,15 +42,13 @@ from nsdrive.trace.trace import (
     with_margins,
 )
 from nsdrive.world.decision import Constraint
-from nsdrive.world.navigation import TURN_WORDS, Navigation
+from nsdrive.world.navigation import Navigation
 from nsdrive.world.rules import RULES
-
-LEVELS = ("none", "brief", "detailed")
 
 
 def render(trace: Trace, level: str) -> str:
     """The text of a trace: lines without a final newline, "" at level none. ValueError for an unknown level."""
-    return "\n".join(_lines(rounded(trace, level), level)) if _known(level) != "none" else ""
+    return "\n".join(_lines(rounded(trace, level), level)) if known_level(level) != "none" else ""
 
 
 def parse(text: str) -> Trace:
@@ -70,7 +81,7 @@ def rounded(trace: Trace, level: str) -> Trace:
 
     At level none nothing is printed; the detailed numbers are kept, for those who study a sample without its text.
     """
-    brief = _known(level) == "brief"
+    brief = known_level(level) == "brief"
     named = {p.about for p in trace.phases}
     spoken = 0.0 if trace.route.manoeuvre == FOLLOW else decimals(trace.route.distance_m, 0)
     limit = trace.route.speed_limit_mps
@@ -88,207 +99,6 @@ def rounded(trace: Trace, level: str) -> Trace:
             turned_deg=decimals(trace.end.turned_deg, 0),
         ),
     )
-
-
-def pattern(level: str) -> str:
-    """A regular expression that matches every text of this level, from the same templates: for constrained decoding."""
-    if _known(level) == "none":
-        return ""
-    one_of = "|".join(t.regex for t in (OBJECT, HIDDEN, LATER))
-    head = rf"{SCENE.regex}\n{ROUTE.regex}\n(?:(?:{one_of})\n)*"
-    if level == "brief":
-        return rf"{head}(?:{PHASE.regex}\n)+{SPEEDS.regex}\n{ACCELS.regex}\n{TURNED.regex}"
-    evaluations = "|".join(t.regex for t in (*EVALUATIONS.values(), *REPEATED.values()))
-    return rf"{head}(?:{STEP.regex}\n(?:(?:{evaluations})\n)+){{{N_STEPS}}}{STEP.regex}\n{TURNED.regex}(?:\n{PHASE.regex})+"
-
-
-# ---- what a field may say: its regular expression, and how a value is shown and read ------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """One sort of field."""
-
-    regex: str
-    show: Callable[[Any], str]
-    read: Callable[[str], Any]
-
-
-def _number(places: int) -> Kind:
-    digits = rf"\.[0-9]{{{places}}}" if places else ""
-    return Kind(regex=rf"-?[0-9]{{1,5}}{digits}", show=lambda v: f"{decimals(v, places):.{places}f}", read=float)
-
-
-def _word(*words: str) -> Kind:
-    return Kind(regex="|".join(re.escape(w) for w in words), show=str, read=str)
-
-
-def _show_command(command: tuple[str, float]) -> str:
-    return Navigation(manoeuvre=command[0], distance_m=command[1], speed_limit_mps=None).command
-
-
-def _read_command(text: str) -> tuple[str, float]:
-    if text == FOLLOW:
-        return FOLLOW, 0.0
-    manoeuvre, spoken, distance = re.fullmatch(r"(.*?)(?: now|( in )([0-9]+) m)", text).groups()  # type: ignore[union-attr]
-    return manoeuvre, float(distance) if spoken else 0.0
-
-
-def _short_camera(camera: str) -> str:
-    """nuPlan's names without their common "CAM_"."""
-    return camera[4:] if re.fullmatch("CAM_[A-Z][0-9]", camera) else camera
-
-
-def _long_camera(short: str) -> str:
-    return f"CAM_{short}" if re.fullmatch("[A-Z][0-9]", short) else short
-
-
-def _read_count(part: str) -> tuple[str, int]:
-    number, words = part.split()
-    return words.removesuffix("s"), int(number)
-
-
-FOLLOW = "follow the road"
-_COUNT = rf"[1-9][0-9]{{0,3}} (?:{'|'.join(KIND_WORDS.values())})s?"
-_NUMBER_ROW = rf"-?[0-9]{{1,3}}\.[0-9]{{2}}(?: -?[0-9]{{1,3}}\.[0-9]{{2}}){{{N_STEPS}}}"
-KINDS: dict[str, Kind] = {
-    "0": _number(0),
-    "1": _number(1),
-    "2": _number(2),
-    "name": Kind(regex=r"[a-z]+-[1-9][0-9]{0,3}", show=str, read=str),
-    "kind": _word(*KIND_WORDS.values()),
-    "sector": _word(*sorted(SECTORS, key=len, reverse=True)),
-    "rule": _word(*RULES),
-    "manoeuvre": _word(*MANOEUVRES),
-    "mark": _word(" binds", " ties", ""),
-    "about": Kind(
-        regex=r"(?: [a-z]+-[1-9][0-9]{0,3})?",
-        show=lambda v: "" if v is None else f" {v}",
-        read=lambda text: text[1:] or None,
-    ),
-    "light": Kind(
-        regex="|".join(("none", *LIGHT_WORDS.values())),
-        show=lambda v: "none" if v is None else str(v),
-        read=lambda text: None if text == "none" else text,
-    ),
-    "limit": Kind(
-        regex=r"[0-9]{1,3}\.[0-9]{2} m/s|not known",
-        show=lambda v: "not known" if v is None else f"{decimals(v, 2):.2f} m/s",
-        read=lambda text: None if text == "not known" else float(text.removesuffix(" m/s")),
-    ),
-    "speed": Kind(  # of an object; the common case is short
-        regex=r"[0-9]{1,3}\.[0-9] m/s|stands",
-        show=lambda v: "stands" if decimals(v, 1) == 0.0 else f"{decimals(v, 1):.1f} m/s",
-        read=lambda text: 0.0 if text == "stands" else float(text.removesuffix(" m/s")),
-    ),
-    "offset": Kind(  # from the centerline; nothing where the ego is on it
-        regex=r"(?: offset -?[0-9]{1,3}\.[0-9])?",
-        show=lambda v: "" if decimals(v, 1) == 0.0 else f" offset {decimals(v, 1):.1f}",
-        read=lambda text: float(text.removeprefix(" offset ")) if text else 0.0,
-    ),
-    "cameras": Kind(
-        regex=r"(?:, [A-Za-z0-9_]+(?: [A-Za-z0-9_]+)*)?",
-        show=lambda v: f", {' '.join(_short_camera(camera) for camera in v)}" if v else "",
-        read=lambda text: tuple(_long_camera(camera) for camera in text[2:].split()),
-    ),
-    "in_view": Kind(
-        regex=rf"nothing|{_COUNT}(?:, {_COUNT})*",
-        show=lambda v: ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in v) or "nothing",
-        read=lambda text: tuple(_read_count(part) for part in text.split(", ")) if text != "nothing" else (),
-    ),
-    "command": Kind(
-        regex=rf"{FOLLOW}|(?:{'|'.join(TURN_WORDS.values())})(?: now| in [1-9][0-9]{{0,3}} m)",
-        show=_show_command,
-        read=_read_command,
-    ),
-    "row": Kind(
-        regex=_NUMBER_ROW,
-        show=lambda values: " ".join(f"{decimals(v, 2):.2f}" for v in values),
-        read=lambda text: tuple(float(v) for v in text.split()),
-    ),
-}
-
-
-class Template:
-    """A line: fixed words and {field:kind} places, compiled to a formatter and to a regular expression."""
-
-    def __init__(self, line: str) -> None:
-        parts = re.split(r"\{(\w+):(\w+)\}", line)
-        self.fixed, self.fields = parts[::3], list(zip(parts[1::3], parts[2::3], strict=True))
-        kinds = [KINDS[kind].regex for _, kind in self.fields] + [""]
-        escaped = [re.escape(fixed) for fixed in self.fixed]
-        self._groups = re.compile("".join(f"{a}({b})" for a, b in zip(escaped, kinds, strict=True)))
-        self.regex = "".join(f"{a}(?:{b})" for a, b in zip(escaped, kinds, strict=True))
-
-    def format(self, values: Mapping[str, Any]) -> str:
-        shown = [KINDS[kind].show(values[field]) for field, kind in self.fields]
-        return "".join(a + b for a, b in zip(self.fixed, [*shown, ""], strict=True))
-
-    def read(self, line: str) -> dict[str, Any] | None:
-        """The fields of a line, None where it is not exactly a line that `format` writes."""
-        match = self._groups.fullmatch(line)
-        if match is None:
-            return None
-        values = {f: KINDS[kind].read(text) for (f, kind), text in zip(self.fields, match.groups(), strict=False)}
-        return values if self.format(values) == line else None  # no "-0.00", no "007"
-
-    def reaches(self, line: str) -> int:
-        """How many characters of a line fit this template's beginning."""
-        at = 0
-        for i, fixed in enumerate(self.fixed):
-            if not line.startswith(fixed, at):
-                return at + next((k for k, c in enumerate(fixed) if at + k >= len(line) or line[at + k] != c), 0)
-            at += len(fixed)
-            if i < len(self.fields):
-                match = re.compile(KINDS[self.fields[i][1]].regex).match(line, at)
-                if match is None:
-                    return at
-                at = match.end()
-        return at
-
-
-# ---- the table ----------------------------------------------------------------------------------------------------------
-
-SCENE = Template("Scene: {in_view:in_view} in view, light {light:light}")
-ROUTE = Template("Route: {command:command}, limit {limit:limit}")
-OBJECT = Template("{name:name} {distance_m:1} m {sector:sector}, {speed_mps:speed}{cameras:cameras}")
-HIDDEN = Template("{name:name} ({kind:kind}) {distance_m:1} m {sector:sector}, {speed_mps:speed}, not seen")
-LATER = Template("{name:name} ({kind:kind}) comes later")
-STEP = Template("{time_s:1} speed {speed_mps:2} accel {accel_mps2:2}{lateral_offset_m:offset}")
-_ALLOWS = " allows {allows_mps2:2}{mark:mark}"
-EVALUATIONS = {
-    "target_speed": Template("target_speed {threshold:2}" + _ALLOWS),
-    "curve_speed": Template("curve_speed {threshold:1} in {distance_m:1} radius {radius_m:1}" + _ALLOWS),
-    "path_end": Template("path_end gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
-    "lead": Template("lead {about:name} gap {gap_m:1} speed {lead_speed_mps:1} needs {threshold:1}" + _ALLOWS),
-    "red_light": Template("red_light {about:name} gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
-    "amber_light": Template(
-        "amber_light {about:name} gap {gap_m:1} accel {accel_mps2:1} brakes up to {threshold:1}" + _ALLOWS
-    ),
-    "stop_sign": Template(
-        "stop_sign {about:name} gap {gap_m:1} waited {waited_s:1} of {threshold:1} crossing {crossing:0}" + _ALLOWS
-    ),
-    "crosswalk": Template("crosswalk {about:name} gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
-}
-# What is as it was in the last evaluation of the same rule need not be said again: lossless, and most of a text's length.
-REPEATED = {
-    "target_speed": Template("target_speed" + _ALLOWS),
-    "curve_speed": Template("curve_speed {threshold:1} in {distance_m:1}" + _ALLOWS),
-    "lead": Template("lead gap {gap_m:1} speed {lead_speed_mps:1} needs {threshold:1}" + _ALLOWS),
-    "red_light": Template("red_light gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
-    "amber_light": Template("amber_light gap {gap_m:1} accel {accel_mps2:1}" + _ALLOWS),
-    "stop_sign": Template("stop_sign gap {gap_m:1} waited {waited_s:1} crossing {crossing:0}" + _ALLOWS),
-    "crosswalk": Template("crosswalk gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
-}
-PHASE = Template("{start_s:1} to {end_s:1} s {rule:rule}{about:about}: {manoeuvre:manoeuvre}")
-SPEEDS = Template("speed {values:row}")
-ACCELS = Template("accel {values:row}")
-TURNED = Template("turned {turned_deg:0} deg")
-
-
-def places(rule: str, field: str) -> int:
-    """How many decimals a rule's template prints of a field: what a check must allow for."""
-    return int(next(kind for name, kind in EVALUATIONS[rule].fields if name == field))
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------------
@@ -372,12 +182,6 @@ def _rounded_constraint(c: Constraint) -> Constraint:
         allows_mps2=decimals(c.allows_mps2, places(c.rule, "allows_mps2")),
         margin_mps2=0.0,
     )
-
-
-def _known(level: str) -> str:
-    if level not in LEVELS:
-        raise ValueError(f"No trace level '{level}'. Known: {', '.join(LEVELS)}")
-    return level
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------------
@@ -496,15 +300,12 @@ def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
 
 
 def _read_evaluation(reader: _Reader, rule: str, last: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The fields of a line, completed from the rule's last one; only the form that `render` would have chosen is read."""
-    where = f"line {reader.at + 1}, column 1"
+    """The fields of a line, in short form completed from the rule's last one."""
     full = reader.maybe(EVALUATIONS[rule])
     if full is None and rule in REPEATED and rule in last:
         full = _filled(rule, reader.take(EVALUATIONS[rule], REPEATED[rule]), last[rule])
     elif full is None:
         reader.fail(EVALUATIONS[rule])
-    elif rule in REPEATED and rule in last and _filled(rule, full, last[rule]) == full:
-        raise ValueError(f"{where}: {rule} repeats what did not change; expected the short form")
     assert full is not None
     last[rule] = full
     return full

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsdrive.trace.text import EVALUATIONS, LEVELS, parse, pattern, render, rounded
+from nsdrive.trace.templates import EVALUATIONS, LEVELS, pattern
+from nsdrive.trace.text import parse, render, rounded
 from nsdrive.trace.trace import (
     KIND_WORDS,
     MANOEUVRES,

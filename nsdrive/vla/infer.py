@@ -91,6 +91,7 @@ def predict(
     quiet_libraries()
     require_fast_kernels(model_type(model, trust_remote_code=trust_remote_code), allow_slow=allow_slow_kernels)
     driver = Predictor.load(model, trust_remote_code=trust_remote_code)
+    part.begin()
     started_s, n_tokens, n_before = time.monotonic(), 0, len(part.rows)
     for first in range(n_before, n_rows, batch_size):
         chunk = range(first, min(first + batch_size, n_rows))
@@ -236,7 +237,7 @@ class _Part:
             raise ValueError(f"{out} exists: choose another --out, or delete it")
         if self._path.exists() and not resume:
             raise ValueError(f"{self._path} is there from an unfinished run: go on with --resume, or delete it")
-        out.parent.mkdir(parents=True, exist_ok=True)
+        self._settings = settings
         whole = [line for line in _lines(self._path) if line.endswith("\n")]  # a killed process may leave half a line
         if whole:
             before = json.loads(whole[0])
@@ -246,7 +247,10 @@ class _Part:
             batch_size = settings["batch_size"]
             n_kept = (len(whole) - 1) // batch_size * batch_size  # whole batches: the next ones are then the same
             self.rows = [json.loads(line) for line in whole[1 : 1 + n_kept]]
-        write_atomically(self._path, json_line(settings) + "".join(json_line(row) for row in self.rows))
+
+    def begin(self) -> None:
+        """Write what is kept of an earlier run, without its last, unfinished batch."""
+        write_atomically(self._path, json_line(self._settings) + "".join(json_line(row) for row in self.rows))
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         with self._path.open("a", encoding="utf-8") as file:

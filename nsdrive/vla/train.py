@@ -395,14 +395,12 @@ def _read_summary(out: Path) -> TrainSummary:
 @contextmanager
 def _process_group(wants_deepspeed: bool) -> Iterator[None]:
     """What torchrun sets, for a plain `python` that trains with DeepSpeed in one process; cleaned up afterwards."""
-    alone = "RANK" not in os.environ
-    mine: dict[str, str] = {}
+    alone, before = "RANK" not in os.environ, dict(os.environ)
     if wants_deepspeed and alone:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        mine = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        os.environ.update(mine)
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if wants_deepspeed and not torch.cuda.is_available():
         _use_gloo()
     try:
@@ -416,12 +414,13 @@ def _process_group(wants_deepspeed: bool) -> Iterator[None]:
         GradientState._reset_state()
         if alone and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        for name in mine:
-            os.environ.pop(name, None)
+        for name in os.environ.keys() - before.keys():  # transformers and accelerate leave theirs, which would rule the
+            del os.environ[name]  # next training in this process
+        os.environ.update(before)
 
 
 def _use_gloo() -> None:
     """Let CPU processes talk by gloo: DeepSpeed's shared-memory kernels would first be compiled (20 s, a C++ compiler)."""
     import deepspeed.ops
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__ = {}  # its table of what can be compiled, else filled by calling compilers

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nsdrive.dataset import read_predictions
+from nsdrive.vla import infer
+from nsdrive.vla.infer import predict
+from nsdrive.vla.model import load_processor, save_processor
+
+SHORT = {"max_reasoning_tokens": 6, "batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The untrained tiny model, with small pictures."""
+    folder = tmp_path_factory.mktemp("model") / "small"
+    shutil.copytree(tiny_folder, folder)
+    save_processor(load_processor(tiny_folder, min_pixels=1024, max_pixels=2048), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(model: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("predictions") / "all.jsonl"
+    seen: list[tuple[int, int]] = []
+    done = predict(model, dataset=dataset, out=out, progress=lambda k, n: seen.append((k, n)), **SHORT)
+    assert (done.n, done.n_errors, done.n_new) == (5, 0, 5)
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+    return out
+
+
+def without_times(path: Path) -> list[dict[str, object]]:
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
+
+
+def test_every_sample_gets_a_complete_answer_even_from_a_model_that_knows_nothing(finished: Path) -> None:
+    predictions = read_predictions(finished)
+    assert [p.sample_id for p in predictions] == [f"test-{k}" for k in range(5)]
+    for p in predictions:
+        assert p.error is None
+        assert p.waypoints_ego_m.shape == (10, 2)
+        assert p.text.startswith("<REASONING>")
+    assert not finished.with_name("all.jsonl.part").exists()
+
+
+def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(
+    model: Path, dataset: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "p.jsonl"
+
+    class PowerCut(BaseException):
+        pass
+
+    def cut(done: int, total: int) -> None:
+        if done == 4:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        predict(model, dataset=dataset, out=out, progress=cut, **SHORT)
+    assert not out.exists()
+    part = tmp_path / "p.jsonl.part"
+    part.write_text(part.read_text()[:-30])  # the last row was being written
+    with pytest.raises(ValueError, match="go on with --resume"):
+        predict(model, dataset=dataset, out=out, **SHORT)
+    with pytest.raises(ValueError, match=r"other settings \(images: 'real' -> 'black'\)"):
+        predict(model, dataset=dataset, out=out, images="black", resume=True, **SHORT)
+    done = predict(model, dataset=dataset, out=out, resume=True, **SHORT)
+    assert done.n_new == 3
+    assert without_times(out) == without_times(finished)
+    monkeypatch.setattr(infer, "load_model", None)  # nothing is left to do, so nothing is loaded
+    assert predict(model, dataset=dataset, out=out, resume=True, **SHORT).n == 5
+    with pytest.raises(ValueError, match="exists"):
+        predict(model, dataset=dataset, out=out, **SHORT)
+
+
+def test_a_bad_image_or_sample_is_a_row_with_its_error(
+    model: Path, dataset: Path, finished: Path, tmp_path: Path
+) -> None:
+    hurt = tmp_path / "hurt"
+    shutil.copytree(dataset, hurt)
+    (hurt / "images/test-1/CAM_F0.jpg").write_bytes(b"no picture")
+    shard = hurt / "test-00000.jsonl"
+    rows = [json.loads(line) for line in shard.read_text().splitlines()]
+    rows[2]["images"] = []
+    rows[3]["images"][0] = "/etc/passwd"
+    shard.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = predict(model, dataset=hurt, out=tmp_path / "p.jsonl", max_reasoning_tokens=6, batch_size=5)
+    assert (done.n, done.n_errors) == (5, 3)
+    predictions = read_predictions(tmp_path / "p.jsonl")
+    assert [p.error is None for p in predictions] == [True, False, False, False, True]
+    assert "CAM_F0.jpg cannot be read" in str(predictions[1].error)
+    assert "3 <image> in the prompt, 0 images" in str(predictions[2].error)
+    assert predictions[0].text == read_predictions(finished)[0].text
+
+
+def test_blacked_out_pictures_and_free_decoding_are_asked_for(model: Path, dataset: Path, tmp_path: Path) -> None:
+    predict(model, dataset=dataset, out=tmp_path / "b.jsonl", images="black", limit=1, **SHORT)
+    assert [p.sample_id for p in read_predictions(tmp_path / "b.jsonl")] == ["test-0"]
+    free = predict(model, dataset=dataset, out=tmp_path / "f.jsonl", constrained=False, limit=2, **SHORT)
+    assert free.n_errors == 2, "an untrained model writes no plan by itself: its rows say so"
+    assert "0 PLANNING blocks" in str(read_predictions(tmp_path / "f.jsonl")[0].error)
+    with pytest.raises(ValueError, match="images must be one of real, black"):
+        predict(model, dataset=dataset, out=tmp_path / "x.jsonl", images="none")
+
+
+def test_what_cannot_begin_leaves_nothing_behind(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="No model folder"):
+        predict(tmp_path / "gone", dataset=dataset, out=tmp_path / "p.jsonl")
+    assert not (tmp_path / "p.jsonl.part").exists()

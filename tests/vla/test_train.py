@@ -1,0 +1,244 @@
+"""Training on one process in-process, on two under torchrun, killed and resumed. Curves are compared number by number."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+from vla_fixtures import make_dataset
+
+from nsdrive.vla.model import load_model, load_processor
+from nsdrive.vla.train import TrainConfig, TrainSummary, train
+from nsdrive.vla.trainer import complete_checkpoints, read_loss_log
+
+# What the libraries of one release say of each other's next one: DeepSpeed 0.19 of torch, peft 0.21 of transformers
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+]
+
+FOUR_STEPS = TrainConfig(
+    max_steps=4,
+    per_device_batch_size=2,
+    gradient_accumulation_steps=1,
+    learning_rate=2e-3,
+    warmup_steps=1,
+    save_every_steps=2,
+    min_image_pixels=1024,
+    max_image_pixels=2048,
+    tiny_vocabulary=512,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Short answers, for speed; their lengths differ, so that a mean of means would not be the mean."""
+    folder = make_dataset(tmp_path_factory.mktemp("data"), n_train=7, level="brief")
+    shard = folder / "train-00000.jsonl"
+    rows = [json.loads(line) for line in shard.read_text().splitlines()]
+    for k, row in enumerate(rows):
+        row["messages"][1]["content"] = "<REASONING>" + "Slow down. " * (1 + 2 * k) + "</REASONING>"
+    shard.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "undisturbed"
+    train(FOUR_STEPS, dataset=data, out=out)
+    return out
+
+
+def curve(out: Path) -> list[dict[str, Any]]:
+    """loss.jsonl but for the seconds."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_loss_log(out / "loss.jsonl")]
+
+
+def start(job: dict[str, Any], *, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    runner = [str(Path(__file__).parent / "run_train.py"), json.dumps(job)]
+    launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    return subprocess.run(
+        [sys.executable, *launch, *runner], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def job(config: dict[str, Any], data: Path, out: Path, **more: Any) -> dict[str, Any]:
+    four = {k: getattr(FOUR_STEPS, k) for k in FOUR_STEPS.__dataclass_fields__}
+    return {"config": four | config, "dataset": str(data), "out": str(out), **more}
+
+
+def test_a_run_learns_and_leaves_a_stock_checkpoint(undisturbed: Path) -> None:
+    rows = read_loss_log(undisturbed / "loss.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    assert set(rows[0]) == {"step", "loss", "learning_rate", "grad_norm", "tokens", "seconds"}
+    summary = json.loads((undisturbed / "train.json").read_text())
+    assert summary["steps"] == 4
+    assert summary["final_loss"] == rows[-1]["loss"]
+    assert summary["answer_tokens"] == sum(row["tokens"] for row in rows)
+    model = AutoModelForImageTextToText.from_pretrained(undisturbed / "model")
+    start = AutoModelForImageTextToText.from_pretrained(undisturbed / "base")
+    assert not torch.equal(model.lm_head.weight, start.lm_head.weight)
+    assert load_processor(undisturbed / "model").image_processor.size["longest_edge"] == 2048
+    assert (undisturbed / "model" / "chat_template.jinja").is_file()
+    assert not list((undisturbed / "model").glob("*.bin")), "nothing pickled in what is passed on"
+
+
+def test_the_loss_is_a_mean_over_the_answer_tokens_of_the_global_batch(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Two samples at once, or one after the other: the same step, though their answers differ in length."""
+    split = replace(FOUR_STEPS, per_device_batch_size=1, gradient_accumulation_steps=2)
+    train(split, dataset=data, out=tmp_path / "split")
+    for one, other in zip(curve(undisturbed), curve(tmp_path / "split"), strict=True):
+        assert other == pytest.approx(one, abs=1e-4)
+
+
+def test_killed_while_it_writes_a_checkpoint_and_resumed_it_gives_the_same_curve(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    assert start(job({}, data, out, kill_in_save=4)).returncode == -9
+    assert (out / "checkpoints" / "checkpoint-4").is_dir()
+    assert [path.name for path in complete_checkpoints(out / "checkpoints")] == ["checkpoint-2"]
+    assert not (out / "train.json").exists()
+    with pytest.raises(ValueError, match="Go on with --resume"):
+        train(FOUR_STEPS, dataset=data, out=out)
+    with pytest.raises(ValueError, match=r"other settings \(learning_rate: 0.002 -> 0.1\)"):
+        train(replace(FOUR_STEPS, learning_rate=0.1), dataset=data, out=out, resume=True)
+    with (out / "loss.jsonl").open("a") as log:
+        log.write('{"step": 5, "lo')
+    summary = train(FOUR_STEPS, dataset=data, out=out, resume=True)
+    assert curve(out) == curve(undisturbed)
+    weights, others = load_file(out / "model/model.safetensors"), load_file(undisturbed / "model/model.safetensors")
+    assert all(torch.equal(weights[name], others[name]) for name in others)
+    assert train(FOUR_STEPS, dataset=data, out=out, resume=True) == summary, "what is complete is left alone"
+
+
+def test_two_processes_under_zero_2_killed_and_resumed_learn_what_one_process_learns(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    two = {"per_device_batch_size": 1, "deepspeed": "zero2"}  # the same global batch
+    killed = start(job(two, data, tmp_path / "two", kill_at=3), processes=2)
+    assert killed.returncode != 0
+    assert [row["step"] for row in curve(tmp_path / "two")] == [1, 2, 3]
+    resumed = start(job(two, data, tmp_path / "two", resume=True), processes=2)
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    for one, other in zip(curve(undisturbed), curve(tmp_path / "two"), strict=True):
+        assert other == pytest.approx(one, abs=1e-4)
+    assert_same_keys(tmp_path / "two" / "model", undisturbed / "model")
+    assert json.loads((tmp_path / "two" / "train.json").read_text())["processes"] == 2
+
+
+def test_deepspeed_works_in_one_plain_process_and_cleans_up(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    before = dict(os.environ)
+    summary = train(replace(FOUR_STEPS, deepspeed="zero1"), dataset=data, out=tmp_path / "zero1")
+    assert isinstance(summary, TrainSummary)
+    assert os.environ.get("RANK") == before.get("RANK")
+    assert not torch.distributed.is_initialized()
+    for one, other in zip(curve(undisturbed), curve(tmp_path / "zero1"), strict=True):
+        assert other == pytest.approx(one, abs=1e-4)
+
+
+def test_lora_with_gradient_checkpointing_trains_few_weights_and_merges(data: Path, tmp_path: Path) -> None:
+    config = replace(FOUR_STEPS, method="lora", gradient_checkpointing=True, max_steps=2, lora_rank=4)
+    summary = train(config, dataset=data, out=tmp_path / "lora")
+    assert 0 < summary.trained_parameters < 0.1 * summary.parameters
+    merged, adapter = load_model(tmp_path / "lora/model"), load_model(tmp_path / "lora/adapter")
+    base = load_model(tmp_path / "lora/base").state_dict()
+    changed = {name for name, value in merged.state_dict().items() if not torch.equal(value, base[name])}
+    assert changed
+    assert all("language_model" in name for name in changed)
+    for name, value in adapter.state_dict().items():
+        assert torch.allclose(value, merged.state_dict()[name])
+
+
+def test_a_frozen_vision_tower_stays_as_it_was(data: Path, tmp_path: Path) -> None:
+    train(replace(FOUR_STEPS, freeze_vision=True, max_steps=1, warmup_steps=0), dataset=data, out=tmp_path / "run")
+    base, model = (load_model(tmp_path / "run" / name).state_dict() for name in ("base", "model"))
+    still = {name for name in base if torch.equal(base[name], model[name])}
+    assert {name for name in base if ".visual." in name} <= still
+    assert any("language_model" in name for name in base.keys() - still)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_samples(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"The (loss|gradient) became (nan|inf) at step \d.*train-\d|became nan"):
+        train(
+            replace(FOUR_STEPS, learning_rate=1e18, warmup_steps=0, max_grad_norm=1e9),
+            dataset=data,
+            out=tmp_path / "nan",
+        )
+    assert not (tmp_path / "nan" / "train.json").exists()
+
+
+def test_settings_that_cannot_be_are_refused_in_one_line(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"No DeepSpeed config 'zero4'\. Did you mean"):
+        train(replace(FOUR_STEPS, deepspeed="zero4"), dataset=data, out=tmp_path / "a")
+    own = tmp_path / "own.json"
+    own.write_text('{"optimizer": {}}')
+    with pytest.raises(ValueError, match="has a section 'optimizer'"):
+        train(replace(FOUR_STEPS, deepspeed=str(own)), dataset=data, out=tmp_path / "a")
+    with pytest.raises(ValueError, match="must be a multiple of log_every_steps"):
+        TrainConfig(save_every_steps=5, log_every_steps=2)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").write_text("...")
+    with pytest.raises(ValueError, match="holds something else"):
+        train(FOUR_STEPS, dataset=data, out=tmp_path / "precious", overwrite=True)
+
+
+@pytest.mark.slow
+def test_zero_3_on_two_processes_saves_a_stock_checkpoint(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    three = {"per_device_batch_size": 1, "deepspeed": "zero3"}
+    done = start(job(three, data, tmp_path / "three"), processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for one, other in zip(curve(undisturbed), curve(tmp_path / "three"), strict=True):
+        assert other == pytest.approx(one, abs=1e-3)
+    assert_same_keys(tmp_path / "three" / "model", undisturbed / "model")
+
+
+@pytest.mark.slow
+def test_lora_under_zero_3_merges(data: Path, tmp_path: Path) -> None:
+    config = {"per_device_batch_size": 1, "deepspeed": "zero3", "method": "lora", "gradient_checkpointing": True}
+    done = start(job(config, data, tmp_path / "lora"), processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same_keys(tmp_path / "lora" / "model", tmp_path / "lora" / "base")
+
+
+@pytest.mark.slow
+def test_a_process_without_an_image_does_not_stall_zero_2(tmp_path: Path) -> None:
+    mixed = make_dataset(tmp_path / "data", n_train=4, n_images=0)
+    make_dataset(tmp_path / "seen", n_train=4)
+    shard = mixed / "train-00000.jsonl"
+    lines = shard.read_text().splitlines()
+    lines[::2] = (tmp_path / "seen" / "train-00000.jsonl").read_text().splitlines()[::2]
+    (tmp_path / "seen" / "images").rename(mixed / "images")
+    shard.write_text("".join(line + "\n" for line in lines))
+    config = {"per_device_batch_size": 1, "deepspeed": "zero2"}
+    done = start(job(config, mixed, tmp_path / "run"), processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(curve(tmp_path / "run")) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["qwen3_vl", "qwen2_5_vl"])
+def test_the_older_qwens_train_too(arch: str, data: Path, tmp_path: Path) -> None:
+    summary = train(replace(FOUR_STEPS, tiny_arch=arch), dataset=data, out=tmp_path / arch)
+    assert summary.final_loss < summary.first_loss
+
+
+def assert_same_keys(one: Path, other: Path) -> None:
+    """transformers 5.23 with ZeRO-3 writes model.language_model.model.language_model.* unless it is stopped."""
+    keys = load_file(one / "model.safetensors").keys() - {"lm_head.weight"}  # tied: ZeRO writes it twice
+    assert keys == load_file(other / "model.safetensors").keys() - {"lm_head.weight"}

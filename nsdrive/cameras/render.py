@@ -20,7 +20,7 @@ from nsdrive.cameras.rasteriser import Ground, Light, Surfaces, View, rasterise
 from nsdrive.cameras.rig import Camera, Rig
 from nsdrive.cameras.scene import TrafficLanes, gather, place_objects, place_scenery, place_signals
 from nsdrive.cameras.scenery import plan_scenery, plan_weather
-from nsdrive.cameras.shading import ground_table, noise_texture, paint
+from nsdrive.cameras.shading import paint
 from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.types import FloatArray, ObjectFrame
 
@@ -52,7 +52,9 @@ class Renderer:
         self._light = Light(sun=sun, ambient=0.56 + 0.36 * (0.44 - direct), sky=0.10, direct=direct)
         self._buffers: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
-    def render(self, ego_pose: FloatArray, frame: ObjectFrame, lights: Mapping[str, str], rig: Rig) -> dict[str, CameraImage]:
+    def render(
+        self, ego_pose: FloatArray, frame: ObjectFrame, lights: Mapping[str, str], rig: Rig
+    ) -> dict[str, CameraImage]:
         """One image per camera of the rig, in its order. ego_pose (3,): rear axle, global."""
         pose = np.asarray(ego_pose, dtype=float)
         if pose.shape != (3,) or not np.isfinite(pose).all():
@@ -79,7 +81,7 @@ class Renderer:
             rasterise(view, ground, meshes, instances, self._light, RANGE_M, depth, ids, surfaces)
             rgb = np.empty((camera.height_px, camera.width_px, 3), dtype=np.uint8)
             hits = np.zeros(max(1, len(things)), dtype=np.int32)
-            paint(view, depth, ids, surfaces, instances, self._weather, ground_table(), noise_texture(), anchor, rgb, hits)
+            paint(view, depth, ids, surfaces, instances, self._weather, anchor, rgb, hits)
             per_pixel = SUPERSAMPLING**2
             seen = {things[i]: int(-(-hits[i] // per_pixel)) for i in np.flatnonzero(hits)}
             images[camera.name] = CameraImage(rgb=rgb, seen=seen)

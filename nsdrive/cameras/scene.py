@@ -128,7 +128,9 @@ def gather(groups: Sequence[tuple[Placed, FloatArray]], range_m: float) -> tuple
         position = np.column_stack([placed.rows[near, :2], np.zeros(len(near))]) + shift
         columns.append((position, placed.heading[near], placed.rows[near, 3:6], placed.centre[near] + shift,
                         placed.radius[near], placed.palette[near], placed.things[near]))  # fmt: skip
-    position, heading, scale, centre, radius, palette, thing = (np.concatenate(column) for column in zip(*columns, strict=True))
+    position, heading, scale, centre, radius, palette, thing = (
+        np.concatenate(column) for column in zip(*columns, strict=True)
+    )
     order = np.argsort(np.hypot(centre[:, 0], centre[:, 1]) - radius, kind="stable")
     library, first = _library(meshes)
     counts = np.array([len(mesh) for mesh in meshes], dtype=np.int32)
@@ -187,12 +189,16 @@ def place_objects(frame: ObjectFrame, traffic: TrafficLanes, origin_m: FloatArra
         length, width = max(0.1, length), max(0.1, width)
         height = float(frame.heights_m[row])
         height = height if np.isfinite(height) and height > 0.1 else 1.5
-        mesh, turn, scale, palette = _looks(kind, frame, row, track_id, (x, y, heading), (length, width, height), traffic)
+        mesh, turn, scale, palette = _looks(
+            kind, frame, row, track_id, (x, y, heading), (length, width, height), traffic
+        )
         scene.put(mesh, x - origin_m[0], y - origin_m[1], heading + turn, scale, palette, track_id)
     return scene.instances(), scene.names
 
 
-def place_signals(lane_map: LaneMap, lights: Mapping[str, str], origin_m: FloatArray, first_thing: int) -> tuple[Placed, list[str]]:
+def place_signals(
+    lane_map: LaneMap, lights: Mapping[str, str], origin_m: FloatArray, first_thing: int
+) -> tuple[Placed, list[str]]:
     """Poles, heads and lamps of all signals in the state of their connectors, and the lamps' names "signal:<id>"."""
     scene = Scene()
     for signal in lane_map.signals:
@@ -238,7 +244,12 @@ def _looks(
         phase = int(along / PEDAL_M * N_PHASES) % N_PHASES
         palette = _clothes(number)
         palette.append(_pick(PAINTS, number // 7))
-        return cyclist_mesh(phase), 0.0, (np.clip(length / 1.75, 0.7, 1.4), 1.0, np.clip(height / 1.75, 0.75, 1.2)), palette
+        return (
+            cyclist_mesh(phase),
+            0.0,
+            (np.clip(length / 1.75, 0.7, 1.4), 1.0, np.clip(height / 1.75, 0.75, 1.2)),
+            palette,
+        )
     if kind == "vehicle":
         quantised = tuple(max(0.5, round(v, 1)) for v in size)
         mesh = vehicle_mesh(vehicle_shape(*quantised, number), *quantised)

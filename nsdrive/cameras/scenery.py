@@ -182,13 +182,14 @@ def _building(
     storeys = int(rng.integers(style.storeys[0], style.storeys[1] + 1))
     pitched = bool(rng.random() < style.pitched)
     colors = tuple(table[int(rng.integers(len(table)))] for table in (WALLS, PANES, ROOFS))
+    number = (int(rng.integers(251)), 0, 0)  # slot 3: which of its windows are lighter
     return Prop(
         mesh=building_mesh(pitched),
         x_m=x,
         y_m=y,
         heading_rad=heading,
         scale=(width, depth, 3.2 * storeys + 0.4),
-        colors=colors,
+        colors=(*colors, number),
     )
 
 

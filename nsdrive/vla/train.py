@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainConfig", "TrainSummary", "train"]
 
-CHECKPOINTS, DONE, CONFIG = "checkpoints", "train.json", "config.json"
+BASE, CHECKPOINTS, DONE, CONFIG = "base", "checkpoints", "train.json", "config.json"
 TOKENIZER_SAMPLES = 512  # chosen by us: as many prompts and answers show the tiny tokenizer every word of the templates
 
 
@@ -107,6 +107,9 @@ def train(
         if resume and (out / DONE).is_file():
             return _read_summary(out)
         remove_incomplete_checkpoints(out / CHECKPOINTS)
+        quiet_libraries()
+        if config.model == "tiny":  # before DeepSpeed is set up: under ZeRO-3 making a model is a collective act
+            _make_tiny_base(config, rows, out)
     quiet_libraries()
     with _process_group(deepspeed is not None):
         arguments = _training_arguments(config, deepspeed, n_rows=len(rows), out=out)
@@ -121,7 +124,7 @@ def _run(config: TrainConfig, arguments: TrainingArguments, rows: Rows, out: Pat
     checkpoints = complete_checkpoints(out / CHECKPOINTS)
     if checkpoints:
         _check_process_count(checkpoints[-1], arguments.world_size)
-    source = _model_source(config, rows, out, is_first=is_first)
+    source = str(out / BASE) if config.model == "tiny" else config.model
     require_fast_kernels(
         model_type(source, trust_remote_code=config.trust_remote_code), allow_slow=config.allow_slow_kernels
     )
@@ -287,33 +290,24 @@ def _check_process_count(checkpoint: Path, processes: int) -> None:
 # ---- the model ----------------------------------------------------------------------------------------------------
 
 
-def _model_source(config: TrainConfig, rows: Rows, out: Path, *, is_first: bool) -> str:
-    """Where the weights are: the checkpoint asked for, or the tiny model that the first process makes in `out`."""
-    if config.model != "tiny":
-        return config.model
+def _make_tiny_base(config: TrainConfig, rows: Rows, out: Path) -> None:
+    """The tiny model with random weights, and a tokenizer that has read the dataset's first samples."""
     from nsdrive.vla.tiny import build_tiny
 
-    base = out / "base"
-    if is_first and not base.is_dir():
-        texts = [
-            text
-            for k in range(min(len(rows), TOKENIZER_SAMPLES))
-            for row in [rows[k]]
-            for text in (row.prompt, row.answer)
-        ]
-        part = out / "base.part"
-        shutil.rmtree(part, ignore_errors=True)
-        build_tiny(
-            part,
-            arch=config.tiny_arch,
-            size=config.tiny_size,
-            seed=config.seed,
-            texts=[*texts, "user\nassistant\nsystem\n"],
-            vocabulary=config.tiny_vocabulary,
-        )
-        part.rename(base)
-    wait_for_all()
-    return str(base)
+    if (out / BASE).is_dir():
+        return
+    first = [rows[k] for k in range(min(len(rows), TOKENIZER_SAMPLES))]
+    part = out / f"{BASE}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    build_tiny(
+        part,
+        arch=config.tiny_arch,
+        size=config.tiny_size,
+        seed=config.seed,
+        texts=[*(text for row in first for text in (row.prompt, row.answer)), "user\nassistant\nsystem\n"],
+        vocabulary=config.tiny_vocabulary,
+    )
+    part.rename(out / BASE)
 
 
 def _choose_what_learns(model: Any, config: TrainConfig, source: str) -> Any:

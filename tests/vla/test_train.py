@@ -70,7 +70,7 @@ def start(job: dict[str, Any], *, processes: int = 1) -> subprocess.CompletedPro
     root = Path(__file__).parents[2]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     return subprocess.run(
-        [sys.executable, *launch, *runner], env=environment, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, *launch, *runner], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
 
 

@@ -27,7 +27,7 @@ DASH_M, DASH_PERIOD_M = (
 STOP_LINE_M = 0.45  # MUTCD: 12 to 24 inches
 ZEBRA_BAR_M, ZEBRA_PERIOD_M = 0.5, 1.1
 KERB_M = 0.17
-APRON_M = 2.2  # pavement where a map knows no walkways, chosen by us
+APRON_M = 3.6  # pavement where a map knows no walkways, chosen by us: people of real logs walk up to there
 BEYOND_M = 70.0  # a lane that leads nowhere goes on this far, so that a road does not end in a lawn; chosen by us
 ARROWS_BEFORE_END_M = (9.0, 34.0)
 

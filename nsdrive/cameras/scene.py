@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nsdrive.cameras.mesh import LEFT_LAMP, PAINT, RIGHT_LAMP, STOP_LAMP, Color, Mesh
+from nsdrive.cameras.mesh import LEFT_LAMP, PAINT, RIGHT_LAMP, STOP_LAMP, Color, Mesh, MeshBuilder
 from nsdrive.cameras.people import (
     HAIRS,
     LEGS,
@@ -29,6 +29,7 @@ from nsdrive.cameras.rasteriser import F32, N_SLOTS, Instances, Meshes
 from nsdrive.cameras.scenery import Prop
 from nsdrive.cameras.street import (
     BOARD_M,
+    HOUSING,
     barrier_mesh,
     cone_mesh,
     crate_mesh,
@@ -153,8 +154,6 @@ def _library(meshes: Sequence[Mesh]) -> tuple[Meshes, np.ndarray]:
     starts, at = {}, 0
     for key, mesh in distinct.items():
         starts[key], at = at, at + len(mesh)
-    from nsdrive.cameras.mesh import MeshBuilder
-
     if not distinct:  # the kernels want arrays of their rank
         builder = MeshBuilder()
         builder.face([(0, 0, 0), (1, 0, 0), (0, 1, 0)])
@@ -205,6 +204,7 @@ def place_signals(
         state = next((lights[c] for c in signal.connector_ids if c in lights), "unknown")
         where = (signal.x_m - origin_m[0], signal.y_m - origin_m[1], signal.heading_rad)
         lamps = [LAMPS_ON[color] if color == state else LAMPS_OFF[color] for color in ("red", "yellow", "green")]
+        lamps += [(0.5 * lamp[0], 0.5 * lamp[1], 0.5 * lamp[2], 1.0) if lamp[3] else (*HOUSING, 0.0) for lamp in lamps]
         arm = round(signal.arm_m, 1)
         scene.put(signal_mesh(arm), *where)
         scene.put(lamps_mesh(arm), *where, palette=lamps, name=f"signal:{signal.signal_id}")

@@ -159,11 +159,17 @@ def _locate(
             far[x] = z
         for x in range(width):
             # unsigned indices: numba then skips its test for negative ones
-            i, j = np.uint32(np.int32(east[x] * smooth_scale) & wide), np.uint32(np.int32(north[x] * smooth_scale) & wide)
+            i, j = (
+                np.uint32(np.int32(east[x] * smooth_scale) & wide),
+                np.uint32(np.int32(north[x] * smooth_scale) & wide),
+            )
             grain_row[x] = smooth[i, j] * max(zero, half - far[x] * np.float32(1 / 300))
         if far.min() < np.float32(24.0):
             for x in range(width):
-                i, j = np.uint32(np.int32(east[x] * fine_scale) & wrap), np.uint32(np.int32(north[x] * fine_scale) & wrap)
+                i, j = (
+                    np.uint32(np.int32(east[x] * fine_scale) & wrap),
+                    np.uint32(np.int32(north[x] * fine_scale) & wrap),
+                )
                 grain_row[x] += fine[i, j] * max(zero, one - far[x] * np.float32(1 / 24))
 
 

@@ -13,7 +13,9 @@ POLE: Color = (98, 102, 106)
 HOUSING: Color = (24, 25, 27)
 ORANGE: Color = (255, 98, 18)
 LAMP_RADIUS_M = 0.16  # the 12 inch lens of US signals, with its rim
+GLARE_RADIUS_M = 0.21  # a lit lamp dazzles: chosen by us so that its colour tells at 60 m
 LAMP_SPACING_M = 0.37
+N_LAMPS = 3
 NEAR_HEAD_Z_M = 3.0  # middle of a head on a pole, chosen by us: eye level of a queue
 ARM_HEAD_Z_M = 5.3  # middle of a head above the road: 4.6 m stay free below it (MUTCD asks for at least 4.57 m)
 TREE_SHAPES = 4
@@ -55,11 +57,13 @@ def signal_mesh(arm_m: float) -> Mesh:
 
 @functools.lru_cache(maxsize=64)
 def lamps_mesh(arm_m: float) -> Mesh:
-    """The lamps of `signal_mesh`; slots RED_LAMP, YELLOW_LAMP and GREEN_LAMP."""
+    """The lamps of `signal_mesh`; slots RED_LAMP, YELLOW_LAMP and GREEN_LAMP, and N_LAMPS later the glare around each."""
     m = MeshBuilder()
     for y, z in head_places(arm_m):
         for k, slot in enumerate((RED_LAMP, YELLOW_LAMP, GREEN_LAMP)):
-            m.disc((-0.155, y, z + (1 - k) * LAMP_SPACING_M), LAMP_RADIUS_M, (-1.0, 0.0, 0.0), slot=slot)
+            lamp_z = z + (1 - k) * LAMP_SPACING_M
+            m.disc((-0.146, y, lamp_z), GLARE_RADIUS_M, (-1.0, 0.0, 0.0), sides=9, slot=slot + N_LAMPS)
+            m.disc((-0.155, y, lamp_z), LAMP_RADIUS_M, (-1.0, 0.0, 0.0), slot=slot)
     return m.build()
 
 

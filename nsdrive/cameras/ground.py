@@ -108,7 +108,7 @@ def strip(polyline: FloatArray, width_m: float, offset_m: float = 0.0) -> FloatA
         return np.zeros((0, 4, 2))
     step = np.diff(points, axis=0)
     normal = np.stack([-step[:, 1], step[:, 0]], axis=1) / np.hypot(*step.T)[:, None]
-    if np.allclose(points[0], points[-1]):  # a ring: its seam is a corner like any other
+    if np.abs(points[0] - points[-1]).max() < 1e-9:  # a ring: its seam is a corner like any other
         before, after = np.concatenate([normal[-1:], normal]), np.concatenate([normal, normal[:1]])
     else:
         before, after = np.concatenate([normal[:1], normal]), np.concatenate([normal, normal[-1:]])
@@ -153,7 +153,7 @@ def _origin(lane_map: LaneMap) -> FloatArray:
     points = [lane.centerline.mean(axis=0) for lane in lane_map.lanes.values()] or [
         p.mean(axis=0) for p in lane_map.drivable_area
     ]
-    return np.round(np.mean(points, axis=0)) if points else np.zeros(2)
+    return np.asarray(np.round(np.mean(points, axis=0))) if points else np.zeros(2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,7 +183,7 @@ def _prolonged(lane: Lane, origin: FloatArray) -> _Strip:
 def _direction(polyline: FloatArray) -> FloatArray:
     """Unit vector of the first few metres of a polyline."""
     reach = polyline[min(len(polyline) - 1, 4)] - polyline[0]
-    return reach / max(1e-9, float(np.hypot(*reach)))
+    return np.asarray(reach / max(1e-9, float(np.hypot(*reach))))
 
 
 def _asphalt(lane_map: LaneMap, lanes: Sequence[_Strip], origin: FloatArray) -> BaseGeometry:
@@ -239,8 +239,12 @@ def _traffic_direction(area: BaseGeometry, lanes: Sequence[_Strip]) -> FloatArra
 
 def _markings(lanes: Sequence[_Strip]) -> list[tuple[int, FloatArray]]:
     """The lines along lane boundaries, each painted once although neighbours share it."""
-    sides = [(line, marking) for lane in lanes for line, marking in ((lane.left, lane.left_marking), (lane.right, lane.right_marking))
-             if marking != "none" and len(line) >= 2]  # fmt: skip
+    sides = [
+        (line, marking)
+        for lane in lanes
+        for line, marking in ((lane.left, lane.left_marking), (lane.right, lane.right_marking))
+        if marking != "none" and len(line) >= 2
+    ]
     sides.sort(key=lambda side: 0 if side[1].startswith("double") else 1 if side[1].startswith("solid") else 2)
     if not sides:
         return []
@@ -266,13 +270,16 @@ def _painted(polyline: FloatArray, marking: str) -> FloatArray:
     if not marking.startswith("dashed"):
         return strip(polyline, LINE_M)
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(polyline, axis=0).T))])
-    dashes = []
-    for start in np.arange(
-        0.5 * (DASH_PERIOD_M - DASH_M) if along[-1] > DASH_PERIOD_M else 0.0, along[-1] - 0.5, DASH_PERIOD_M
-    ):
-        at = np.linspace(start, min(start + DASH_M, along[-1]), 3)
-        dashes.append(strip(np.column_stack([np.interp(at, along, polyline[:, k]) for k in (0, 1)]), LINE_M))
-    return np.concatenate(dashes) if dashes else np.zeros((0, 4, 2))
+    lead_in = 0.5 * (DASH_PERIOD_M - DASH_M) if along[-1] > DASH_PERIOD_M else 0.0
+    starts = np.arange(lead_in, along[-1] - 0.5, DASH_PERIOD_M)
+    at = np.minimum(starts[:, None] + DASH_M * np.array([0.0, 0.5, 1.0]), along[-1])  # bent once, in the middle
+    points = np.stack([np.interp(at, along, polyline[:, k]) for k in (0, 1)], axis=-1)
+    reach = points[:, 2] - points[:, 0]
+    side = np.stack([-reach[:, 1], reach[:, 0]], axis=1) / np.maximum(np.hypot(*reach.T), 1e-9)[:, None]
+    left, right = points + LINE_M / 2 * side[:, None], points - LINE_M / 2 * side[:, None]
+    return np.concatenate(
+        [np.stack([left[:, i], left[:, i + 1], right[:, i + 1], right[:, i]], axis=1) for i in (0, 1)]
+    )
 
 
 def _stop_line(line: FloatArray, kind: str) -> FloatArray:

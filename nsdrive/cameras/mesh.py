@@ -179,8 +179,8 @@ class MeshBuilder:
 
     def limb(
         self,
-        start: Point,
-        end: Point,
+        start: Point | np.ndarray,
+        end: Point | np.ndarray,
         radii: tuple[float, float],
         color: Color = (0, 0, 0),
         *,

@@ -62,12 +62,12 @@ class Meshes(NamedTuple):
 
 
 class Instances(NamedTuple):
-    """Meshes put somewhere, nearest first. first, count (N,): its faces; position (N, 3); heading (N, 2): cos, sin;
+    """Meshes put somewhere, nearest first. first, n_faces (N,): its faces; position (N, 3); heading (N, 2): cos, sin;
     scale (N, 3); radius (N,) of the sphere around its middle, which is at (N, 3) centre; palette (N, N_SLOTS, 4):
     rgb and glow; thing (N,): index into what the image reports as seen, or -1."""
 
     first: I32
-    count: I32
+    n_faces: I32
     position: F32
     heading: F32
     scale: F32
@@ -189,7 +189,7 @@ def _draw_shadows(
             (c * light.sun[1] - s * light.sun[0]) / scale[1],
         )
         sun_z = light.sun[2] / scale[2]
-        for f in range(instances.first[o], instances.first[o] + instances.count[o]):
+        for f in range(instances.first[o], instances.first[o] + instances.n_faces[o]):
             if meshes.casts[f] == 0:
                 continue
             if meshes.normal[f, 0] * sun_x + meshes.normal[f, 1] * sun_y + meshes.normal[f, 2] * sun_z <= 0.0:
@@ -245,7 +245,7 @@ def _draw_instances(
         ox = r[0, 0] * tx + r[0, 1] * ty + r[0, 2] * tz
         oy = r[1, 0] * tx + r[1, 1] * ty + r[1, 2] * tz
         oz = r[2, 0] * tx + r[2, 1] * ty + r[2, 2] * tz
-        for f in range(instances.first[o], instances.first[o] + instances.count[o]):
+        for f in range(instances.first[o], instances.first[o] + instances.n_faces[o]):
             nx, ny, nz = meshes.normal[f, 0], meshes.normal[f, 1], meshes.normal[f, 2]
             first = meshes.corners[f, 0]
             if nx * (eye_x - first[0]) + ny * (eye_y - first[1]) + nz * (eye_z - first[2]) <= 1e-5:

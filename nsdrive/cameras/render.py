@@ -65,7 +65,7 @@ class Renderer:
         things = names + signal_names
         meshes, instances = gather([(self._scenery, to_ego), (objects, to_ego), (signals, to_ego)], RANGE_M)
         ground = Ground(*self._ground.around(pose[0], pose[1], GROUND_RANGE_M))
-        most = int(instances.count.sum())
+        most = int(instances.n_faces.sum())
         surfaces = Surfaces(
             rgb=np.empty((most, 3), dtype=np.float32),
             glow=np.empty(most, dtype=np.float32),

@@ -110,10 +110,6 @@ class Placed:
             axis=1,
         )  # fmt: skip
 
-    def take(self, keep: np.ndarray) -> Placed:
-        """Only these rows."""
-        return Placed([self.meshes[i] for i in keep], self.rows[keep], self.palette[keep], self.things[keep])
-
 
 def gather(groups: Sequence[tuple[Placed, FloatArray]], range_m: float) -> tuple[Meshes, Instances]:
     """Instances within the range of the ego, nearest first, and the meshes that they need.
@@ -137,7 +133,7 @@ def gather(groups: Sequence[tuple[Placed, FloatArray]], range_m: float) -> tuple
     counts = np.array([len(mesh) for mesh in meshes], dtype=np.int32)
     return library, Instances(
         first=first[order],
-        count=counts[order],
+        n_faces=counts[order],
         position=position[order].astype(np.float32),
         heading=heading[order].astype(np.float32),
         scale=scale[order].astype(np.float32),
@@ -203,7 +199,9 @@ def place_signals(
     for signal in lane_map.signals:
         state = next((lights[c] for c in signal.connector_ids if c in lights), "unknown")
         where = (signal.x_m - origin_m[0], signal.y_m - origin_m[1], signal.heading_rad)
-        lamps = [LAMPS_ON[color] if color == state else LAMPS_OFF[color] for color in ("red", "yellow", "green")]
+        lamps: list[tuple[float, ...]] = [
+            LAMPS_ON[color] if color == state else LAMPS_OFF[color] for color in ("red", "yellow", "green")
+        ]
         lamps += [(0.5 * lamp[0], 0.5 * lamp[1], 0.5 * lamp[2], 1.0) if lamp[3] else (*HOUSING, 0.0) for lamp in lamps]
         arm = round(signal.arm_m, 1)
         scene.put(signal_mesh(arm), *where)
@@ -251,8 +249,8 @@ def _looks(
             palette,
         )
     if kind == "vehicle":
-        quantised = tuple(max(0.5, round(v, 1)) for v in size)
-        mesh = vehicle_mesh(vehicle_shape(*quantised, number), *quantised)
+        long, wide, tall = (max(0.5, round(v, 1)) for v in size)
+        mesh = vehicle_mesh(vehicle_shape(long, wide, tall, number), long, wide, tall)
         accel = float(frame.accels_mps2[row])
         stands = speed < STANDS_BELOW_MPS and traffic.hold(x, y, heading)
         indicator = int(frame.indicators[row])
@@ -262,7 +260,7 @@ def _looks(
             LEFT_LAMP: BLINKS if indicator > 0 else BLINKS_NOT,
             RIGHT_LAMP: BLINKS if indicator < 0 else BLINKS_NOT,
         }
-        return mesh, 0.0, tuple(a / b for a, b in zip(size, quantised, strict=True)), [looks[slot] for slot in range(4)]
+        return mesh, 0.0, (length / long, width / wide, height / tall), [looks[slot] for slot in range(4)]
     if kind == "pedestrian":
         phase = STANDING if speed < STANDS_BELOW_MPS else int(along / STRIDE_M * N_PHASES) % N_PHASES
         tall = float(np.clip(height / 1.75, 0.5, 1.2))

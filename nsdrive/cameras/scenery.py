@@ -5,7 +5,6 @@ Placed from a seed, off every lane, drivable area and walkway, and not where the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,10 @@ from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.types import FloatArray
 
 KEEP_CLEAR_M = 13.0  # no tree this close to a signal or a stop sign
-WALLS: tuple[Color, ...] = ((176, 116, 96), (198, 182, 152), (158, 158, 164), (212, 204, 188), (136, 112, 98), (170, 164, 150), (126, 138, 152), (222, 214, 204), (150, 92, 78))  # fmt: skip
+WALLS: tuple[Color, ...] = (
+    (176, 116, 96), (198, 182, 152), (158, 158, 164), (212, 204, 188), (136, 112, 98),
+    (170, 164, 150), (126, 138, 152), (222, 214, 204), (150, 92, 78),
+)  # fmt: skip
 PANES: tuple[Color, ...] = ((74, 92, 112), (86, 104, 118), (66, 80, 98), (98, 116, 130))
 ROOFS: tuple[Color, ...] = ((122, 70, 56), (88, 84, 84), (104, 92, 82), (70, 74, 80))
 GREENS: tuple[Color, ...] = ((74, 118, 52), (88, 128, 58), (62, 104, 54), (104, 132, 62), (58, 92, 50))
@@ -68,7 +70,6 @@ def plan_scenery(lane_map: LaneMap, ground: GroundPlan, seed: int) -> list[Prop]
     style = NEIGHBOURHOODS[int(rng.integers(len(NEIGHBOURHOODS)))]
     signs = [(s.x_m, s.y_m) for s in lane_map.signals] + [(x, y) for x, y, _ in lane_map.stop_signs]
     clear_of = np.array(signs).reshape(-1, 2) - ground.origin_m
-    shapely.prepare(ground.built)
     rays = _rays(lane_map, ground.origin_m)
     planted = _Planted(ground, clear_of)
     props = _lamp_posts(rays, planted)
@@ -86,20 +87,31 @@ def plan_weather(seed: int) -> tuple[Weather, FloatArray, float]:
     kind = rng.choice(["clear", "fair", "overcast"], p=[0.35, 0.45, 0.2])
     if kind == "overcast":  # a bright sky from everywhere: faint shadows right below things
         sun = np.array([0.10 * np.cos(azimuth), 0.10 * np.sin(azimuth), 0.99])
-        air = Weather(
-            _rgb(206, 211, 216), _rgb(168, 178, 190), _rgb(190, 196, 204), _rgb(0.78, 0.78, 0.79), 0.62, 210.0
+        grey = Weather(
+            horizon=_rgb(206, 211, 216),
+            zenith=_rgb(168, 178, 190),
+            cloud=_rgb(190, 196, 204),
+            shade=_rgb(0.78, 0.78, 0.79),
+            cloudiness=0.62,
+            fog_m=210.0,
         )
-        return air, sun / np.linalg.norm(sun), 0.20
-    cloudiness = 0.0 if kind == "clear" else float(rng.uniform(0.25, 0.5))
-    air = Weather(_rgb(206, 219, 232), _rgb(92, 148, 214), _rgb(244, 246, 250), _rgb(0.58, 0.61, 0.68), cloudiness, float(rng.uniform(230, 300)))  # fmt: skip
-    return air, sun, 0.44
+        return grey, sun / np.linalg.norm(sun), 0.20
+    blue = Weather(
+        horizon=_rgb(206, 219, 232),
+        zenith=_rgb(92, 148, 214),
+        cloud=_rgb(244, 246, 250),
+        shade=_rgb(0.58, 0.61, 0.68),
+        cloudiness=0.0 if kind == "clear" else float(rng.uniform(0.25, 0.5)),
+        fog_m=float(rng.uniform(230, 300)),
+    )
+    return blue, sun, 0.44
 
 
 class _Planted:
     """What stands already, to keep the next thing off it."""
 
     def __init__(self, ground: GroundPlan, clear_of: FloatArray) -> None:
-        self._built = ground.built
+        self._built = shapely.simplify(ground.built, 0.3)  # every distance is to each of its edges
         self._clear_of = clear_of
         self._discs = np.zeros((0, 3))
 
@@ -236,7 +248,8 @@ def _backdrop(ground: GroundPlan, planted: _Planted, style: Neighbourhood, rng: 
     if ground.built.is_empty:
         return []
     cell, around = 27.0, 80.0
-    low, high = np.array(ground.built.bounds).reshape(2, 2) + [[-around], [around]]
+    bounds = np.array(ground.built.bounds).reshape(2, 2)
+    low, high = bounds[0] - around, bounds[1] + around
     columns, rows = np.maximum(1, np.minimum(60, ((high - low) / cell).astype(int)))
     grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij"), axis=-1).reshape(-1, 2)
     points = low + (grid + rng.uniform(0.2, 0.8, grid.shape)) * cell
@@ -251,7 +264,8 @@ def _backdrop(ground: GroundPlan, planted: _Planted, style: Neighbourhood, rng: 
                 prop = _tree(x + dx, y + dy, planted, rng, grown=1.35)
                 props += [prop] if prop is not None else []
         else:
-            building = _building(x, y, rng.choice([0.0, np.pi / 2]) + rng.normal(0, 0.1), rng.uniform(14, 22), rng.uniform(11, 16), style, rng)  # fmt: skip
+            turn, width, depth = rng.normal(0, 0.1), rng.uniform(14, 22), rng.uniform(11, 16)
+            building = _building(x, y, turn, width, depth, style, rng)
             props += [building] if _stands_free(building, planted, 6.0) else []
     return props
 

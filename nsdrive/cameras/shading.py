@@ -100,8 +100,8 @@ def paint(
     Three kernels and not one: what is the same for every pixel runs without branches, as vector instructions.
     """
     height, width, _ = rgb.shape
-    fog, grain = np.empty((2, height, width), dtype=np.float32)
-    gradient, clouds = np.empty((2, (height + 1) // 2, (width + 1) // 2), dtype=np.float32)
+    fog, grain = np.zeros((2, height, width), dtype=np.float32)
+    gradient, clouds = np.zeros((2, (height + 1) // 2, (width + 1) // 2), dtype=np.float32)
     _locate(view, depth, weather.fog_m, fine_noise(), smooth_noise(), anchor[0], anchor[1], fog, grain)
     _sky(view, smooth_noise(), weather.cloudiness, gradient, clouds)
     _color(
@@ -157,6 +157,9 @@ def _locate(
             east[x] = px + (x0 + x1 * np.float32(x)) * z
             north[x] = py + (y0 + y1 * np.float32(x)) * z
             far[x] = z
+        dip = r[0, 2] * left + r[1, 2] * down + r[2, 2]
+        if min(dip, dip + 2.0 * r[0, 2] / view.fx * (width - 1)) >= 0.0:
+            continue  # above the horizon: no ground here
         for x in range(width):
             # unsigned indices: numba then skips its test for negative ones
             i, j = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def signal_mesh(arm_m: float) -> Mesh:
             lamp_z = z + (1 - k) * LAMP_SPACING_M
             r = LAMP_RADIUS_M + 0.02
             arch = [(y - r * np.cos(a), lamp_z + r * np.sin(a)) for a in np.linspace(0.1, np.pi - 0.1, 5)]
-            for (y1, z1), (y2, z2) in zip(arch[:-1], arch[1:], strict=True):
+            for (y1, z1), (y2, z2) in itertools.pairwise(arch):
                 m.double([(-0.14, y1, z1), (-0.32, y1, z1), (-0.32, y2, z2), (-0.14, y2, z2)], HOUSING, casts=False)
     return m.build()
 
@@ -188,8 +189,9 @@ def tree_mesh(number: int) -> Mesh:
     for k, (radius, z) in enumerate(levels):
         angles = (np.arange(sides) + 0.5 * (k % 2)) * 2 * np.pi / sides
         bumps = radius * (1 + (0.0 if conifer else 0.16) * rng.uniform(-1, 1, sides))
-        rings.append(np.column_stack([bumps * np.cos(angles), bumps * np.sin(angles), z + 0.1 * radius * rng.uniform(-1, 1, sides)]))  # fmt: skip
-    for k, (lower, upper) in enumerate(zip(rings[:-1], rings[1:], strict=True)):
+        heights = z + 0.1 * radius * rng.uniform(-1, 1, sides)
+        rings.append(np.column_stack([bumps * np.cos(angles), bumps * np.sin(angles), heights]))
+    for k, (lower, upper) in enumerate(itertools.pairwise(rings)):
         for i in range(sides):
             j = (i + 1) % sides
             if k % 2 == 0:  # the upper ring is turned by half a step

@@ -65,7 +65,8 @@ def _car(m: MeshBuilder, length: float, width: float, height: float, *, shape: s
         (tail_base * h, 0.965 * w, belt),
         (tail_base * h, -0.965 * w, belt),
     ]
-    roof = [(front * h, -inner, 0.985 * height), (front * h, inner, 0.985 * height), (rear * h, inner, 0.985 * height), (rear * h, -inner, 0.985 * height)]  # fmt: skip
+    top, back, ahead = 0.985 * height, rear * h, front * h
+    roof = [(ahead, -inner, top), (ahead, inner, top), (back, inner, top), (back, -inner, top)]
     for i in range(4):
         j = (i + 1) % 4
         quad = [base[i], base[j], roof[j], roof[i]]
@@ -79,7 +80,7 @@ def _car(m: MeshBuilder, length: float, width: float, height: float, *, shape: s
             m.plate(quad, GLASS, margin=(0.05, 0.53, 0.10, 0.05))
             m.plate(quad, GLASS, margin=(0.05, 0.06, 0.10, 0.51))
     m.face(roof, slot=PAINT)
-    m.box((rear * h, front * h), (-0.9 * inner, 0.9 * inner), (0.985 * height, height), slot=PAINT, taper=0.86)
+    m.box((back, ahead), (-0.9 * inner, 0.9 * inner), (top, height), slot=PAINT, taper=0.86)
     radius = min(0.36, 0.235 * height)
     for x in (0.60 * h, -0.60 * h):
         for side in (1, -1):
@@ -126,7 +127,10 @@ def _van(m: MeshBuilder, length: float, width: float, height: float) -> None:
     outline = [(-h, sill), (0.97 * h, sill), (h, 0.28 * height), (0.97 * h, 0.44 * height), (0.80 * h, belt),
                (cab, 0.94 * height), (0.42 * h, height), (-0.98 * h, height), (-h, 0.97 * height)]  # fmt: skip
     m.extrude(outline, (-w, w), slot=PAINT)
-    m.extrude([(-1.003 * h, sill), (0.99 * h, sill), (1.004 * h, 0.22 * height), (-1.003 * h, 0.22 * height)], (-w * 1.004, w * 1.004), TRIM)  # fmt: skip
+    skirt = 0.22 * height
+    m.extrude(
+        [(-1.003 * h, sill), (0.99 * h, sill), (1.004 * h, skirt), (-1.003 * h, skirt)], (-1.004 * w, 1.004 * w), TRIM
+    )
     m.plate(
         [(0.80 * h, -w, belt), (0.80 * h, w, belt), (cab, w, 0.94 * height), (cab, -w, 0.94 * height)],
         GLASS,

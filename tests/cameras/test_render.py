@@ -129,13 +129,18 @@ def test_a_map_far_from_its_origin_is_drawn_as_sharply(road, renderer):
     """City coordinates are millions of metres: a float32 of 4e6 is off by a quarter of a metre."""
     shift = np.array([664_320.0, 3_997_440.0])  # whole repeats of the ground's grain
     moved = {
-        i: replace(lane, centerline=lane.centerline + shift, left_boundary=lane.left_boundary + shift, right_boundary=lane.right_boundary + shift)
-        for i, lane in road.lanes.items()
-    }  # fmt: skip
+        lane_id: replace(
+            lane,
+            centerline=lane.centerline + shift,
+            left_boundary=lane.left_boundary + shift,
+            right_boundary=lane.right_boundary + shift,
+        )
+        for lane_id, lane in road.lanes.items()
+    }
     lead = thing("lead", 20.0, 0.0)
     here = see(renderer, lead)["CAM_F0"]
     there = Renderer(replace(road, lanes=moved), 3).render(
-        POSE + [*shift, 0.0],
+        POSE + np.array([*shift, 0.0]),
         ObjectFrame.of([replace(lead, x_m=lead.x_m + shift[0], y_m=lead.y_m + shift[1])]),
         {},
         RIG,

@@ -245,7 +245,7 @@ def _bus(m: MeshBuilder, length: float, width: float, height: float) -> None:
         for i in range(bays):
             door = side < 0 and i in (bays - 1, bays // 2)  # right-hand traffic: doors on the right
             z = (0.15 * height, high) if door else (low, high)
-            m.plate(_side(side, w, (edges[i] + 0.06, edges[i + 1] - 0.06), z), GLASS)
+            m.plate(_side(side, w, (edges[i] + 0.06, edges[i + 1] - 0.06), z), GLASS, lift_m=0.022)
         for x in (0.60 * h, -0.56 * h):
             _wheel(m, x, side * w, 0.50, side)
         m.box(

@@ -263,7 +263,9 @@ def _read_image(path: Path | Image.Image, sample_id: str, processor: Any, *, bla
             if black:
                 return Image.new("RGB", (width, height))
             shrink = (processor.image_processor.size["longest_edge"] / (width * height)) ** 0.5
-            if shrink < 1:  # JPEG decodes 2, 4 or 8 times smaller for a fraction of the time; not below the size asked for
+            if (
+                shrink < 1
+            ):  # JPEG decodes 2, 4 or 8 times smaller for a fraction of the time; not below the size asked for
                 image.draft("RGB", (max(1, int(width * shrink)), max(1, int(height * shrink))))
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

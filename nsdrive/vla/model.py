@@ -137,10 +137,12 @@ def image_only_processor(family: str) -> type:
 
 
 def model_type(source: str | Path, *, trust_remote_code: bool = False) -> str:
-    """'qwen3_5', 'qwen3_vl', ... of a folder or hub id. Raises ValueError for anything that is not Qwen-class."""
+    """'qwen3_5', 'qwen3_vl', ... of a folder (an adapter's: of its base) or hub id; ValueError if it is not Qwen-class."""
     from transformers import AutoConfig
 
-    _checked(source)
+    folder = _checked(source)
+    if folder is not None and (folder / "adapter_config.json").is_file():
+        source = _adapter_base(folder)
     try:
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:

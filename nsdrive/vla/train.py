@@ -23,7 +23,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -100,12 +100,13 @@ def train(
     dataset, out = Path(dataset), Path(out)
     rows = Rows(open_dataset(dataset), "train", level=config.train_level)
     deepspeed = _deepspeed_config(config.deepspeed)
+    if resume and (out / DONE).is_file():
+        _settle_config(config, dataset, out)
+        return _read_summary(out)
     if int(os.environ.get("RANK", "0")) == 0:
         claim_folder(out, resume=resume, overwrite=overwrite, marker=CHECKPOINTS)
         (out / CHECKPOINTS).mkdir(exist_ok=True)
         _settle_config(config, dataset, out)
-        if resume and (out / DONE).is_file():
-            return _read_summary(out)
         remove_incomplete_checkpoints(out / CHECKPOINTS)
         quiet_libraries()
         if config.model == "tiny":  # before DeepSpeed is set up: under ZeRO-3 making a model is a collective act
@@ -135,12 +136,14 @@ def _run(config: TrainConfig, arguments: TrainingArguments, rows: Rows, out: Pat
         trust_remote_code=config.trust_remote_code,
     )
     set_seed(config.seed)  # before LoRA draws its first weights: else two runs differ
-    model = load_model(source, attention=config.attention, trust_remote_code=config.trust_remote_code)
+    # trained weights are kept in fp32 (DeepSpeed and autocast make the bf16 ones); LoRA's frozen base needs no more than bf16
+    dtype = torch.bfloat16 if arguments.bf16 and config.method == "lora" else torch.float32
+    model = load_model(source, dtype=dtype, attention=config.attention, trust_remote_code=config.trust_remote_code)
     model = _choose_what_learns(model, config, source)
     global_batch = arguments.world_size * config.per_device_batch_size * config.gradient_accumulation_steps
     schedule = Schedule(rows, processor, n_samples=arguments.max_steps * global_batch, seed=config.seed)
     resumed_step = int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else 0
-    with Progress("training steps") as progress:
+    with Progress("training steps") if is_first else nullcontext() as progress:
         log = LossLog(out / "loss.jsonl", resumed_step=resumed_step, progress=progress)
         trainer = AnswerTrainer(
             model=model,

@@ -157,6 +157,7 @@ def test_lora_with_gradient_checkpointing_trains_few_weights_and_merges(data: Pa
     summary = train(config, dataset=data, out=tmp_path / "lora")
     assert 0 < summary.trained_parameters < 0.1 * summary.parameters
     merged, adapter = load_model(tmp_path / "lora/model"), load_model(tmp_path / "lora/adapter")
+    assert load_processor(tmp_path / "lora/adapter").image_processor.size["longest_edge"] == 2048
     base = load_model(tmp_path / "lora/base").state_dict()
     changed = {name for name, value in merged.state_dict().items() if not torch.equal(value, base[name])}
     assert changed
@@ -206,6 +207,15 @@ def test_zero_3_on_two_processes_saves_a_stock_checkpoint(data: Path, undisturbe
     for one, other in zip(curve(undisturbed), curve(tmp_path / "three"), strict=True):
         assert other == pytest.approx(one, abs=1e-3)
     assert_same_keys(tmp_path / "three" / "model", undisturbed / "model")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{}, {"deepspeed": "zero2"}, {"method": "lora"}], ids=["alone", "zero2", "lora"])
+def test_bf16_trains_and_is_what_the_result_is_kept_in(change: dict[str, str], data: Path, tmp_path: Path) -> None:
+    summary = train(replace(FOUR_STEPS, bf16="on", **change), dataset=data, out=tmp_path / "bf16")
+    assert summary.final_loss < summary.first_loss
+    weights = load_file(tmp_path / "bf16/model/model.safetensors")
+    assert weights["model.language_model.embed_tokens.weight"].dtype == torch.bfloat16
 
 
 @pytest.mark.slow

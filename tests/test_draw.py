@@ -11,7 +11,7 @@ POSE = np.array([60.0, 0.0, 0.0])
 
 
 def pixels_like(image, color, tolerance=12):
-    return np.argwhere((np.abs(image.astype(int) - color).max(axis=2) <= tolerance))
+    return np.argwhere(np.abs(image.astype(int) - color).max(axis=2) <= tolerance)
 
 
 def test_ahead_is_up_whatever_the_heading_of_the_ego():

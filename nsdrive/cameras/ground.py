@@ -254,8 +254,15 @@ def _markings(lanes: Sequence[_Strip]) -> list[tuple[int, FloatArray]]:
     layers = []
     for i, (line, (_, marking)) in enumerate(zip(lines, sides, strict=True)):
         earlier = near[1, (near[0] == i) & (near[1] < i)]
-        if len(earlier):
-            line = shapely.difference(line, shapely.union_all(shapely.buffer(lines[earlier], 0.3, cap_style="flat")))
+        if len(earlier):  # neighbours that only touch at their ends are the rule, and need no cutting
+            probes = shapely.line_interpolate_point(line, [0.1, 0.35, 0.65, 0.9], normalized=True)
+            covered = (shapely.distance(probes[:, None], lines[earlier][None]) < 0.3).any(axis=1)
+            if covered.all():
+                continue
+            if covered.any():
+                line = shapely.difference(
+                    line, shapely.union_all(shapely.buffer(lines[earlier], 0.3, cap_style="flat"))
+                )
         for piece in shapely.get_parts(line):
             if piece.length > 0.4:
                 layers.append(

@@ -18,7 +18,7 @@ import numpy as np
 from nsdrive.cameras.ground import plan_ground
 from nsdrive.cameras.rasteriser import Ground, Light, Surfaces, View, rasterise
 from nsdrive.cameras.rig import Camera, Rig
-from nsdrive.cameras.scene import TrafficLanes, gather, place_objects, place_scenery, place_signals
+from nsdrive.cameras.scene import TrafficLanes, gather, place_objects, place_scenery, place_signals, standing_clear
 from nsdrive.cameras.scenery import plan_scenery, plan_weather
 from nsdrive.cameras.shading import paint
 from nsdrive.world.lane_map import LaneMap
@@ -63,7 +63,8 @@ class Renderer:
         objects, names = place_objects(frame, self._traffic, self._origin)
         signals, signal_names = place_signals(self._lane_map, lights, self._origin, len(names))
         things = names + signal_names
-        meshes, instances = gather([(self._scenery, to_ego), (objects, to_ego), (signals, to_ego)], RANGE_M)
+        clear = standing_clear(self._scenery, objects)
+        meshes, instances = gather([(self._scenery, clear), (objects, None), (signals, None)], to_ego, RANGE_M)
         ground = Ground(*self._ground.around(pose[0], pose[1], GROUND_RANGE_M))
         most = int(instances.n_faces.sum())
         surfaces = Surfaces(

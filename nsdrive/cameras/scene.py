@@ -27,6 +27,7 @@ from nsdrive.cameras.people import (
 )
 from nsdrive.cameras.rasteriser import F32, N_SLOTS, Instances, Meshes
 from nsdrive.cameras.scenery import Prop
+from nsdrive.cameras.shading import FACADE
 from nsdrive.cameras.street import (
     BOARD_M,
     HOUSING,
@@ -44,6 +45,7 @@ from nsdrive.world.types import OBJECT_KINDS, FloatArray, ObjectFrame
 
 BRAKES_BELOW_MPS2 = -0.3  # chosen by us: engine drag alone is weaker
 STANDS_BELOW_MPS = 0.3
+TRUNK_M = 0.5  # what a tree or a post takes of the ground
 IN_LANE_M, IN_LANE_RAD = 1.1, 0.8  # how far off a centerline a car still stands in traffic; chosen by us
 
 STOP_ON, STOP_OFF = (255, 38, 28, 1.0), (112, 14, 16, 0.0)
@@ -103,6 +105,8 @@ class Placed:
         self.heading = np.stack([np.cos(rows[:, 2]), np.sin(rows[:, 2])], axis=1)
         half = np.array([mesh.half_size for mesh in meshes]).reshape(-1, 3) * rows[:, 3:6]
         middle = np.array([mesh.centre for mesh in meshes]).reshape(-1, 3) * rows[:, 3:6]
+        walls = np.array([(mesh.material == FACADE).any() for mesh in meshes], dtype=bool)
+        self.footprint_m = np.where(walls[:, None], half[:, :2] + 0.3, TRUNK_M)  # half length and half width
         c, s = self.heading.T
         self.radius = np.sqrt((half**2).sum(axis=1))
         self.centre = np.stack(
@@ -111,15 +115,27 @@ class Placed:
         )  # fmt: skip
 
 
-def gather(groups: Sequence[tuple[Placed, FloatArray]], range_m: float) -> tuple[Meshes, Instances]:
+def standing_clear(scenery: Placed, objects: Placed) -> np.ndarray:
+    """(N,) whether a piece of scenery stands where no tracked object is: a real log knows better than our houses."""
+    offset = objects.rows[None, :, :2] - scenery.rows[:, None, :2]
+    c, s = scenery.heading[:, None, 0], scenery.heading[:, None, 1]
+    along, across = c * offset[..., 0] + s * offset[..., 1], c * offset[..., 1] - s * offset[..., 0]
+    half = scenery.footprint_m[:, None]
+    return np.asarray(~((np.abs(along) < half[..., 0]) & (np.abs(across) < half[..., 1])).any(axis=1))
+
+
+def gather(
+    groups: Sequence[tuple[Placed, np.ndarray | None]], offset: FloatArray, range_m: float
+) -> tuple[Meshes, Instances]:
     """Instances within the range of the ego, nearest first, and the meshes that they need.
 
-    groups: instances and (2,) what to add to their x, y to come to coordinates relative to the ego.
+    groups: instances, and which of them to draw if not all. offset (2,): what to add to come to ego coordinates.
     """
     meshes: list[Mesh] = []
     columns: list[tuple[np.ndarray, ...]] = []
-    for placed, offset in groups:
-        near = np.flatnonzero(np.hypot(*(placed.centre[:, :2] + offset).T) < range_m + placed.radius)
+    for placed, shown in groups:
+        in_range = np.hypot(*(placed.centre[:, :2] + offset).T) < range_m + placed.radius
+        near = np.flatnonzero(in_range if shown is None else in_range & shown)
         meshes += [placed.meshes[i] for i in near]
         shift = np.array([*offset, 0.0])
         position = np.column_stack([placed.rows[near, :2], np.zeros(len(near))]) + shift

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from builders import straight_map, tracked
 
+from nsdrive.cameras.ground import plan_ground
 from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import make_rig, project
+from nsdrive.cameras.scenery import plan_scenery
+from nsdrive.cameras.shading import FACADE
 from nsdrive.cameras.street import LAMP_SPACING_M, NEAR_HEAD_Z_M
 from nsdrive.world.lane_map import LaneMap, Signal
 from nsdrive.world.types import ObjectFrame
@@ -198,6 +201,15 @@ def test_a_pedestrian_walks_and_keeps_their_clothes(renderer):
     assert abs(sideways[0].seen["p"] - sideways[1].seen["p"]) > 5, (
         "legs apart cover another number of pixels than together"
     )
+
+
+def test_no_house_stands_on_a_tracked_object(road, renderer):
+    ground = plan_ground(road)
+    house = next(p for p in plan_scenery(road, ground, 3) if p.mesh.material.max() == FACADE)
+    x, y = ground.origin_m + np.array([house.x_m, house.y_m])
+    person = replace(thing("p", 0.0, 0.0, kind="pedestrian", speed=0.0), x_m=x, y_m=y)
+    look = np.array([x - 8.0, y, 0.0])
+    assert see(renderer, person, pose=look)["CAM_F0"].seen["p"] > 300
 
 
 def test_other_sizes_of_image_see_the_same(renderer):

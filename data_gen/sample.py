@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from nsdrive.cameras.render import Renderer, encode_jpeg
-from nsdrive.cameras.rig import Rig
+from nsdrive.cameras.rig import Camera, Rig
 from nsdrive.dataset import Sample
 from nsdrive.trace.text import render, rounded
 from nsdrive.trace.trace import build_trace, to_json
@@ -86,8 +86,8 @@ def make_sample(rollout: Rollout, index: int, renderer: Renderer, rig: Rig, conf
     ego, frame, lights = rollout.states[index], rollout.frames[index], rollout.lights[index]
     views = renderer.render(ego.pose, frame, lights, rig)
     seen = {
-        name: {thing: pixels for thing, pixels in view.seen.items() if pixels >= SEEN_PIXELS}
-        for name, view in views.items()
+        camera.name: {thing: pixels for thing, pixels in views[camera.name].seen.items() if pixels >= enough(camera)}
+        for camera in rig.cameras
     }
     heading_for = navigation(scenario.mission, ego)
     trace, names = build_trace(rollout, index, seen=seen, navigation=heading_for)
@@ -128,6 +128,11 @@ def make_sample(rollout: Rollout, index: int, renderer: Renderer, rig: Rig, conf
         extra={"item": item, "source": scenario.source, "seen": seen, "notes": dict(scenario.notes)},
     )
     return Made(sample=sample, images=images)
+
+
+def enough(camera: Camera) -> float:
+    """The pixels that make an object seen, for this camera's image size."""
+    return SEEN_PIXELS * camera.width_px * camera.height_px / (640 * 360)
 
 
 def ego_history_rows(states: tuple[EgoState, ...]) -> list[dict[str, float]]:

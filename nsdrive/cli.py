@@ -6,6 +6,7 @@ Every verb imports what it needs when it runs, so `nsdrive --help` needs nothing
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -66,6 +67,17 @@ def load_generate_config(name: str | None, overrides: Sequence[str]) -> Any:
     return load_config(GenerateConfig, name, overrides, choices)
 
 
+def stored_generate_config(dataset: Any) -> Any:
+    """The settings that a dataset was made with, from its manifest."""
+    from data_gen.generate import GenerateConfig
+    from nsdrive.config import build
+    from nsdrive.scenarios.source import source_configs
+
+    return build(
+        GenerateConfig, dataset.manifest["config"], {"scenarios": source_configs(), "planner": planner_configs()}
+    )
+
+
 # ---- verbs --------------------------------------------------------------------------------------------------------
 
 
@@ -92,15 +104,11 @@ def run_generate(a: argparse.Namespace) -> int:
 
 def run_check(a: argparse.Namespace) -> int:
     from data_gen.check import check
-    from data_gen.generate import GenerateConfig
-    from nsdrive.config import build
     from nsdrive.dataset import open_dataset
     from nsdrive.progress import Progress
-    from nsdrive.scenarios.source import source_configs
 
     dataset = open_dataset(a.dataset)
-    choices = {"scenarios": source_configs(), "planner": planner_configs()}
-    config = build(GenerateConfig, dataset.manifest["config"], choices)
+    config = stored_generate_config(dataset)
     with Progress("scenarios") as progress:
         found = check(
             dataset,
@@ -150,7 +158,8 @@ def run_train(a: argparse.Namespace) -> int:
 
     config = load_config(TrainConfig, a.config, a.overrides)
     summary = train(config, dataset=a.data, out=a.out, resume=a.resume, overwrite=a.overwrite)
-    print(summary)
+    if os.environ.get("RANK", "0") == "0":
+        print(summary)
     return 0
 
 
@@ -180,7 +189,7 @@ def run_baseline(a: argparse.Namespace) -> int:
     from eval.baselines import write_baseline
     from nsdrive.dataset import open_dataset
 
-    n = write_baseline(a.name, open_dataset(a.data), split=a.split, out=a.out)
+    n = write_baseline(a.name, open_dataset(a.data), split=a.split, out=a.out, overwrite=a.overwrite)
     print(f"{a.out}: {n} predictions of {a.name}")
     return 0
 
@@ -189,17 +198,20 @@ def run_evaluate(a: argparse.Namespace) -> int:
     from eval.evaluate import evaluate, table
     from nsdrive.dataset import open_dataset
 
-    results = evaluate(a.predictions, open_dataset(a.data), out=a.out, split=a.split)
+    about = dict(pair.split("=", 1) for pair in a.about if "=" in pair)
+    results = evaluate(a.predictions, open_dataset(a.data), a.out, split=a.split, about=about, overwrite=a.overwrite)
     print(table(results))
     return 0
 
 
 def run_report(a: argparse.Namespace) -> int:
-    from data_gen.show import birds_eye_of
+    from data_gen.show import scene_painter
     from eval.report import report
 
-    path = report(a.runs, out=a.out, birds_eye=birds_eye_of)
-    print(path)
+    def painter(dataset: Any) -> Any:
+        return scene_painter(stored_generate_config(dataset))
+
+    print(report(a.runs, a.out, birds_eye=painter, overwrite=a.overwrite))
     return 0
 
 
@@ -369,6 +381,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("name", metavar="NAME", help="constant_velocity, constant_acceleration, blind_idm, oracle, ...")
     split(p)
     p.add_argument("--out", type=Path, required=True, metavar="FILE")
+    p.add_argument("--overwrite", action="store_true", help="replace an earlier file")
 
     p = verb(
         "evaluate",
@@ -378,7 +391,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--predictions", type=Path, nargs="+", required=True, metavar="FILE")
     split(p)
-    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+    output(p, resume=False)
+    p.add_argument(
+        "--about", nargs="*", default=[], metavar="NAME=TEXT", help="a line for the report on what made a file"
+    )
 
     p = verb(
         "simulate",
@@ -394,7 +410,7 @@ def build_parser() -> argparse.ArgumentParser:
         "report", run_report, "one or several evaluations side by side, as HTML", "report out/eval --out out/report"
     )
     p.add_argument("runs", type=Path, nargs="+", metavar="DIR")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+    output(p, resume=False)
     return parser
 
 

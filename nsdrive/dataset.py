@@ -233,7 +233,8 @@ def read_predictions(path: str | Path) -> list[Prediction]:
             f"No predictions file {path}. Make one: nsdrive predict --model DIR --data DATASET --out {path}"
         )
     predictions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a model may write any separator of Unicode
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
             row = json.loads(line)
             sample_id, text = str(row["id"]), str(row["text"])

@@ -1,6 +1,6 @@
 """Where the time of an eight-camera sample goes: rollout, images, JPEG, trace and text, on one core.
 
-    OMP_NUM_THREADS=1 python benchmarks/pipeline.py [--scenarios 17] [--rig 8]
+OMP_NUM_THREADS=1 python benchmarks/pipeline.py [--scenarios 17] [--rig 8]
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def main() -> None:
     print(f"{'stage':28s} {'ms per sample':>14s} {'share':>7s}")
     for stage, seconds in spent.items():
         print(f"{stage:28s} {1e3 * seconds / arguments.scenarios:14.1f} {seconds / total:7.1%}")
-    print(f"{'all':28s} {1e3 * total / arguments.scenarios:14.1f}   {arguments.scenarios / total:.1f} samples/s on one core")
+    print(
+        f"{'all':28s} {1e3 * total / arguments.scenarios:14.1f}   {arguments.scenarios / total:.1f} samples/s on one core"
+    )
 
 
 if __name__ == "__main__":

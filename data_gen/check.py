@@ -265,6 +265,7 @@ def _pictures(again: Made, folder: Path) -> Iterator[str]:
             continue
         found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         drawn = cv2.imdecode(np.frombuffer(expected, np.uint8), cv2.IMREAD_COLOR)
+        assert drawn is not None, "it was just encoded"
         if found is None:
             yield f"{name} is not a readable image"
         elif found.shape != drawn.shape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 
 class Progress:
@@ -12,8 +13,8 @@ class Progress:
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
-        self._bar = None
-        self._task = None
+        self._bar: Any = None
+        self._task: Any = None
         self._next_line_s = 0.0
         self._started_s = time.monotonic()
 
@@ -30,7 +31,7 @@ class Progress:
         return self
 
     def __call__(self, done: int, total: int) -> None:
-        if self._bar is not None and self._task is not None:
+        if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total)
             return
         now = time.monotonic()

@@ -1,8 +1,8 @@
 """What every source of scenarios has in common, and the one door to all of them.
 
-    source = open_source("synthetic", SyntheticConfig(seed=7))
-    for item in source.items():
-        scenario = source.load(item)          # ScenarioError: one line that says why not
+source = open_source("synthetic", SyntheticConfig(seed=7))
+for item in source.items():
+    scenario = source.load(item)          # ScenarioError: one line that says why not
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ class ScenarioError(ValueError):
 class ScenarioSource(Protocol):
     """A place where scenarios come from. Items are listed cheaply, in a fixed order, and loaded one at a time."""
 
-    name: str
-    licence: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def licence(self) -> str:
+        """Where the scenes come from and under which licence, for the dataset card."""
+        ...
 
     def items(self) -> Sequence[str]:
         """Names of all scenarios, in order. Raises ValueError where the source itself is unusable."""

@@ -41,14 +41,16 @@ def navigation(mission: Mission, ego: EgoState) -> Navigation:
     path = centerline(
         mission.lane_map, find_route(mission.lane_map, start, mission.goal_m, mission.route_roadblock_ids)
     )
-    assert path.lane_ids is not None, "a centerline knows its lanes"
+    lane_ids = [
+        lane_id for lane_id in path.lane_ids if lane_id is not None
+    ]  # a centerline knows the lane of each point
     here = path.project(ego.x_m, ego.y_m)[0]
     i = int(np.clip(np.searchsorted(path.progress_m, here), 0, len(path.progress_m) - 1))
-    limit = lanes[path.lane_ids[i]].speed_limit_mps
+    limit = lanes[lane_ids[i]].speed_limit_mps
     straight: tuple[str, float] | None = None
     previous = None
     for j in range(i, len(path.progress_m)):
-        lane_id = path.lane_ids[j]
+        lane_id = lane_ids[j]
         if lane_id == previous:
             continue
         previous = lane_id

@@ -1,7 +1,6 @@
 # Two commands: `make demo` runs the whole pipeline, `make test` the tests. Both set up a .venv of their own first.
 PYTHON ?= python3
 PY := .venv/bin/python
-export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -9,6 +8,8 @@ export TOKENIZERS_PARALLELISM ?= false
 
 demo: setup
 	$(PY) -m nsdrive.cli demo --out out/demo --overwrite
+
+test test-slow: export OMP_NUM_THREADS ?= 1
 
 test: setup
 	$(PY) -m pytest -n auto --dist loadfile

@@ -1,0 +1,66 @@
+"""What a person sees who types a command: one clear line for what went wrong, and the exit status."""
+
+import json
+
+import pytest
+
+from nsdrive.cli import build_parser, main
+
+VERBS = (
+    "demo",
+    "show",
+    "generate",
+    "check",
+    "export",
+    "train",
+    "predict",
+    "baseline",
+    "evaluate",
+    "simulate",
+    "report",
+)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        build_parser().parse_args([verb, "--help"])
+    assert stopped.value.code == 0
+    assert f"nsdrive {verb}" in capsys.readouterr().out.split("example:")[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("generate data/sinthetic --out {out}/x", "Did you mean 'data/synthetic'"),
+        ("generate data/synthetic scenarios.n_scenario=3 --out {out}/x", "Did you mean 'n_scenarios'"),
+        ("generate data/synthetic scenarios.families=red_lihgt --out {out}/x", "red_light"),
+        ("generate data/synthetic planner=idn --out {out}/x", "Did you mean 'idm'"),
+        ("generate data/synthetic samples.trace_level=breif --out {out}/x", "none, brief, detailed"),
+        ("generate data/synthetic scenarios.n_scenarios=0 --out {out}/x", "no scenarios"),
+        ("generate data/synthetic --workers 0 --out {out}/x", "--workers must be at least 1"),
+        ("generate data/synthetic --out {out}", "--resume"),
+        ("generate data/argoverse2 scenarios.path={out}/nowhere --out {out}/x", "nowhere"),
+        ("check {out}/nowhere", "No dataset folder"),
+        ("check {out}", "manifest.json"),
+        ("train train/tiny_demo --data {out}/nowhere --out {out}/x", "No dataset folder"),
+        ("train train/tiny_dmo --data {out} --out {out}/x", "Did you mean 'train/tiny_demo'"),
+        ("baseline blind_idn --data {out}/set --out {out}/p.jsonl", "blind_idm"),
+        ("evaluate --predictions {out}/none.jsonl --data {out}/set --out {out}/e", "No predictions file"),
+        ("report {out}/nowhere --out {out}/r", "nowhere"),
+        ("show red_ligth --out {out}/s", "Did you mean 'red_light'"),
+        ("show red_light --at 14 --out {out}/s", "give 2.0 to"),
+        ("simulate simulate/synthetic agents=angry --out {out}/x", "replay, reactive"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_one(command, message, tmp_path, capsys):
+    (tmp_path / "something.txt").write_text("here first")
+    (tmp_path / "set").mkdir()
+    manifest = {"format_version": 1, "files": {}, "config": {}, "samples": 0, "counts": {}, "failures": []}
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
+    assert main(command.format(out=tmp_path).split()) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert "Traceback" not in error
+    assert (tmp_path / "something.txt").read_text() == "here first"

@@ -72,6 +72,7 @@ svg .dot { stroke: none; }
   color: var(--soft); overflow-wrap: anywhere; }
 .cameras { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; margin-bottom: 16px; }
 .cameras figure { margin: 0; } .cameras img, .eye img { width: 100%; display: block; border-radius: 6px; }
+.eye img { max-width: 26rem; }
 .cameras figcaption { font-weight: 400; font-size: 12px; color: var(--soft); margin: 3px 0 0; }
 .cameras .ego { display: flex; align-items: center; justify-content: center; color: var(--faint); font-size: 13px;
   text-align: center; }

@@ -19,6 +19,13 @@ from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S
 from planners.idm import IdmConfig, IdmPlanner
 
 
+ONCE_A_SCENARIO = (
+    "load the scenario",
+    "roll out 5 s (51 ticks)",
+    "prepare the static world",
+)  # `generate` does them once
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenarios", type=int, default=17)

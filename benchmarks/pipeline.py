@@ -9,19 +9,18 @@ import argparse
 import time
 from collections import defaultdict
 
-from data_gen.sample import FUTURE_TICKS, SampleConfig, make_sample
+from data_gen.sample import SampleConfig, make_sample
 from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import make_rig
 from nsdrive.scenarios.source import open_source
 from nsdrive.scenarios.synthetic import SyntheticConfig
 from nsdrive.world.simulate import simulate
-from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S
+from nsdrive.world.types import HISTORY_TICKS
 from planners.idm import IdmConfig, IdmPlanner
-
 
 ONCE_A_SCENARIO = (
     "load the scenario",
-    "roll out 5 s (51 ticks)",
+    "roll out 13 s (131 ticks)",
     "prepare the static world",
 )  # `generate` does them once
 
@@ -46,8 +45,8 @@ def main() -> None:
 
         scenario = source.load(item)
         lap("load the scenario")
-        rollout = simulate(scenario, planner, start_tick=HISTORY_TICKS, duration_s=FUTURE_TICKS * INTERVAL_S)
-        lap("roll out 5 s (51 ticks)")
+        rollout = simulate(scenario, planner, start_tick=HISTORY_TICKS)
+        lap("roll out 13 s (131 ticks)")
         renderer = Renderer(scenario.lane_map, scenario.scenery_seed)
         lap("prepare the static world")
         views = renderer.render(rollout.states[0].pose, rollout.frames[0], rollout.lights[0], rig)

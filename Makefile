@@ -6,6 +6,8 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: setup demo test test-slow lint format clean
 
+demo: export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+
 demo: setup
 	$(PY) -m nsdrive.cli demo --out out/demo --overwrite
 

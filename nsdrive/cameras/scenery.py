@@ -5,10 +5,13 @@ Placed from a seed, off every lane, drivable area and walkway, and not where the
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import shapely
+from numba import njit
 
 from nsdrive.cameras.ground import GroundPlan
 from nsdrive.cameras.mesh import Color, Mesh
@@ -113,7 +116,8 @@ class _Planted:
     def __init__(self, ground: GroundPlan, clear_of: FloatArray) -> None:
         self._built = shapely.simplify(ground.built, 0.3)  # every distance is to each of its edges
         self._clear_of = clear_of
-        self._discs = np.zeros((0, 3))
+        self._discs = np.zeros((256, 3))  # the first `_count` rows are in use
+        self._count = 0
 
     def distance_m(self, points: FloatArray) -> FloatArray:
         """From points (..., 2) to the nearest asphalt or pavement, 0 on it."""
@@ -122,14 +126,25 @@ class _Planted:
         return np.asarray(shapely.distance(shapely.points(points), self._built))
 
     def room_for(self, x: float, y: float, radius_m: float) -> bool:
-        gap = np.hypot(self._discs[:, 0] - x, self._discs[:, 1] - y) - self._discs[:, 2]
-        return bool((gap > radius_m).all())
+        return _has_room(self._discs[: self._count], x, y, radius_m)
 
     def hides_a_sign(self, x: float, y: float) -> bool:
         return bool((np.hypot(self._clear_of[:, 0] - x, self._clear_of[:, 1] - y) < KEEP_CLEAR_M).any())
 
     def add(self, x: float, y: float, radius_m: float) -> None:
-        self._discs = np.concatenate([self._discs, [[x, y, radius_m]]])
+        if self._count == len(self._discs):
+            self._discs = np.concatenate([self._discs, np.zeros_like(self._discs)])
+        self._discs[self._count] = x, y, radius_m
+        self._count += 1
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _has_room(discs: FloatArray, x: float, y: float, radius_m: float) -> bool:
+    """Whether a disc overlaps none of discs (N, 3): x, y, radius."""
+    for i in range(discs.shape[0]):
+        if not math.hypot(discs[i, 0] - x, discs[i, 1] - y) - discs[i, 2] > radius_m:
+            return False
+    return True
 
 
 def _rays(lane_map: LaneMap, origin: FloatArray) -> FloatArray:
@@ -176,16 +191,14 @@ def _lamp_posts(rays: FloatArray, planted: _Planted) -> list[Prop]:
 
 
 def _buildings(rays: FloatArray, planted: _Planted, style: Neighbourhood, rng: np.random.Generator) -> list[Prop]:
-    props = []
+    wished = []
     for x, y, out_x, out_y in _spots(rays, planted, style.building_every_m, style.setback_m[0], 22.0):
         width, depth = rng.uniform(*style.width_m), rng.uniform(9.0, 14.0)
         back = depth / 2 + rng.uniform(0.0, style.setback_m[1] - style.setback_m[0])
-        prop = _building(
-            x + back * out_x, y + back * out_y, float(np.arctan2(out_y, out_x) - np.pi / 2), width, depth, style, rng
-        )
-        if prop is not None and _stands_free(prop, planted, 2.0):
-            props.append(prop)
-    return props
+        heading = float(np.arctan2(out_y, out_x) - np.pi / 2)
+        wished.append(_building(x + back * out_x, y + back * out_y, heading, width, depth, style, rng))
+    off_roads = _off_roads(wished, planted, 2.0)
+    return [prop for prop, off in zip(wished, off_roads, strict=True) if off and _stands_free(prop, planted)]
 
 
 def _building(
@@ -205,16 +218,23 @@ def _building(
     )
 
 
-def _stands_free(prop: Prop, planted: _Planted, gap_m: float) -> bool:
+def _off_roads(buildings: Sequence[Prop], planted: _Planted, gap_m: float) -> np.ndarray:
+    """(B,) whether corners and middles of all walls keep this distance to asphalt and pavement."""
+    along = np.array([(np.cos(b.heading_rad), np.sin(b.heading_rad)) for b in buildings]).reshape(-1, 1, 2)
+    across = np.stack([-along[..., 1], along[..., 0]], axis=-1)
+    middle = np.array([(b.x_m, b.y_m) for b in buildings]).reshape(-1, 1, 2)
+    size = np.array([b.scale for b in buildings]).reshape(-1, 3)
+    a, b = np.array([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)]).T[:, None, :, None]
+    edge = middle + a * along * size[:, None, :1] / 2 + b * across * size[:, None, 1:2] / 2
+    return np.asarray(planted.distance_m(edge).min(axis=1, initial=np.inf) >= gap_m)
+
+
+def _stands_free(prop: Prop, planted: _Planted) -> bool:
     """Claim the ground of a building if nothing is there yet: three discs along it stand for it."""
     width, depth, _ = prop.scale
-    along = np.array([np.cos(prop.heading_rad), np.sin(prop.heading_rad)])
-    across = np.array([-along[1], along[0]])
-    middle = np.array([prop.x_m, prop.y_m])
-    edge = np.array([middle + a * along * width / 2 + b * across * depth / 2 for a in (-1, 0, 1) for b in (-1, 0, 1)])
-    if planted.distance_m(edge).min() < gap_m:
-        return False
-    spine = np.array([middle + a * along * max(0.0, width - depth) / 2 for a in (-1, 0, 1)])
+    reach = max(0.0, width - depth)
+    along_x, along_y = np.cos(prop.heading_rad), np.sin(prop.heading_rad)
+    spine = [(prop.x_m + a * along_x * reach / 2, prop.y_m + a * along_y * reach / 2) for a in (-1, 0, 1)]
     if not all(planted.room_for(x, y, 0.55 * depth) for x, y in spine):
         return False
     for x, y in spine:

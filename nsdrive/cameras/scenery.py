@@ -142,7 +142,8 @@ class _Planted:
 def _has_room(discs: FloatArray, x: float, y: float, radius_m: float) -> bool:
     """Whether a disc overlaps none of discs (N, 3): x, y, radius."""
     for i in range(discs.shape[0]):
-        if not math.hypot(discs[i, 0] - x, discs[i, 1] - y) - discs[i, 2] > radius_m:
+        gap = math.hypot(discs[i, 0] - x, discs[i, 1] - y) - discs[i, 2]
+        if gap <= radius_m:
             return False
     return True
 
@@ -243,24 +244,27 @@ def _stands_free(prop: Prop, planted: _Planted) -> bool:
 
 
 def _trees(rays: FloatArray, planted: _Planted, style: Neighbourhood, rng: np.random.Generator) -> list[Prop]:
-    return [
-        prop
-        for x, y, *_ in _spots(rays, planted, style.tree_every_m, 2.3, 11.0)
-        if (prop := _tree(x, y, planted, rng)) is not None
-    ]
+    wished = [_tree(x, y, rng) for x, y, *_ in _spots(rays, planted, style.tree_every_m, 2.3, 11.0)]
+    return [tree for tree in wished if _takes_root(tree, planted)]
 
 
-def _tree(x: float, y: float, planted: _Planted, rng: np.random.Generator, grown: float = 1.0) -> Prop | None:
+def _tree(x: float, y: float, rng: np.random.Generator, grown: float = 1.0) -> Prop:
     radius, height = grown * rng.uniform(1.5, 2.3), grown * rng.uniform(1.25, 1.8)
     shape, green, turn = (
         int(rng.integers(TREE_SHAPES)),
         GREENS[int(rng.integers(len(GREENS)))],
         rng.uniform(0, 2 * np.pi),
     )
-    if planted.hides_a_sign(x, y) or not planted.room_for(x, y, radius + 0.4):
-        return None
-    planted.add(x, y, radius)
     return Prop(mesh=tree_mesh(shape), x_m=x, y_m=y, heading_rad=turn, scale=(radius, radius, height), colors=(green,))
+
+
+def _takes_root(tree: Prop, planted: _Planted) -> bool:
+    """Claim the ground of a tree if nothing is there yet and no sign is near."""
+    radius = tree.scale[0]
+    if planted.hides_a_sign(tree.x_m, tree.y_m) or not planted.room_for(tree.x_m, tree.y_m, radius + 0.4):
+        return False
+    planted.add(tree.x_m, tree.y_m, radius)
+    return True
 
 
 def _backdrop(ground: GroundPlan, planted: _Planted, style: Neighbourhood, rng: np.random.Generator) -> list[Prop]:
@@ -275,19 +279,26 @@ def _backdrop(ground: GroundPlan, planted: _Planted, style: Neighbourhood, rng: 
     points = low + (grid + rng.uniform(0.2, 0.8, grid.shape)) * cell
     distance = planted.distance_m(points)
     draws = rng.random((len(points), 2))
-    props: list[Prop] = []
+    wished: list[Prop] = []
     for (x, y), gap, (here, tree) in zip(points, distance, draws, strict=True):
         if not 15.0 < gap < 110.0 or here > style.backdrop:
             continue
         if tree < style.backdrop_trees:
-            for dx, dy in rng.uniform(-8, 8, (4, 2)):
-                prop = _tree(x + dx, y + dy, planted, rng, grown=1.35)
-                props += [prop] if prop is not None else []
+            wished += [_tree(x + dx, y + dy, rng, grown=1.35) for dx, dy in rng.uniform(-8, 8, (4, 2))]
         else:
             turn, width, depth = rng.normal(0, 0.1), rng.uniform(14, 22), rng.uniform(11, 16)
-            building = _building(x, y, turn, width, depth, style, rng)
-            props += [building] if _stands_free(building, planted, 6.0) else []
-    return props
+            wished.append(_building(x, y, turn, width, depth, style, rng))
+    houses = [prop for prop in wished if _is_building(prop)]
+    off_roads = iter(_off_roads(houses, planted, 6.0))
+    return [
+        prop
+        for prop in wished
+        if (next(off_roads) and _stands_free(prop, planted) if _is_building(prop) else _takes_root(prop, planted))
+    ]
+
+
+def _is_building(prop: Prop) -> bool:
+    return len(prop.colors) > 1  # a tree has its green only
 
 
 def _rgb(red: float, green: float, blue: float) -> np.ndarray:

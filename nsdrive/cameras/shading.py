@@ -380,9 +380,7 @@ def _fill_face(face: F32, glow: np.float32, fogs: F32, horizon: F32, out: np.nda
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _fill_ground(
-    look: F32, shadow: bool, shade: F32, grains: F32, fogs: F32, horizon: F32, out: np.ndarray
-) -> None:
+def _fill_ground(look: F32, shadow: bool, shade: F32, grains: F32, fogs: F32, horizon: F32, out: np.ndarray) -> None:
     """A run of pixels (N, 3) of one ground material."""
     half, one, most = np.float32(0.5), np.float32(1.0), np.float32(255.0)
     red, green, blue, grit = look[0], look[1], look[2], look[3]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -245,9 +246,9 @@ def run_demo(a: argparse.Namespace) -> int:
 
     claim_folder(a.out, resume=False, overwrite=a.overwrite, marker="demo.txt")
     lines = steps(a.out, workers=a.workers)
-    write_atomically(a.out / "demo.txt", "".join("nsdrive " + " ".join(argv) + "\n" for argv in lines))
+    write_atomically(a.out / "demo.txt", "".join(f"nsdrive {shlex.join(argv)}\n" for argv in lines))
     for argv in lines:
-        print("\n$ nsdrive " + " ".join(argv), flush=True)
+        print("\n$ nsdrive " + shlex.join(argv), flush=True)
         status = main([*(["--debug"] if a.debug else []), *argv])
         if status:
             return status

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ABOUT = (
-    "tiny_vla=Qwen3.5 architecture with 1.6 M parameters, from random weights, trained for minutes on this machine",
+    "tiny_vla=Qwen3.5 architecture with 1.5 M parameters, from random weights, trained for minutes on this machine",
     "tiny_vla_images_black=the same model with its images blacked out: what ego history and command alone give",
 )
 BASELINES = ("constant_velocity", "constant_acceleration", "blind_idm", "oracle")

@@ -232,30 +232,11 @@ def _color(
     face_rgb, face_glow, face_material = surfaces.rgb, surfaces.glow, surfaces.material
     face_instance, face_sideways, thing_of = surfaces.instance, surfaces.sideways, instances.thing
     position, heading, scale, palette = instances.position, instances.heading, instances.scale, instances.palette
-    width = rgb.shape[1]
     for y in range(rgb.shape[0]):
         upper, lower = ids[2 * y], ids[2 * y + 1]
-        end = 0  # up to here the row is painted
-        for x in range(width):
-            if x < end:
-                continue
+        for x in range(rgb.shape[1]):
             first = upper[2 * x]
             same = first == upper[2 * x + 1] and first == lower[2 * x] and first == lower[2 * x + 1]
-            on_face = FIRST_FACE <= first < SHADOW
-            if same and not (on_face and face_material[first - FIRST_FACE] != PLAIN):
-                end = _alike(upper, lower, x)
-                out, fog_run = rgb[y, x:end], fogs[y, x:end]
-                if first == SKY:
-                    _fill_sky(x, gradient[y >> 1], clouds[y >> 1], horizon, zenith, cloud, out)
-                elif on_face:
-                    thing = thing_of[face_instance[first - FIRST_FACE]]
-                    if thing >= 0:
-                        hits[thing] += 4 * (end - x)
-                    _fill_face(face_rgb[first - FIRST_FACE], face_glow[first - FIRST_FACE], fog_run, horizon, out)
-                else:
-                    look = table[first & (FIRST_FACE - 1)]
-                    _fill_ground(look, first >= SHADOW, shade, grains[y, x:end], fog_run, horizon, out)
-                continue
             red_sum = green_sum = blue_sum = half  # rounds
             red = green = blue = np.float32(0.0)
             last = -1
@@ -335,65 +316,6 @@ def _color(
             rgb[y, x, 0] = np.uint8(min(red_sum, np.float32(255.0)))
             rgb[y, x, 1] = np.uint8(min(green_sum, np.float32(255.0)))
             rgb[y, x, 2] = np.uint8(min(blue_sum, np.float32(255.0)))
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _alike(upper: I32, lower: I32, x: int) -> int:
-    """Where the run of pixels ends whose subsamples are all of the same surface as those of pixel x."""
-    code, end = upper[2 * x], x + 1
-    while (
-        2 * end < upper.size
-        and upper[2 * end] == code
-        and upper[2 * end + 1] == code
-        and lower[2 * end] == code
-        and lower[2 * end + 1] == code
-    ):
-        end += 1
-    return end
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _fill_sky(x: int, gradient: F32, clouds: F32, horizon: F32, zenith: F32, cloud: F32, out: np.ndarray) -> None:
-    """A run of sky pixels (N, 3) from pixel x on."""
-    half, most = np.float32(0.5), np.float32(255.0)
-    for k in range(3):
-        low, rise, white = horizon[k], zenith[k] - horizon[k], cloud[k]
-        for i in range(out.shape[0]):
-            at = np.uint32((x + i) >> 1)
-            value = low + rise * gradient[at]
-            value = value + (white - value) * clouds[at]
-            out[i, k] = np.uint8(np.int32(min(half + value, most)))
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _fill_face(face: F32, glow: np.float32, fogs: F32, horizon: F32, out: np.ndarray) -> None:
-    """A run of pixels (N, 3) of one plain face."""
-    half, most = np.float32(0.5), np.float32(255.0)
-    dense = np.float32(1.0) - np.float32(0.75) * glow  # lamps pierce the fog
-    red, green, blue = face[0], face[1], face[2]
-    to_red, to_green, to_blue = horizon[0] - red, horizon[1] - green, horizon[2] - blue
-    for i in range(out.shape[0]):
-        fog = fogs[i] * dense
-        out[i, 0] = np.uint8(np.int32(min(half + (red + to_red * fog), most)))
-        out[i, 1] = np.uint8(np.int32(min(half + (green + to_green * fog), most)))
-        out[i, 2] = np.uint8(np.int32(min(half + (blue + to_blue * fog), most)))
-
-
-@njit(cache=True, error_model="numpy", nogil=True)
-def _fill_ground(look: F32, shadow: bool, shade: F32, grains: F32, fogs: F32, horizon: F32, out: np.ndarray) -> None:
-    """A run of pixels (N, 3) of one ground material."""
-    half, one, most = np.float32(0.5), np.float32(1.0), np.float32(255.0)
-    red, green, blue, grit = look[0], look[1], look[2], look[3]
-    far_red, far_green, far_blue = horizon[0], horizon[1], horizon[2]
-    dim_red, dim_green, dim_blue = one, one, one
-    if shadow:
-        dim_red, dim_green, dim_blue = shade[0], shade[1], shade[2]
-    for i in range(out.shape[0]):
-        grain, fog = one + grit * grains[i], fogs[i]
-        r, g, b = red * grain * dim_red, green * grain * dim_green, blue * grain * dim_blue
-        out[i, 0] = np.uint8(np.int32(min(half + (r + (far_red - r) * fog), most)))
-        out[i, 1] = np.uint8(np.int32(min(half + (g + (far_green - g) * fog), most)))
-        out[i, 2] = np.uint8(np.int32(min(half + (b + (far_blue - b) * fog), most)))
 
 
 @njit(cache=True, error_model="numpy", nogil=True, inline="always")

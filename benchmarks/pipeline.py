@@ -9,11 +9,14 @@ import argparse
 import time
 from collections import defaultdict
 
-from data_gen.sample import SampleConfig, make_sample
+from data_gen.sample import SampleConfig
 from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import make_rig
 from nsdrive.scenarios.source import open_source
 from nsdrive.scenarios.synthetic import SyntheticConfig
+from nsdrive.trace.text import parse, render
+from nsdrive.trace.trace import build_trace
+from nsdrive.world.navigation import navigation
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import HISTORY_TICKS
 from planners.idm import IdmConfig, IdmPlanner
@@ -31,7 +34,7 @@ def main() -> None:
     parser.add_argument("--rig", default="8")
     arguments = parser.parse_args()
     source = open_source("synthetic", SyntheticConfig(n_scenarios=arguments.scenarios + 1))
-    rig, config, planner = make_rig(arguments.rig), SampleConfig(), IdmPlanner(IdmConfig())
+    rig, planner = make_rig(arguments.rig), IdmPlanner(IdmConfig())
     spent: dict[str, float] = defaultdict(float)
     for number, item in enumerate(source.items()):
         clock = time.perf_counter()
@@ -54,10 +57,11 @@ def main() -> None:
         for view in views.values():
             encode_jpeg(view.rgb)
         lap("encode the JPEGs")
-        make_sample(rollout, 0, renderer, rig, config, item=item)
-        lap("whole sample, once more (images, JPEGs, trace, text)")
-    repeated = spent.pop("whole sample, once more (images, JPEGs, trace, text)")
-    spent["trace, text and the rest"] = max(0.0, repeated - spent["draw the images"] - spent["encode the JPEGs"])
+        seen = {name: view.seen for name, view in views.items()}
+        where_to = navigation(scenario.mission, rollout.states[0])
+        trace, _ = build_trace(rollout, 0, seen=seen, navigation=where_to)
+        parse(render(trace, "detailed"))
+        lap("navigation, trace, text")
     total = sum(spent.values())
     print(f"{'stage':28s} {'ms per sample':>14s} {'share':>7s}")
     for stage, seconds in spent.items():

@@ -12,7 +12,7 @@ from collections import defaultdict
 from data_gen.sample import SampleConfig
 from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import make_rig
-from nsdrive.scenarios.source import open_source
+from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.synthetic import SyntheticConfig
 from nsdrive.trace.text import parse, render
 from nsdrive.trace.trace import build_trace

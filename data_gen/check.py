@@ -25,7 +25,8 @@ from data_gen.sample import TICKS_PER_WAYPOINT, Made, samples_of
 from nsdrive.cameras.rig import make_rig
 from nsdrive.dataset import MANIFEST, SPLITS, Dataset, Sample, sha256_of
 from nsdrive.parallel import in_order
-from nsdrive.scenarios.source import ScenarioError, open_source
+from nsdrive.scenarios.catalogue import open_source
+from nsdrive.scenarios.source import ScenarioError
 from nsdrive.trace.replay import arithmetic_errors, lateral_errors, progress_errors, replay
 from nsdrive.trace.text import parse, render, rounded
 from nsdrive.trace.trace import from_json, to_json

@@ -32,7 +32,8 @@ from nsdrive.dataset import (
     write_atomically,
 )
 from nsdrive.parallel import in_order
-from nsdrive.scenarios.source import ScenarioError, open_source
+from nsdrive.scenarios.catalogue import open_source
+from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.types import Planner
 
 CHUNKS = ".chunks"

@@ -18,7 +18,8 @@ from nsdrive.config import did_you_mean
 from nsdrive.dataset import Sample, json_line, write_atomically
 from nsdrive.draw import birds_eye, contact_sheet
 from nsdrive.scenarios.argoverse2 import Argoverse2Config, Argoverse2Source
-from nsdrive.scenarios.source import ScenarioSource, open_source
+from nsdrive.scenarios.catalogue import open_source
+from nsdrive.scenarios.source import ScenarioSource
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, SyntheticSource
 from nsdrive.trace.text import render
 from nsdrive.trace.trace import build_trace

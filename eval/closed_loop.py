@@ -22,7 +22,7 @@ from nsdrive import __version__
 from nsdrive.config import to_plain
 from nsdrive.dataset import claim_folder, json_line, write_atomically
 from nsdrive.parallel import in_order
-from nsdrive.scenarios.source import open_source
+from nsdrive.scenarios.catalogue import open_source
 from nsdrive.world.measure import clearance_m, comfort, off_road_m, overlap, time_to_collision_s
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import Planner, Rollout

@@ -62,7 +62,7 @@ def planner_factory(chosen: Any) -> Callable[[], Any]:
 def load_generate_config(name: str | None, overrides: Sequence[str]) -> Any:
     from data_gen.generate import GenerateConfig
     from nsdrive.config import load_config
-    from nsdrive.scenarios.source import source_configs
+    from nsdrive.scenarios.catalogue import source_configs
 
     choices = {"scenarios": source_configs(), "planner": planner_configs()}
     return load_config(GenerateConfig, name, overrides, choices)
@@ -72,7 +72,7 @@ def stored_generate_config(dataset: Any) -> Any:
     """The settings that a dataset was made with, from its manifest."""
     from data_gen.generate import GenerateConfig
     from nsdrive.config import build
-    from nsdrive.scenarios.source import source_configs
+    from nsdrive.scenarios.catalogue import source_configs
 
     return build(
         GenerateConfig, dataset.manifest["config"], {"scenarios": source_configs(), "planner": planner_configs()}
@@ -220,7 +220,7 @@ def run_simulate(a: argparse.Namespace) -> int:
     from eval.closed_loop import SimulateConfig, closed_loop
     from nsdrive.config import load_config
     from nsdrive.progress import Progress
-    from nsdrive.scenarios.source import source_configs
+    from nsdrive.scenarios.catalogue import source_configs
 
     choices = {"scenarios": source_configs(), "planner": planner_configs()}
     config = load_config(SimulateConfig, a.config, a.overrides, choices)

@@ -1,9 +1,4 @@
-"""What every source of scenarios has in common, and the one door to all of them.
-
-source = open_source("synthetic", SyntheticConfig(seed=7))
-for item in source.items():
-    scenario = source.load(item)          # ScenarioError: one line that says why not
-"""
+"""What every source of scenarios has in common."""
 
 from __future__ import annotations
 
@@ -35,24 +30,3 @@ class ScenarioSource(Protocol):
 
     def load(self, item: str) -> Any:
         """The Scenario of that name. Raises ScenarioError."""
-
-
-def source_configs() -> dict[str, type]:
-    """Name of a source -> its config, for `load_config(..., choices={"scenarios": source_configs()})`."""
-    from nsdrive.scenarios.argoverse2 import Argoverse2Config
-    from nsdrive.scenarios.synthetic import SyntheticConfig
-
-    return {"synthetic": SyntheticConfig, "argoverse2": Argoverse2Config}
-
-
-def open_source(name: str, config: Any) -> ScenarioSource:
-    """The source of that name. Importing a source is left to here, so that one does not need the other's packages."""
-    if name == "synthetic":
-        from nsdrive.scenarios.synthetic import SyntheticSource
-
-        return SyntheticSource(config)
-    if name == "argoverse2":
-        from nsdrive.scenarios.argoverse2 import Argoverse2Source
-
-        return Argoverse2Source(config)
-    raise ValueError(f"No scenario source '{name}'. Known: {', '.join(source_configs())}")

@@ -52,11 +52,6 @@ class IdmConfig(IdmParameters):
     )
     max_crossing: int = 2  # chosen by us: two already show that no single one is the cause
 
-    @property
-    def rules(self) -> IdmParameters:
-        """The laws' parameters, with which anyone can recompute a decision."""
-        return self
-
 
 class IdmPlanner:
     """A pure function of mission and observation but for the path, which `initialize` lays once."""

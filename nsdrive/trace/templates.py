@@ -183,6 +183,12 @@ EVALUATIONS = {
         "stop_sign {about:name} gap {gap_m:1} waited {waited_s:1} of {threshold:1} crossing {crossing:0}" + _ALLOWS
     ),
     "crosswalk": Template("crosswalk {about:name} gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
+    "yield": Template(
+        "yield {about:name} gap {gap_m:1} clears {clears_s:1} arrives {arrives_s:1} margin {threshold:1}" + _ALLOWS
+    ),
+    "emergency_brake": Template(
+        "emergency_brake {about:name} collision in {collision_s:1} within {threshold:1}" + _ALLOWS
+    ),
 }
 # What is as it was in the last evaluation of the same rule need not be said again: lossless, and most of a text's length.
 REPEATED = {
@@ -193,6 +199,8 @@ REPEATED = {
     "amber_light": Template("amber_light gap {gap_m:1} accel {accel_mps2:1}" + _ALLOWS),
     "stop_sign": Template("stop_sign gap {gap_m:1} waited {waited_s:1} crossing {crossing:0}" + _ALLOWS),
     "crosswalk": Template("crosswalk gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
+    "yield": Template("yield gap {gap_m:1} clears {clears_s:1} arrives {arrives_s:1}" + _ALLOWS),
+    "emergency_brake": Template("emergency_brake collision in {collision_s:1}" + _ALLOWS),
 }
 PHASE = Template("{start_s:1} to {end_s:1} s {rule:rule}{about:about}: {manoeuvre:manoeuvre}")
 SPEEDS = Template("speed {values:row}")

@@ -13,6 +13,21 @@ A decision is the arg-min over constraints. An example, following a slower car b
     )
 
 The meaning of `inputs` and `threshold`, and the law that turns them into `allows_mps2`, are in `nsdrive.world.rules`.
+
+A planner that weighs whole motions against each other also records its `proposals`, every one with every score term, which
+it chose and which came second, and the lane changes it considered:
+
+    proposals=(
+        Proposal(path="keep", offset_m=0.0, speed_fraction=0.8, score=0.91, terms=(
+            Term(name="no_at_fault_collision", value=1.0), ...
+            Term(name="progress", value=0.78, measured=31.2), ...)),
+        Proposal(path="keep", offset_m=0.0, speed_fraction=1.0, score=0.0, terms=(
+            Term(name="no_at_fault_collision", value=0.0, measured=1.8, about="car-3"), ...)),
+    ),
+    chosen=0, runner_up=1,
+
+The constraints of such a decision are those on the chosen proposal's path, at its target speed. What the terms mean and how
+they make a score is in `nsdrive.world.scoring`.
 """
 
 from __future__ import annotations
@@ -45,9 +60,67 @@ class Constraint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Term:
+    """One term of a proposal's score. name: key of `nsdrive.world.scoring.TERMS`. value: 0.0 (worst) to 1.0 (best).
+
+    measured: the number behind it, in the unit that TERMS names, None where the term has none (no collision: no time of one).
+    about: track id of the object that made it less than 1.0, None where no single one did.
+    """
+
+    name: str
+    value: float
+    measured: float | None = None
+    about: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A candidate motion and its whole score. path: one of PATHS. offset_m: beside that path's centerline, left positive.
+    speed_fraction: its target speed as a share of the speed limit. score: `nsdrive.world.scoring.total(terms)`."""
+
+    path: str
+    offset_m: float
+    speed_fraction: float
+    terms: tuple[Term, ...]
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneChange:
+    """What a planner thinks of a neighbouring lane (MOBIL: Kesting, Treiber, Helbing, TRR 1999 (2007)).
+
+    path: the PATHS entry that would go there. reason: one of LANE_CHANGE_REASONS. incentive_mps2: own gain in acceleration
+    less politeness times the others' loss, plus what the route adds. threshold_mps2: what it is held against. lead, follower:
+    track ids in the neighbouring lane, None where there is none. follower_accel_mps2: what the change would ask of the follower
+    (0.0 without one), held against safe_accel_mps2. safe: that, and room, and nothing oncoming. blocker: who makes it unsafe.
+    """
+
+    path: str
+    lane_id: str | None
+    reason: str
+    incentive_mps2: float
+    threshold_mps2: float
+    lead: str | None
+    follower: str | None
+    follower_accel_mps2: float
+    safe_accel_mps2: float
+    safe: bool
+    blocker: str | None = None
+
+    @property
+    def wanted(self) -> bool:
+        return self.incentive_mps2 > self.threshold_mps2
+
+
+PATHS = ("keep", "change_left", "change_right", "pass_left", "pass_right")  # pass: round an obstacle and back again
+LANE_CHANGE_REASONS = ("speed", "route", "blocked", "return")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """All constraints of one tick and what came of them. `binding` indexes `constraints`; `tied` lists the others
-    that are within BINDING_TOLERANCE_MPS2 of it, so that no single one of them is the cause."""
+    that are within BINDING_TOLERANCE_MPS2 of it, so that no single one of them is the cause. `chosen` and `runner_up` index
+    `proposals`; both None for a planner that makes none."""
 
     planner: str
     time_s: float
@@ -60,10 +133,21 @@ class Decision:
     command_mps2: float
     binding: int
     tied: tuple[int, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    chosen: int | None = None
+    runner_up: int | None = None
+    lane_changes: tuple[LaneChange, ...] = ()
 
     @property
     def binding_constraint(self) -> Constraint:
         return self.constraints[self.binding]
+
+    @property
+    def score_margin(self) -> float | None:
+        """Score of the chosen proposal minus the runner-up's, None where there are not two."""
+        if self.chosen is None or self.runner_up is None:
+            return None
+        return self.proposals[self.chosen].score - self.proposals[self.runner_up].score
 
 
 def arg_min(constraints: Sequence[Constraint]) -> tuple[tuple[Constraint, ...], int, tuple[int, ...]]:

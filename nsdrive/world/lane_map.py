@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from nsdrive.world.types import FloatArray
 
 
@@ -36,6 +38,14 @@ class Lane:
     stop_line_ids: tuple[str, ...] = ()  # the stop lines a car meets at the START of this connector (or lane)
     left_marking: str = "none"  # solid_white, dashed_white, solid_yellow, dashed_yellow, double_yellow, none
     right_marking: str = "none"
+    area: FloatArray | None = None  # (N, 2) polygon where the source gives one; None: what lies between the boundaries
+
+    @property
+    def polygon(self) -> FloatArray:
+        """(N, 2): the lane's area, its ring not closed twice."""
+        if self.area is not None:
+            return self.area
+        return np.concatenate([np.asarray(self.left_boundary), np.asarray(self.right_boundary)[::-1]])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,4 +94,6 @@ class LaneMap:
     signals: tuple[Signal, ...] = ()
     drivable_area: tuple[FloatArray, ...] = ()  # polygons (N, 2), their union is drivable
     walkways: tuple[FloatArray, ...] = ()  # polygons (N, 2)
+    carparks: tuple[FloatArray, ...] = ()  # polygons (N, 2), drivable too
+    roadblocks: Mapping[str, FloatArray] = field(default_factory=dict)  # polygons (N, 2) where the source gives them
     stop_signs: tuple[tuple[float, float, float], ...] = ()  # x, y, heading of the traffic each one is for

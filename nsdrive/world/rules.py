@@ -38,6 +38,7 @@ class IdmParameters:
     accel_max_mps2: float = 1.0  # nuPlan: accel_max
     decel_max_mps2: float = 3.0  # nuPlan: decel_max
     exponent: float = 4.0  # nuPlan idm_policy.py: acceleration exponent
+    clamp_needed_gap: bool = True  # nuPlan and PDM-Closed do not: their ego brakes behind a lead that speeds away
     curve_lateral_accel_mps2: float = (
         2.0  # chosen by us: more is faster and less comfortable in curves (PDM's comfort bound is 4.89)
     )
@@ -51,6 +52,12 @@ class IdmParameters:
         1.0  # chosen by us: a stop at amber, once begun, is given up only if it needs this much more
     )
     stop_sign_wait_s: float = 2.0  # chosen by us: how long a car stands at a stop sign
+    yield_margin_s: float = (
+        2.0  # chosen by us: who goes first reaches the conflict at least this long after the ego has left
+    )
+    emergency_time_s: float = 2.0  # PDM-Closed: a collision this soon ...
+    emergency_speed_mps: float = 5.0  # ... at this speed or less is braked for as hard as comfort's bound allows
+    emergency_decel_mps2: float = 4.05  # PDM-Closed: min_long_accel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +108,10 @@ def idm_acceleration(
     """Acceleration of the intelligent driver model, floats or arrays that broadcast, within [-decel_max, accel_max].
 
     acc = a (1 - (v / v0)^exponent - (s* / gap)^2), s* = s0 + max(0, v T + v (v - v_lead) / (2 sqrt(a b))), gap at least s0.
-    A gap of inf is a free road. nuPlan does not clamp the max(0, ...): its ego brakes behind a lead that speeds away.
+    A gap of inf is a free road. Without `clamp_needed_gap` there is no max(0, ...).
     """
     p = parameters
-    args = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent)
+    args = _idm_constants(p)
     if type(speed_mps) is float and type(gap_m) is float and type(lead_speed_mps) is float:
         return _idm(speed_mps, gap_m, lead_speed_mps, target_speed_mps, *args)
     return _idm_array(speed_mps, gap_m, lead_speed_mps, target_speed_mps, *args)
@@ -114,7 +121,8 @@ def needed_gap_m(speed_mps: float, lead_speed_mps: float, parameters: IdmParamet
     """s*, the gap at which the model of `idm_acceleration` neither closes up nor falls back."""
     p = parameters
     closing = speed_mps * (speed_mps - lead_speed_mps) / (2.0 * math.sqrt(p.accel_max_mps2 * p.decel_max_mps2))
-    return p.min_gap_m + max(0.0, speed_mps * p.headway_s + closing)
+    wanted = speed_mps * p.headway_s + closing
+    return p.min_gap_m + (max(0.0, wanted) if p.clamp_needed_gap else wanted)
 
 
 def roll_forward(
@@ -136,13 +144,18 @@ def roll_forward(
     progress moves by what that step covers, so that the two agree.
     """
     p = parameters
-    idm = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent)
+    idm = _idm_constants(p)
     profiles = (p.limit_decel_mps2, p.curve_decel_mps2, p.curve_time_s)
     return _roll(float(progress_m), float(speed_mps), held, profile, sources, idm, profiles, steps, interval_s)
 
 
-def _idm(v, gap, v_lead, v0, s0, headway, a, b, exponent):
-    needed = s0 + max(0.0, v * headway + v * (v - v_lead) / (2.0 * math.sqrt(a * b)))
+def _idm_constants(p: IdmParameters) -> tuple[float, float, float, float, float, float]:
+    return p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent, float(p.clamp_needed_gap)
+
+
+def _idm(v, gap, v_lead, v0, s0, headway, a, b, exponent, clamp):
+    wanted = v * headway + v * (v - v_lead) / (2.0 * math.sqrt(a * b))
+    needed = s0 + (max(0.0, wanted) if clamp > 0.0 else wanted)
     ratio = needed / max(gap, s0)
     acceleration = a * (1.0 - (v / max(v0, 0.1)) ** exponent - ratio * ratio)
     return min(max(acceleration, -b), a)
@@ -156,14 +169,14 @@ def _track_curve(v, corner2, distance, decel, time):
     )  # the reference slows by decel before it
 
 
-_idm_array = numba.vectorize([f"float64({', '.join(['float64'] * 9)})"], cache=True)(_idm)
+_idm_array = numba.vectorize([f"float64({', '.join(['float64'] * 10)})"], cache=True)(_idm)
 _idm_fast = numba.njit(cache=True)(_idm)
 _track_curve_fast = numba.njit(cache=True)(_track_curve)
 
 
 @numba.njit(cache=True)
 def _roll(start, speed, held, profile, sources, idm, profiles, steps, dt):
-    s0, headway, a, b, exponent = idm
+    s0, headway, a, b, exponent, clamp = idm
     limit_decel, decel, time = profiles
     out = np.empty((steps, 3))
     at, last = start, profile.shape[1] - 1
@@ -171,14 +184,14 @@ def _roll(start, speed, held, profile, sources, idm, profiles, steps, dt):
         i = min(max(np.searchsorted(profile[0], at, side="right") - 1, 0), last)
         j = sources[0, i]
         target = math.sqrt(profile[1, j] + 2.0 * limit_decel * max(profile[0, j] - at, 0.0))
-        accel = _idm_fast(speed, np.inf, 0.0, target, s0, headway, a, b, exponent)
+        accel = _idm_fast(speed, np.inf, 0.0, target, s0, headway, a, b, exponent, clamp)
         j = sources[1, i]
         if profile[2, j] < target * target:
             distance = 0.0 if j == i else max(profile[0, j] - at, 0.0)
             accel = min(accel, max(_track_curve_fast(speed, profile[2, j], distance, decel, time)[1], -b))
         for h in range(held.shape[0]):
             gap = held[h, 0] - (at - start) + held[h, 2] * k * dt
-            accel = min(accel, _idm_fast(speed, gap, held[h, 1], target, s0, headway, a, b, exponent))
+            accel = min(accel, _idm_fast(speed, gap, held[h, 1], target, s0, headway, a, b, exponent, clamp))
         out[k, 0], out[k, 1], out[k, 2] = at, speed, accel
         after = max(0.0, speed + accel * dt)
         at += 0.5 * (speed + after) * dt if after > 0.0 else speed * speed / (2.0 * max(-accel, 1e-9))
@@ -201,7 +214,8 @@ def _law(
         threshold, allows = spec.law(inputs, given_threshold, speed_mps, target_speed_mps, parameters)
     except KeyError as missing:
         raise ValueError(f"Rule '{rule}' needs the input {missing}; it got {sorted(inputs)}") from None
-    return threshold, min(max(allows, -parameters.decel_max_mps2), parameters.accel_max_mps2)
+    hardest = parameters.emergency_decel_mps2 if rule == "emergency_brake" else parameters.decel_max_mps2
+    return threshold, min(max(allows, -hardest), parameters.accel_max_mps2)
 
 
 def _target_speed(
@@ -245,6 +259,20 @@ def _curve(
 ) -> tuple[float, float]:
     corner2, distance = p.curve_lateral_accel_mps2 * inputs["radius_m"], max(inputs["distance_m"], 0.0)
     return _track_curve(speed, corner2, distance, p.curve_decel_mps2, p.curve_time_s)
+
+
+def _yield(
+    inputs: Mapping[str, float], given: float, speed: float, target: float, p: IdmParameters
+) -> tuple[float, float]:
+    goes_first = inputs["arrives_s"] >= inputs["clears_s"] + p.yield_margin_s
+    return p.yield_margin_s, p.accel_max_mps2 if goes_first else _stop(inputs, given, speed, target, p)[1]
+
+
+def _emergency(
+    inputs: Mapping[str, float], given: float, speed: float, target: float, p: IdmParameters
+) -> tuple[float, float]:
+    brakes = inputs["collision_s"] <= p.emergency_time_s and speed <= p.emergency_speed_mps
+    return p.emergency_time_s, -p.emergency_decel_mps2 if brakes else p.accel_max_mps2
 
 
 # In the order in which a decision lists them, so that ties name the more general one.
@@ -304,5 +332,19 @@ RULES: dict[str, RuleSpec] = {
         threshold="needed_gap_m",
         says="IDM behind a standing car at the near edge of a crosswalk that a pedestrian or cyclist is on or about to enter",
         law=_stop,
+    ),
+    "yield": RuleSpec(
+        about="track id",
+        inputs=("gap_m", "clears_s", "arrives_s"),
+        threshold="margin_s",
+        says="IDM behind a standing car at the conflict's edge, unless the ego has cleared it the margin before the other arrives",
+        law=_yield,
+    ),
+    "emergency_brake": RuleSpec(
+        about="track id",
+        inputs=("collision_s",),
+        threshold="time_s",
+        says="the hardest comfortable brake, if the best proposal still collides by its own fault this soon and the ego is slow",
+        law=_emergency,
     ),
 }

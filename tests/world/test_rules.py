@@ -55,11 +55,14 @@ def test_what_a_planner_records_can_be_recomputed_from_its_inputs(rule, speed, a
         "lead_speed_mps": b,
         "accel_mps2": b / 5,
         "waited_s": a / 10,
+        "arrives_s": a / 5,
+        "collision_s": a / 25,
     }
     inputs = {name: values.get(name, 1.0) for name in RULES[rule].inputs}
     constraint = evaluate(rule, None, inputs, speed, P, target_speed_mps=target)
     assert recompute(constraint, speed, P, target_speed_mps=target) == (constraint.threshold, constraint.allows_mps2)
-    assert -P.decel_max_mps2 <= constraint.allows_mps2 <= P.accel_max_mps2
+    hardest = P.emergency_decel_mps2 if rule == "emergency_brake" else P.decel_max_mps2
+    assert -hardest <= constraint.allows_mps2 <= P.accel_max_mps2
 
 
 @pytest.mark.parametrize("rule", ["lead", "red_light", "path_end", "crosswalk", "stop_sign"])

@@ -3,7 +3,8 @@
 Follows nuPlan v1.2 (nuplan-devkit, Apache-2.0: `lqr.py`, `tracker_utils.py`, `kinematic_bicycle.py`), written anew so
 that one step takes microseconds. The tracker fits a smooth speed and curvature profile to the planned poses, asks for
 the acceleration that meets the profile's speed one second ahead and for the steering rate that brings the lateral error
-there to zero; the bicycle answers with a lag.
+there to zero; the bicycle answers with a lag. The numba functions below are public for those who track many
+trajectories at once.
 """
 
 from __future__ import annotations
@@ -82,10 +83,10 @@ class EgoModel:
         of it by more than one tick, else ValueError.
         """
         times, poses = _at_interval(trajectory, state.time_s)
-        speeds = _speed_fit(len(poses) - 1, self.jerk_penalty) @ _forward_steps(poses)
-        curvatures = _curvature_fit(poses, speeds, INTERVAL_S, self.curvature_rate_penalty)
+        speeds = speed_fit(len(poses) - 1, self.jerk_penalty) @ forward_steps(poses)
+        curvatures = curvature_fit(poses, speeds, INTERVAL_S, self.curvature_rate_penalty)
         elapsed_ticks = (state.time_s - times[0]) / INTERVAL_S
-        accel, steering_rate = _commands(
+        accel, steering_rate = tracking_commands(
             state.x_m,
             state.y_m,
             state.heading_rad,
@@ -144,14 +145,14 @@ def _at_interval(trajectory: Trajectory, now_s: float) -> tuple[FloatArray, Floa
     return at, even
 
 
-def _forward_steps(poses: FloatArray) -> FloatArray:
+def forward_steps(poses: FloatArray) -> FloatArray:
     """(M,) displacement along each pose's own heading, up to the next pose."""
     steps = np.diff(poses[:, :2], axis=0)
     return steps[:, 0] * np.cos(poses[:-1, 2]) + steps[:, 1] * np.sin(poses[:-1, 2])
 
 
 @lru_cache(maxsize=256)
-def _speed_fit(count: int, jerk_penalty: float) -> FloatArray:
+def speed_fit(count: int, jerk_penalty: float) -> FloatArray:
     """(M, M) matrix from forward displacements to the smoothed speed profile.
 
     nuPlan fits an initial speed and accelerations a to the displacements, |dt v - d|^2 + penalty |a_k+1 - a_k|^2. The
@@ -170,7 +171,7 @@ def _speed_fit(count: int, jerk_penalty: float) -> FloatArray:
 
 
 @njit(cache=True)
-def _curvature_fit(poses, speeds, dt, rate_penalty):
+def curvature_fit(poses, speeds, dt, rate_penalty):
     """(M,) curvature profile: least squares |dt v k - dheading|^2 + penalty |dk/dt|^2 + 1e-10 k_0^2.
 
     nuPlan solves the same problem for the rates with a dense pseudo-inverse; in the curvatures it is tridiagonal.
@@ -207,7 +208,7 @@ def _sample(values, at):
 
 
 @njit(cache=True)
-def _commands(
+def tracking_commands(
     x,
     y,
     heading,

@@ -92,7 +92,7 @@ def time_to_collision_s(
         rows = np.arange(len(frame))
         if only_ahead is not None:
             limit = AHEAD_RAD if only_ahead[tick] else BEHIND_RAD
-            rows = rows[np.abs(_bearing(box, frame.boxes)) < limit]
+            rows = rows[np.abs(bearing_rad(box, frame.boxes)) < limit]
         velocity = speed * np.array([np.cos(box[2]), np.sin(box[2])])
         steps = round(horizon_s / interval_s)
         met, row = _time_to_overlap(box, velocity, frame.boxes[rows], frame.velocities_mps[rows], steps, interval_s)
@@ -106,8 +106,12 @@ def off_road_m(ego_boxes: FloatArray, lane_map: LaneMap) -> FloatArray:
 
     nuPlan's drivable-area compliance measures the same corners. A map without a drivable area lends its lanes.
     """
-    corners = shapely.points(box_corners(ego_boxes))
-    return shapely.distance(corners, _drivable(lane_map)).max(axis=1)
+    return corners_off_road_m(ego_boxes, lane_map).max(axis=1)
+
+
+def corners_off_road_m(ego_boxes: FloatArray, lane_map: LaneMap) -> FloatArray:
+    """(T, 4): the same for each corner: front left, rear left, rear right, front right."""
+    return np.asarray(shapely.distance(shapely.points(box_corners(ego_boxes)), _drivable(lane_map)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,6 +155,37 @@ def comfort(
     )
 
 
+def comfort_of_bicycle(
+    headings_rad: FloatArray,
+    speeds_mps: FloatArray,
+    accels_mps2: FloatArray,
+    steerings_rad: FloatArray,
+    interval_s: float = INTERVAL_S,
+) -> Comfort:
+    """The same from (T,) states of `EgoModel`, exactly as nuPlan's metrics see them.
+
+    nuPlan's bicycle has no lateral acceleration at the rear axle, so that none is felt there; the longitudinal one is that of
+    the box's centre, to which its `get_acceleration_shifted` adds yaw rate squared and yaw acceleration times the distance
+    between the two; jerk is that of the rear axle's acceleration without its sign.
+    """
+    accels, headings = np.asarray(accels_mps2, dtype=np.float64), np.unwrap(np.asarray(headings_rad, dtype=np.float64))
+    count = len(accels)
+    if count < 4:
+        raise ValueError(f"Comfort needs at least 4 states, got {count}.")
+    yaw_rate = np.asarray(speeds_mps) * np.tan(steerings_rad) / PACIFICA.wheel_base_m
+    yaw_accel = np.concatenate([[0.0], np.diff(yaw_rate) / interval_s])
+    at_center = accels + PACIFICA.rear_axle_to_center_m * (yaw_rate**2 + yaw_accel)
+    smooth, slope = _savgol(count, 8, 2, 0, interval_s), _savgol(count, 15, 2, 1, interval_s)
+    return Comfort(
+        lon_accel_mps2=at_center @ smooth,
+        lat_accel_mps2=np.zeros(count),
+        lon_jerk_mps3=at_center @ smooth @ slope,
+        jerk_mps3=np.abs(accels) @ smooth @ slope,
+        yaw_rate_radps=headings @ _savgol(count, 5, 2, 1, interval_s),
+        yaw_accel_radps2=headings @ _savgol(count, 5, 3, 2, interval_s),
+    )
+
+
 def progress_m(path: Path, poses: FloatArray) -> FloatArray:
     """(T,): progress of (T, 2 or more) positions along the path."""
     return path.project_points(np.asarray(poses, dtype=np.float64)[:, :2])[:, 0]
@@ -172,7 +207,7 @@ def clearance_m(ego_boxes: FloatArray, frames: Sequence[ObjectFrame]) -> FloatAr
     return out
 
 
-def _bearing(ego_box: FloatArray, boxes: FloatArray) -> FloatArray:
+def bearing_rad(ego_box: FloatArray, boxes: FloatArray) -> FloatArray:
     """Angle from the ego's heading to each box's centre, seen from the ego's rear axle."""
     back = PACIFICA.rear_axle_to_center_m
     x, y = ego_box[0] - back * np.cos(ego_box[2]), ego_box[1] - back * np.sin(ego_box[2])
@@ -184,11 +219,10 @@ _DRIVABLE: WeakKeyDictionary[LaneMap, shapely.Geometry] = WeakKeyDictionary()
 
 
 def _drivable(lane_map: LaneMap) -> shapely.Geometry:
-    """The union of the drivable area, prepared, built once per map."""
+    """The union of the drivable area and the carparks, prepared, built once per map."""
     if lane_map not in _DRIVABLE:
-        rings = list(lane_map.drivable_area) or [
-            np.vstack([lane.left_boundary, np.asarray(lane.right_boundary)[::-1]]) for lane in lane_map.lanes.values()
-        ]
+        rings = list(lane_map.drivable_area) or [lane.polygon for lane in lane_map.lanes.values()]
+        rings += lane_map.carparks
         area = shapely.union_all(shapely.make_valid(np.array([shapely.Polygon(ring) for ring in rings])))
         shapely.prepare(area)
         _DRIVABLE[lane_map] = area

@@ -140,10 +140,10 @@ def comfort(
     if count < 4:
         raise ValueError(f"Comfort needs at least 4 states, got {count}.")
     heading = np.unwrap(np.asarray(headings_rad, dtype=np.float64), axis=-1)
-    yaw_rate = heading @ _savgol(count, 5, 2, 1, interval_s)
+    yaw_rate = heading @ savgol(count, 5, 2, 1, interval_s)
     lat = speeds * yaw_rate
     raw = np.asarray(accels_mps2, dtype=np.float64)
-    smooth, slope = _savgol(count, 8, 2, 0, interval_s), _savgol(count, 15, 2, 1, interval_s)
+    smooth, slope = savgol(count, 8, 2, 0, interval_s), savgol(count, 15, 2, 1, interval_s)
     lon = raw @ smooth
     return Comfort(
         lon_accel_mps2=lon,
@@ -151,7 +151,7 @@ def comfort(
         lon_jerk_mps3=lon @ slope,
         jerk_mps3=np.hypot(raw, lat) @ smooth @ slope,
         yaw_rate_radps=yaw_rate,
-        yaw_accel_radps2=heading @ _savgol(count, 5, 3, 2, interval_s),
+        yaw_accel_radps2=heading @ savgol(count, 5, 3, 2, interval_s),
     )
 
 
@@ -175,14 +175,14 @@ def comfort_of_bicycle(
     yaw_rate = np.asarray(speeds_mps) * np.tan(steerings_rad) / PACIFICA.wheel_base_m
     yaw_accel = np.concatenate([[0.0], np.diff(yaw_rate) / interval_s])
     at_center = accels + PACIFICA.rear_axle_to_center_m * (yaw_rate**2 + yaw_accel)
-    smooth, slope = _savgol(count, 8, 2, 0, interval_s), _savgol(count, 15, 2, 1, interval_s)
+    smooth, slope = savgol(count, 8, 2, 0, interval_s), savgol(count, 15, 2, 1, interval_s)
     return Comfort(
         lon_accel_mps2=at_center @ smooth,
         lat_accel_mps2=np.zeros(count),
         lon_jerk_mps3=at_center @ smooth @ slope,
         jerk_mps3=np.abs(accels) @ smooth @ slope,
-        yaw_rate_radps=headings @ _savgol(count, 5, 2, 1, interval_s),
-        yaw_accel_radps2=headings @ _savgol(count, 5, 3, 2, interval_s),
+        yaw_rate_radps=headings @ savgol(count, 5, 2, 1, interval_s),
+        yaw_accel_radps2=headings @ savgol(count, 5, 3, 2, interval_s),
     )
 
 
@@ -230,7 +230,7 @@ def _drivable(lane_map: LaneMap) -> shapely.Geometry:
 
 
 @lru_cache(maxsize=256)
-def _savgol(count: int, window: int, order: int, derivative: int, interval_s: float) -> FloatArray:
+def savgol(count: int, window: int, order: int, derivative: int, interval_s: float) -> FloatArray:
     """(T, T) matrix M such that `signal @ M` is the Savitzky-Golay filtered signal, edges by the edge windows' fits.
 
     As scipy's `savgol_filter` in its default mode, even windows included: those look half a state ahead.

@@ -15,9 +15,10 @@ from nsdrive.scenarios.source import ScenarioSource
 def source_configs() -> dict[str, type]:
     """Name of a source -> its config, for `load_config(..., choices={"scenarios": source_configs()})`."""
     from nsdrive.scenarios.argoverse2 import Argoverse2Config
+    from nsdrive.scenarios.manoeuvres import ManoeuvresConfig
     from nsdrive.scenarios.synthetic import SyntheticConfig
 
-    return {"synthetic": SyntheticConfig, "argoverse2": Argoverse2Config}
+    return {"synthetic": SyntheticConfig, "manoeuvres": ManoeuvresConfig, "argoverse2": Argoverse2Config}
 
 
 def open_source(name: str, config: Any) -> ScenarioSource:
@@ -26,6 +27,10 @@ def open_source(name: str, config: Any) -> ScenarioSource:
         from nsdrive.scenarios.synthetic import SyntheticSource
 
         return SyntheticSource(config)
+    if name == "manoeuvres":
+        from nsdrive.scenarios.manoeuvres import ManoeuvresSource
+
+        return ManoeuvresSource(config)
     if name == "argoverse2":
         from nsdrive.scenarios.argoverse2 import Argoverse2Source
 

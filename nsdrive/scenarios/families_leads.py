@@ -136,7 +136,7 @@ def cut_in(rng: np.random.Generator, duration_s: float, traffic: float) -> Draft
     rear_m = stage.ego_front_m + gap_m + (speed - car_speed) * starts_at_s
     centre_m = rear_m + size[1] / 2
     from_m, to_m = centre_m + car_speed * starts_at_s, centre_m + car_speed * (starts_at_s + takes_s)
-    changing = _changing(stage.along("main", "f", other), way, from_m, to_m)
+    changing = changing_lanes(stage.along("main", "f", other), way, from_m, to_m)
     stage.add_vehicle(
         changing,
         rear_m=rear_m,
@@ -240,7 +240,7 @@ def _queue(stage: Stage, way: Way, *, rear_m: float, cars: int, speed_mps: float
         rear_m += size[1] + 1.8 + 1.1 * speed_mps + float(rng.uniform(0.0, 2.5))
 
 
-def _changing(start: Way, target: Way, from_m: float, to_m: float) -> Way:
+def changing_lanes(start: Way, target: Way, from_m: float, to_m: float) -> Way:
     """From one lane to another of the same road, smoothly between two places."""
     u = np.clip((start.arc_m - from_m) / (to_m - from_m), 0.0, 1.0)[:, None]
     share = u**3 * (10 - 15 * u + 6 * u**2)  # the jerk-free fifth-order step

@@ -178,6 +178,8 @@ def _lay_control_line(parts: Parts, junction: Junction, arm: _Arm) -> tuple[str,
     """The stop line at the end of an arm's approach lanes, and its stop sign if it has one."""
     if junction.kind == "default" or not arm.approach:
         return ()
+    if junction.kind == "stop_sign" and not junction.stops(arm.road.name):
+        return ()
     stop_line_id = f"{junction.name}-stop-{arm.road.name}"
     left, right = parts.lanes[arm.approach[0]].left_boundary[-1], parts.lanes[arm.approach[-1]].right_boundary[-1]
     parts.stop_lines[stop_line_id] = StopLine(

@@ -1,7 +1,8 @@
-"""Seeded places to drive: a road without junctions, and a junction of three or four arms.
+"""Places to drive: a road without junctions, and a junction of three or four arms.
 
-Every layout is turned and shifted by the seed, so that nothing can be learnt from the axes. Road names are compass names
-of the unturned layout: the ego comes from the south.
+`open_road` and `crossing` draw a place from a seed; every one is turned and shifted by it, so that nothing can be learnt
+from the axes. `plain_road` and `plain_crossing` are exactly what they are asked for. Road names are compass names of the
+unturned layout: the ego comes from the south.
 """
 
 from __future__ import annotations
@@ -47,14 +48,7 @@ def open_road(
     """One two-way road, "main". bend: (where it starts [m], radius [m], angle [rad], left positive); else gentle curves."""
     forward = int(rng.choice(lanes))
     x, y, heading = _anywhere(rng)
-    if bend is None:
-        knots = _gentle(rng, length_m, gentle)
-    else:
-        start, radius, angle = bend
-        ease = min(18.0, 0.35 * abs(angle) * radius)  # transition into and out of the arc
-        arc, k = abs(angle) * radius - ease, math.copysign(1 / radius, angle)
-        stations = [0.0, start, start + ease, start + ease + arc, start + 2 * ease + arc, length_m]
-        knots = list(zip(stations, [0.0, 0.0, k, k, 0.0, 0.0], strict=True))
+    knots = _gentle(rng, length_m, gentle) if bend is None else bend_knots(*bend, length_m)
     road = Road(
         name="main",
         reference=sweep((x, y, heading), knots),
@@ -136,6 +130,86 @@ def crossing(
     )
     network = build_network("x", roads=roads, junctions=[junction])
     return Layout(network=network, junction="x", centre_m=(x, y), radius_m=radius)
+
+
+def plain_road(
+    *,
+    forward: int = 1,
+    backward: int = 1,
+    limit_mps: float = 13.4,
+    later_limits_mps: Sequence[tuple[float, float]] = (),
+    length_m: float = 700.0,
+    curvature: Sequence[tuple[float, float]] = (),
+    centre_marking: str = "double_yellow",
+    crosswalk_joint: int | None = None,
+    parking_m: float = 0.0,
+) -> Layout:
+    """One road, "main", exactly as asked for; straight where no curvature knots are given (as for `road_parts.sweep`)."""
+    road = Road(
+        name="main",
+        reference=sweep((0.0, 0.0, 0.2), list(curvature) or [(0.0, 0.0), (length_m, 0.0)]),
+        lanes_forward=forward,
+        lanes_backward=backward,
+        lane_width_m=3.5,
+        speed_limit_mps=limit_mps,
+        later_limits_mps=tuple(later_limits_mps),
+        parking_m=parking_m,
+        centre_marking=centre_marking,
+        crosswalk_joints=() if crosswalk_joint is None else (crosswalk_joint,),
+    )
+    return Layout(network=build_network("main", roads=[road]))
+
+
+def bend_knots(start: float, radius: float, angle: float, length_m: float) -> list[tuple[float, float]]:
+    """Curvature knots of a road with one bend: where it starts [m], its radius [m] and angle [rad], left positive."""
+    ease = min(18.0, 0.35 * abs(angle) * radius)  # transition into and out of the arc
+    arc, k = abs(angle) * radius - ease, math.copysign(1 / radius, angle)
+    stations = [0.0, start, start + ease, start + ease + arc, start + 2 * ease + arc, length_m]
+    return list(zip(stations, [0.0, 0.0, k, k, 0.0, 0.0], strict=True))
+
+
+def plain_crossing(
+    *,
+    kind: str = "traffic_light",
+    phasing: str = "split",
+    lanes: int = 1,
+    cross_lanes: int = 1,
+    limit_mps: float = 13.4,
+    crosswalks: bool = True,
+    stop_arms: Sequence[str] = (),
+) -> Layout:
+    """A perpendicular junction "x" of four straight arms, exactly as asked for."""
+    counts = {"south": lanes, "east": cross_lanes, "north": lanes, "west": cross_lanes}
+    zone_m, corner_m, width_m, tilted = 5.2 if crosswalks else 2.0, 7.0, 3.5, 0.2
+    roads, radius = [], 0.0
+    for name, count in counts.items():
+        beside = cross_lanes if name in ("south", "north") else lanes
+        setback = beside * width_m + 0.35 + corner_m + zone_m
+        radius = max(radius, setback)
+        heading = HEADINGS[name] + tilted
+        start = (setback * math.cos(heading), setback * math.sin(heading), heading)
+        length = EXIT_M if name in ("north", "south") else 300.0
+        roads.append(
+            Road(
+                name=name,
+                reference=sweep(start, [(0.0, 0.0), (length, 0.0)]),
+                lanes_forward=count,
+                lanes_backward=count,
+                lane_width_m=width_m,
+                speed_limit_mps=limit_mps,
+            )
+        )
+    junction = Junction(
+        name="x",
+        arms=tuple((name, "start") for name in counts),
+        kind=kind,
+        phasing=phasing,
+        zone_m=zone_m,
+        crosswalk_arms=tuple(counts) if crosswalks else (),
+        stop_arms=tuple(stop_arms),
+    )
+    network = build_network("x", roads=roads, junctions=[junction])
+    return Layout(network=network, junction="x", radius_m=radius)
 
 
 def _anywhere(rng: np.random.Generator) -> tuple[float, float, float]:

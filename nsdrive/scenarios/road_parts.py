@@ -30,6 +30,12 @@ class Road:
     walkway_m: float = 3.0
     centre_marking: str = "double_yellow"
     crosswalk_joints: tuple[int, ...] = ()  # joints, counted along the reference line, that carry a crosswalk
+    later_limits_mps: tuple[tuple[float, float], ...] = ()  # (from this arc length on [m], speed limit), in order
+
+    def limit_at(self, along_m: float) -> float:
+        """The speed limit at an arc length of the reference line."""
+        passed = [limit for from_m, limit in self.later_limits_mps if along_m >= from_m]
+        return passed[-1] if passed else self.speed_limit_mps
 
     def edge_m(self, side: int) -> float:
         """Lateral offset of the kerb from the reference line: side +1 is the left kerb, -1 the right one."""
@@ -49,9 +55,15 @@ class Junction:
     name: str
     arms: tuple[tuple[str, str], ...]
     kind: str = "traffic_light"  # traffic_light, stop_sign, default
-    phasing: str = "split"  # split: one arm at a time. protected: left turns have lanes and a phase of their own
+    phasing: str = "split"  # split: one arm at a time. protected: left turns have lanes and a phase of their own.
+    # permissive: opposite arms together, so that a left turn must yield to who comes towards it
     zone_m: float = 5.2
     crosswalk_arms: tuple[str, ...] = ()
+    stop_arms: tuple[str, ...] = ()  # of kind stop_sign: the arms that must stop; () is all of them
+
+    def stops(self, arm: str) -> bool:
+        """Whether this arm ends at a stop sign."""
+        return self.kind == "stop_sign" and (not self.stop_arms or arm in self.stop_arms)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,6 +107,8 @@ def _lay_road(parts: Parts, road: Road) -> None:
             )
         for block, first, last, is_joint in pieces:
             cut = slice(first, last + 1)
+            begins = first if way == "f" else samples - 1 - last
+            limit_mps = road.limit_at(begins * SPACING_M)
             for i in range(count):
                 parts.lanes[f"{block}-{i}"] = Lane(
                     lane_id=f"{block}-{i}",
@@ -115,7 +117,7 @@ def _lay_road(parts: Parts, road: Road) -> None:
                     centerline=lines[2 * i + 1][cut],
                     left_boundary=lines[2 * i][cut],
                     right_boundary=lines[2 * i + 2][cut],
-                    speed_limit_mps=road.speed_limit_mps,
+                    speed_limit_mps=limit_mps,
                     left_neighbor=f"{block}-{i - 1}" if i > 0 else None,
                     right_neighbor=f"{block}-{i + 1}" if i + 1 < count else None,
                     stop_line_ids=(stops[block],) if block in stops else (),

@@ -77,7 +77,8 @@ class SignalPlan:
 
 
 def make_signal_plan(network: RoadNetwork, junction: str, rng: np.random.Generator) -> SignalPlan:
-    """A seeded program for a signalised junction, in which no two conflicting movements are ever green together."""
+    """A seeded program for a signalised junction, in which no two conflicting movements are ever green together but left
+    turns and who comes towards them where the phasing is permissive."""
     phases = _phases(network, junction)
     return SignalPlan(
         phases=phases,
@@ -102,6 +103,9 @@ def _phases(network: RoadNetwork, junction: str) -> tuple[tuple[str, ...], ...]:
         done |= pair
         mine = [m for m in movements if m.from_road in pair]
         if arm not in opposite:  # a stem: all of it at once
+            phases.append(tuple(m.connector_id for m in mine))
+            continue
+        if network.junctions[junction].phasing == "permissive":
             phases.append(tuple(m.connector_id for m in mine))
             continue
         phases.append(tuple(m.connector_id for m in mine if m.turn != "left"))

@@ -75,7 +75,7 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class Hold:
-    """When a crosswalk without a light is taken by people, so that scripted drivers wait before it."""
+    """When a place is taken, by people on a crosswalk or by who has the way, so that scripted drivers wait before it."""
 
     from_s: float
     to_s: float
@@ -84,8 +84,10 @@ class Hold:
 class Stage:
     """Collects a scene and turns it into a `Scenario`."""
 
-    def __init__(self, rng: np.random.Generator, layout: Layout, duration_s: float) -> None:
+    def __init__(self, rng: np.random.Generator, layout: Layout, duration_s: float, *, exact: bool = False) -> None:
+        """exact: a scene as written. Nobody is dropped from it, and what the nominal ego would do does not matter."""
         self.rng = rng
+        self.exact = exact
         self.layout = layout
         self.network = layout.network
         self.ticks = round(duration_s / INTERVAL_S) + 1
@@ -94,6 +96,8 @@ class Stage:
         self.ego_way: Way
         self.plan: SignalPlan | None = None
         self.hold: Hold | None = None
+        self.waits: list[Hold] = []  # when an actor must wait at a line of its own, see `wait_at`
+        self.route: Way | None = None  # where the ego is to go, if not along its own way
         self._ways: dict[Any, Way] = {}
         if layout.junction and self.network.junctions[layout.junction].kind == "traffic_light":
             self.plan = make_signal_plan(self.network, layout.junction, rng)
@@ -154,8 +158,15 @@ class Stage:
             return tuple((float(start), 0) for start in marked) if self.hold else ()
         kind = self.network.junctions[way.movement.junction].kind
         if kind == "stop_sign":
-            return ((way.line_m, STOP_SIGN),)
+            stops = self.network.junctions[way.movement.junction].stops(way.movement.from_road)
+            return ((way.line_m, STOP_SIGN),) if stops else ()
         return ((way.line_m, self.plan.phase_of(way.movement.connector_id)),) if self.plan else ()
+
+    def wait_at(self, actor: Actor, line_m: float, hold: Hold) -> None:
+        """Make a scripted driver wait before a line while the hold lasts, as one who yields does."""
+        lights = len(self.plan.phases) if self.plan else 1
+        actor.stops = (*actor.stops, (line_m, lights + len(self.waits)))
+        self.waits.append(hold)
 
     def set_ego(self, way: Way, *, start_m: float, speed_mps: float, desired_mps: float | None = None) -> None:
         """The ego's way and its rear axle's progress and speed at tick 0."""
@@ -225,6 +236,7 @@ class Stage:
         if way.movement and way.movement.turn in ("left", "right"):
             indicator = ((way.line_m - 45.0, way.after_m, 1 if way.movement.turn == "left" else -1),)
         drawn = {
+            "track_id": "bus" if name == "bus" else "truck" if name == "truck" else "car",
             "path": way.points,
             "desired_mps": way.limit_mps * float(self.rng.uniform(0.85, 1.05)) if desired_mps is None else desired_mps,
             "stops": self.stops_of(way),
@@ -235,7 +247,6 @@ class Stage:
             "indicator": indicator,
         }
         actor = Actor(
-            track_id="bus" if name == "bus" else "truck" if name == "truck" else "car",
             kind="vehicle",
             start_m=rear_m + length / 2,
             speed_mps=speed_mps,
@@ -298,23 +309,34 @@ class Stage:
 
     # curtain
 
-    def finish(self, *, scenario_id: str, scenario_type: str, split_key: str, notes: Mapping[str, Any]) -> Scenario:
+    def finish(
+        self,
+        *,
+        scenario_id: str,
+        scenario_type: str,
+        split_key: str,
+        notes: Mapping[str, Any],
+        source: str = "synthetic",
+    ) -> Scenario:
         """Run the script, drop background actors that would collide, and write the scenario."""
         cast, motion = self._rehearse()
-        if self._runs_red(motion):
+        if not self.exact and self._runs_red(motion):
             raise SceneRejectedError("the nominal ego cannot stop at its line")
         lights = self.plan.lights(self.ticks) if self.plan else ({},) * self.ticks
         lane_map = self.network.lane_map
         first = int(np.searchsorted(self.ego_way.starts_m, self.ego.start_m, side="right")) - 1
-        route = list(dict.fromkeys(lane_map.lanes[lane].roadblock_id for lane in self.ego_way.lane_ids[first:]))
+        blocks = [lane_map.lanes[lane].roadblock_id for lane in self.ego_way.lane_ids[first:]]
         goal = self.ego_way.points[-1]
+        if self.route is not None:
+            planned = [lane_map.lanes[lane].roadblock_id for lane in self.route.lane_ids]
+            blocks, goal = planned[planned.index(blocks[0]) :], self.route.points[-1]
         return Scenario(
             scenario_id=scenario_id,
             scenario_type=scenario_type,
-            source="synthetic",
+            source=source,
             split_key=split_key,
             lane_map=lane_map,
-            route_roadblock_ids=tuple(route),
+            route_roadblock_ids=tuple(dict.fromkeys(blocks)),
             goal_m=(float(goal[0]), float(goal[1])),
             ego_log=ego_log(motion),
             frames=object_frames(cast, motion, self.rng),
@@ -324,15 +346,15 @@ class Stage:
         )
 
     def _controls(self) -> np.ndarray:
-        """(rows, ticks): what `Actor.stops` point to, light phases or the one crosswalk."""
-        if self.plan:
-            return self.plan.states(self.ticks)
-        row = np.full((1, self.ticks), GREEN, dtype=np.int8)
-        if self.hold:
-            times = np.arange(self.ticks) * INTERVAL_S
-            row[0, (times >= self.hold.from_s - 1.5) & (times < self.hold.to_s)] = YELLOW
-            row[0, (times >= self.hold.from_s) & (times < self.hold.to_s)] = RED
-        return row
+        """(rows, ticks): what `Actor.stops` point to: light phases or the one crosswalk, then everyone's own waits."""
+        holds = [*([] if self.plan else [self.hold]), *self.waits]
+        rows = np.full((len(holds), self.ticks), GREEN, dtype=np.int8)
+        times = np.arange(self.ticks) * INTERVAL_S
+        for row, hold in zip(rows, holds, strict=True):
+            if hold:
+                row[(times >= hold.from_s - 1.5) & (times < hold.to_s)] = YELLOW
+                row[(times >= hold.from_s) & (times < hold.to_s)] = RED
+        return np.concatenate([self.plan.states(self.ticks), rows]) if self.plan else rows
 
     def _runs_red(self, motion: Motion) -> bool:
         """Whether the nominal ego's front passes a line while it must not."""
@@ -347,6 +369,15 @@ class Stage:
         states = self._controls()
         junction = (*self.layout.centre_m, self.layout.radius_m)
         cast = [self.ego, *self.actors]
+        if self.exact:
+            motion = run_script(cast, states, junction, self.ticks)
+            boxes = boxes_of(cast, motion)
+            past = slice(0, HISTORY_TICKS + 1)
+            hits = first_overlaps(boxes, motion.present)
+            hits[0] = hits[:, 0] = first_overlaps(boxes[:, past], motion.present[:, past])[0]
+            for i, j in zip(*np.nonzero(np.triu(hits)), strict=True):
+                raise AssertionError(f"{cast[i].track_id} and {cast[j].track_id} collide")
+            return cast, motion
         for _ in range(12):
             motion = run_script(cast, states, junction, self.ticks, calm_ticks=HISTORY_TICKS)
             hits = first_overlaps(boxes_of(cast, motion), motion.present)

@@ -1,9 +1,10 @@
 """Closed loop: a planner in the driver's seat of every scenario, and what the driving was like.
 
-    results.json    per scenario and in all: collisions, off-road, time to collision, comfort, progress, by scenario type
+    results.json    per scenario, by scenario type and in all: nuPlan's closed-loop score with every term, and plain measures
     rollouts.jsonl  the ego's states at 10 Hz and what bound it at each, one scenario a line
 
-Measures come from `nsdrive.world.measure`, each as a number with its unit; nothing is weighted into a score here.
+Measures come from `nsdrive.world.measure`, each as a number with its unit; the score from `eval.score`. A scenario that cannot
+be driven has a score of 0 and 0 in every term, and is named.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS, expert_of, score
 from nsdrive import __version__
 from nsdrive.config import to_plain
 from nsdrive.dataset import claim_folder, json_line, write_atomically
@@ -45,31 +47,47 @@ class SimulateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoop:
-    """All scenarios' measures, and the scenarios that failed, each with its line."""
+    """All scenarios' measures, and the scenarios that failed: each with its `scenario`, `scenario_type` and `error`."""
 
     rows: tuple[Mapping[str, Any], ...]
-    failures: tuple[str, ...]
+    failures: tuple[Mapping[str, Any], ...]
 
     def table(self) -> str:
-        """Means over scenarios, by scenario type."""
-        head = f"{'scenario type':52s} {'n':>4s} {'collisions':>10s} {'off road m':>10s} {'min TTC s':>9s} {'progress m':>10s}"
-        groups: dict[str, list[Mapping[str, Any]]] = {"all": list(self.rows)}
-        for row in self.rows:
-            groups.setdefault(row["scenario_type"], []).append(row)
-        lines = [head]
-        for name, rows in groups.items():
-            ttc = [r["min_ttc_s"] for r in rows if r["min_ttc_s"] is not None]
-            lines.append(
-                f"{name:52s} {len(rows):4d} {sum(len(r['collided_with']) > 0 for r in rows):10d} "
-                f"{max((r['off_road_m'] for r in rows), default=0.0):10.2f} {min(ttc, default=float('nan')):9.2f} "
-                f"{np.mean([r['progress_m'] for r in rows]) if rows else 0.0:10.1f}"
-            )
+        """Score and terms, by scenario type; then who failed."""
+        groups = summary(self.rows, self.failures)
+        width = max(len(name) for name in groups)
+        heads = ["n", "failed", "hit", "score", *SHORT.values()]
+        lines = [f"{'scenario type':{width}s} " + " ".join(f"{head:>9s}" for head in heads)]
+        for name, group in groups.items():
+            counts = [f"{group[key]:9d}" for key in ("n", "failed", "collisions")]
+            shares = [f"{value:9.4f}" for value in (group["score"], *(group["terms"][term] for term in TERMS))]
+            lines.append(f"{name:{width}s} " + " ".join([*counts, *shares]))
         return "\n".join(lines)
+
+
+def summary(rows: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """For "all" and for each scenario type: n, failed, collisions (scenarios in which anything was touched), and the means of
+    score and terms over all n, a failed scenario counting 0. Failed before its type was known: type "not loaded"."""
+    types = sorted({str(row["scenario_type"]) for row in (*rows, *failures)})
+    groups = {}
+    for name in ("all", *types):
+        driven = [row for row in rows if name in ("all", row["scenario_type"])]
+        failed = sum(name in ("all", row["scenario_type"]) for row in failures)
+        n = len(driven) + failed
+        groups[name] = {
+            "n": n,
+            "failed": failed,
+            "collisions": sum(len(row["collided_with"]) > 0 for row in driven),
+            "score": round(sum(row["score"] for row in driven) / n, 4) if n else 0.0,
+            "terms": {term: round(sum(row["terms"][term] for row in driven) / n, 4) if n else 0.0 for term in TERMS},
+        }
+    return groups
 
 
 def closed_loop(
     config: SimulateConfig,
     make_planner: Callable[[], Planner],
+    make_reference: Callable[[], Planner],
     *,
     out: Path,
     workers: int = 1,
@@ -77,7 +95,10 @@ def closed_loop(
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ClosedLoop:
-    """Drive every scenario and write `out`. A scenario that cannot be driven is a failure with its line, and counted."""
+    """Drive every scenario and write `out`. A scenario that cannot be driven is a failure with its line, and counted.
+
+    make_reference: the planner whose progress a generated scene expects (see `eval.score`).
+    """
     source = open_source(config.scenarios.name, config.scenarios.config)
     items = list(source.items())
     claim_folder(out, resume=resume, overwrite=overwrite, marker="config.json")
@@ -86,7 +107,13 @@ def closed_loop(
         raise ValueError(f"{out} was begun with other settings: give the same ones, or use --overwrite")
     write_atomically(out / "config.json", settings)
     jobs = [
-        Drive(item=item, config=config, make_planner=make_planner, kept=out / KEPT / f"{number:06d}.json")
+        Drive(
+            item=item,
+            config=config,
+            make_planner=make_planner,
+            make_reference=make_reference,
+            kept=out / KEPT / f"{number:06d}.json",
+        )
         for number, item in enumerate(items)
     ]
     driven = []
@@ -94,9 +121,20 @@ def closed_loop(
         driven.append(row)
         progress(done, len(jobs))
     rows = tuple(r["measures"] for r in driven if r["error"] is None)
-    failures = tuple(f"{r['item']}: {r['error']}" for r in driven if r["error"] is not None)
+    failures = tuple(
+        {"scenario": r["item"], "scenario_type": r["scenario_type"], "error": r["error"]}
+        for r in driven
+        if r["error"] is not None
+    )
     write_atomically(out / ROLLOUTS, "".join(json_line(r["rollout"]) for r in driven if r["error"] is None))
-    results = {"nsdrive": __version__, "config": to_plain(config), "scenarios": rows, "failures": failures}
+    results = {
+        "nsdrive": __version__,
+        "score_version": CLOSED_LOOP_SCORE_VERSION,
+        "config": to_plain(config),
+        "summary": summary(rows, failures),
+        "scenarios": rows,
+        "failures": failures,
+    }
     write_atomically(out / "results.json", json.dumps(results, indent=1, sort_keys=True) + "\n")
     shutil.rmtree(out / KEPT, ignore_errors=True)
     return ClosedLoop(rows=rows, failures=failures)
@@ -137,6 +175,7 @@ class Drive:
     item: str
     config: SimulateConfig
     make_planner: Callable[[], Planner]
+    make_reference: Callable[[], Planner]
     kept: Path
 
 
@@ -147,8 +186,10 @@ def drive(job: Drive) -> dict[str, Any]:
         return kept
     config = job.config
     row: dict[str, Any]
+    scenario_type = "not loaded"
     try:
         scenario = open_source(config.scenarios.name, config.scenarios.config).load(job.item)
+        scenario_type = scenario.scenario_type
         rollout = simulate(
             scenario,
             job.make_planner(),
@@ -156,9 +197,12 @@ def drive(job: Drive) -> dict[str, Any]:
             duration_s=config.duration_s,
             agents=config.agents,
         )
-        row = {"item": job.item, "error": None, "measures": measures_of(rollout), "rollout": told(rollout)}
+        ticks = len(rollout.states) - 1
+        expert = expert_of(scenario, rollout.start_tick, ticks, job.make_reference, agents=config.agents)
+        measures = {**measures_of(rollout), **score(rollout, expert).to_row()}
+        row = {"item": job.item, "error": None, "measures": measures, "rollout": told(rollout)}
     except ValueError as error:
-        row = {"item": job.item, "error": " ".join(str(error).split())}
+        row = {"item": job.item, "scenario_type": scenario_type, "error": " ".join(str(error).split())}
     write_atomically(job.kept, json_line(row))
     return row
 

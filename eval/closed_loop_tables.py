@@ -1,4 +1,4 @@
-"""Closed-loop runs side by side: what `nsdrive simulate` measured, as tables. No weights: each number with its unit."""
+"""Closed-loop runs side by side: what `nsdrive simulate` scored and measured, as tables."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from eval.page import clean
+from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS
 from eval.table import Cell, Table, markdown_text
 
 Rows = Sequence[Mapping[str, Any]]
 NOTE = (
-    "Every scenario driven from its start, the planner in the seat at every tenth of a second. Collisions are scenarios in "
-    "which the ego touched anything, whoever was at fault; off road is how far a corner of the ego left the road at most; "
-    "time to collision is the least of the drive, infinite ones left out."
+    "Every scenario driven from its start, the planner in the seat at every tenth of a second. The score is nuPlan's closed-loop "
+    f"score (version {CLOSED_LOOP_SCORE_VERSION} of ours): the first four terms multiply, the others are weighted 5, 5, 4 and 2; a "
+    "scenario that could not be driven counts 0 in every column. Progress is a share of the log's driver's; in generated scenes, "
+    "which have none, of a reference planner's with nobody else about. Hit: scenarios in which the ego touched anything, whoever "
+    "was at fault; off road is how far a corner of the ego left the road at most; time to collision is the least of the drive, "
+    "infinite ones left out."
 )
 
 
@@ -35,86 +39,132 @@ class ClosedLoopRun:
         return str(self.results.get("config", {}).get("agents", "unknown"))
 
 
+def checked_drive(folder: Path, results: Mapping[str, Any]) -> ClosedLoopRun:
+    """The results of a folder as a run; ValueError where another version scored them."""
+    if results.get("score_version") != CLOSED_LOOP_SCORE_VERSION:
+        raise ValueError(
+            f"{folder / 'results.json'} has closed-loop score version {results.get('score_version')}, this program "
+            f"{CLOSED_LOOP_SCORE_VERSION}: run `nsdrive simulate` again, so that all numbers mean the same"
+        )
+    return ClosedLoopRun(folder=folder, results=results)
+
+
 def closed_loop_html(runs: Sequence[ClosedLoopRun]) -> str:
     """A section of the page."""
-    failed = [
-        f'<div class="warn">{clean(run.folder.name)}: not driven: {clean(line)}</div>'
-        for run in runs
-        for line in run.results["failures"][:5]
-    ]
+    failed = [f'<div class="warn">{clean(line)}</div>' for line in _failed(runs)]
     return (
         f"<h2>Closed loop</h2><p class=note>{NOTE}</p>{''.join(failed)}{overall(runs).html()}"
-        f"<details open><summary>Collisions by scenario type</summary>{by_type(runs).html()}</details>"
+        f"<details open><summary>Measures</summary>{measures(runs).html()}</details>"
+        f"<details open><summary>Score by scenario type</summary>{by_type(runs).html()}</details>"
+        f"<details><summary>Every scenario</summary>{by_scenario(runs).html()}</details>"
     )
 
 
 def closed_loop_markdown(runs: Sequence[ClosedLoopRun]) -> list[str]:
     """The same as lines of Markdown."""
-    failed = [
-        f"- {markdown_text(run.folder.name)}: not driven: {markdown_text(line)}"
-        for run in runs
-        for line in run.results["failures"][:5]
-    ]
-    title = "### Collisions by scenario type"
-    return [
-        "## Closed loop",
-        "",
-        NOTE,
-        "",
-        *failed,
-        "",
-        overall(runs).markdown(),
-        "",
-        title,
-        "",
-        by_type(runs).markdown(),
-        "",
-    ]
+    parts = ["## Closed loop", "", NOTE, "", *(f"- {markdown_text(line)}" for line in _failed(runs)), ""]
+    parts += [overall(runs).markdown(), ""]
+    for title, table in (
+        ("Measures", measures(runs)),
+        ("Score by scenario type", by_type(runs)),
+        ("Every scenario", by_scenario(runs)),
+    ):
+        parts += [f"### {title}", "", table.markdown(), ""]
+    return parts
 
 
 def overall(runs: Sequence[ClosedLoopRun]) -> Table:
-    """One line per run."""
-    heads = [
-        "",
-        "scenarios",
-        "failed",
-        "collisions",
-        "off road,\nworst m",
-        "least time to\ncollision s",
-        "progress,\nmean m",
-        "jerk, mean of\nmaxima m/s³",
-        "hardest\nbraking m/s²",
-    ]
+    """One line per run: the score and its terms, means over all scenarios."""
+    scores = [run.results["summary"]["all"]["score"] for run in runs]
     lines = []
     for run in runs:
+        group = run.results["summary"]["all"]
         planners = sorted({str(row["planner"]) for row in run.rows})
         lines.append(
             [
                 Cell(text=run.folder.name, below=f"{', '.join(planners)}; agents: {run.agents}"),
-                Cell(text=str(len(run.rows))),
-                Cell(text=str(len(run.results["failures"]))),
-                _collisions(run.rows),
-                Cell(text=_of(max, run.rows, "off_road_m")),
-                Cell(text=_of(min, run.rows, "min_ttc_s")),
-                Cell(text=_of(_mean, run.rows, "progress_m", digits=1)),
-                Cell(text=_of(_mean, run.rows, "max_abs_jerk_mps3")),
-                Cell(text=_of(min, run.rows, "min_accel_mps2")),
+                Cell(text=str(group["n"])),
+                Cell(text=str(group["failed"])),
+                Cell(text=f"{group['score']:.4f}", best=len(runs) > 1 and group["score"] == max(scores)),
+                *(Cell(text=f"{group['terms'][term]:.3f}") for term in TERMS),
             ]
         )
+    return Table(heads=["", "scenarios", "failed", "score", *SHORT.values()], rows=lines)
+
+
+def measures(runs: Sequence[ClosedLoopRun]) -> Table:
+    """One line per run: plain numbers of the scenarios that were driven."""
+    heads = [
+        "",
+        "hit",
+        "off road,\nworst m",
+        "least time to\ncollision s",
+        "driven,\nmean m",
+        "jerk, mean of\nmaxima m/s³",
+        "hardest\nbraking m/s²",
+    ]
+    lines = [
+        [
+            Cell(text=run.folder.name),
+            _collisions(run.rows),
+            Cell(text=_of(max, run.rows, "off_road_m")),
+            Cell(text=_of(min, run.rows, "min_ttc_s")),
+            Cell(text=_of(_mean, run.rows, "progress_m", digits=1)),
+            Cell(text=_of(_mean, run.rows, "max_abs_jerk_mps3")),
+            Cell(text=_of(min, run.rows, "min_accel_mps2")),
+        ]
+        for run in runs
+    ]
     return Table(heads=heads, rows=lines)
 
 
 def by_type(runs: Sequence[ClosedLoopRun]) -> Table:
-    """One line per scenario type, one column per run."""
-    types = sorted({str(row["scenario_type"]) for run in runs for row in run.rows})
-    lines = [
-        [
-            Cell(text=kind),
-            *(_collisions([row for row in run.rows if row["scenario_type"] == kind]) for run in runs),
+    """One line per scenario type, one column per run: score, and beneath it how many scenarios and how many hits."""
+    types = sorted({name for run in runs for name in run.results["summary"]} - {"all"})
+    lines = []
+    for kind in types:
+        groups = [run.results["summary"].get(kind) for run in runs]
+        scores = [group["score"] for group in groups if group]
+        cells = [
+            Cell(
+                text=f"{group['score']:.4f}",
+                below=f"{group['n']} driven" + (f", {group['collisions']} hit" if group["collisions"] else ""),
+                best=len(scores) > 1 and group["score"] == max(scores),
+            )
+            if group
+            else Cell(text="–")
+            for group in groups
         ]
-        for kind in types
-    ]
+        lines.append([Cell(text=kind), *cells])
     return Table(heads=["", *(run.folder.name for run in runs)], rows=lines)
+
+
+def by_scenario(runs: Sequence[ClosedLoopRun]) -> Table:
+    """One line per scenario, one column per run: score, and beneath it every term that is not 1."""
+    scored = [{str(row["scenario"]): row for row in run.rows} for run in runs]
+    failed = [{str(row["scenario"]) for row in run.results["failures"]} for run in runs]
+    names = sorted({name for rows in scored for name in rows} | {name for rows in failed for name in rows})
+    lines = []
+    for name in names:
+        cells = [Cell(text=name)]
+        for rows, missing in zip(scored, failed, strict=True):
+            if name in rows:
+                row = rows[name]
+                cost = [f"{SHORT[term]} {row['terms'][term]:.2f}" for term in TERMS if row["terms"][term] < 1.0]
+                cells.append(Cell(text=f"{row['score']:.4f}", below=", ".join(cost)))
+            else:
+                cells.append(Cell(text="0.0000", below="not driven") if name in missing else Cell(text="–"))
+        lines.append(cells)
+    return Table(heads=["", *(run.folder.name for run in runs)], rows=lines)
+
+
+def _failed(runs: Sequence[ClosedLoopRun]) -> list[str]:
+    """A line for each of a run's first five scenarios that were not driven."""
+    return [
+        f"{run.folder.name}: not driven: {row['scenario']}: {row['error']}"
+        for run in runs
+        for row in run.results["failures"][:5]
+    ]
 
 
 def _collisions(rows: Rows) -> Cell:

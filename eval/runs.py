@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.baselines import BASELINES
-from eval.closed_loop_tables import ClosedLoopRun
+from eval.closed_loop_tables import ClosedLoopRun, checked_drive
 from eval.evaluate import FORMAT_VERSION, RESULTS, SAMPLES, SCORE_VERSION
 from nsdrive.dataset import Dataset, open_dataset, sha256_of
 
@@ -105,7 +105,7 @@ def load_runs(folders: Sequence[str | Path]) -> tuple[list[Comparison], list[Clo
     for folder in folders:
         results = _read(Path(folder))
         if "scenarios" in results and "predictions" not in results:
-            drives.append(ClosedLoopRun(folder=Path(folder), results=results))
+            drives.append(checked_drive(Path(folder), results))
             continue
         run = _checked(Path(folder), results)
         facts = run.results["dataset"]

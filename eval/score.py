@@ -12,7 +12,9 @@ anew; on the states of the official simulator they give the official values. The
 Progress is a share of an expert's. Where the scenario has a log of the whole drive, that driver is the expert, as in nuPlan. A
 generated scene has none: there the expert is a reference planner on the same road, at the same lights, with nobody else about. No
 planner can lawfully get much further, it is the same for all, and getting past an obstacle pays; but where traffic leaves no way
-on, nobody can reach 1, so that such scores compare planners with each other and not with nuPlan's.
+on, nobody can reach 1, so that such scores compare planners with each other and not with nuPlan's. For the same reason
+`ego_is_making_progress` asks there for a fifth of what the reference makes in the traffic itself: to stand in a queue that stands
+is no failure.
 """
 
 from __future__ import annotations
@@ -87,10 +89,14 @@ LON_JERK_MPS3, JERK_MPS3 = 4.13, 8.37  # ego_lon_jerk, ego_jerk
 
 @dataclass(frozen=True, kw_only=True)
 class Expert:
-    """Whose progress the ego's is measured against. source: "log" or "free drive". states: at the rollout's ticks."""
+    """Whose progress the ego's is measured against, as states at the rollout's ticks.
+
+    source: "log" or "free drive". in_traffic: the reference among the others, None where the expert is the log's driver.
+    """
 
     source: str
     states: tuple[EgoState, ...]
+    in_traffic: tuple[EgoState, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +135,11 @@ def score(rollout: Rollout, expert: Expert) -> Score:
     at_fault = [c for c in crashes if c.at_fault]
     off_road = _off_road_m(lane_map, boxes, driven)
     wrong_way = _wrong_way_m(lane_progress_m(lane_map, driven.centre, boxes[:, :2]))
-    blocks = route_blocks(lane_map, ego_box(np.array([s.pose for s in expert.states]))[:, :2])
-    ego_m = route_progress_m(blocks, boxes[:, :2])
-    expert_m = route_progress_m(blocks, ego_box(np.array([s.pose for s in expert.states]))[:, :2])
+    blocks = route_blocks(lane_map, _centres(expert.states))
+    ego_m, expert_m = route_progress_m(blocks, boxes[:, :2]), route_progress_m(blocks, _centres(expert.states))
+    traffic_m = expert_m if expert.in_traffic is None else route_progress_m(blocks, _centres(expert.in_traffic))
     progress = _progress_ratio(ego_m, expert_m) if blocks.areas else 1.0
+    moving_on = _progress_ratio(ego_m, min(expert_m, traffic_m)) if blocks.areas else 1.0
     ttc = _time_to_collision_s(boxes, speeds, rollout.frames, driven, crashes)
     over = np.nan_to_num(np.maximum(speeds - limits_mps(lane_map, driven.centre), 0.0), nan=0.0)
     uneasy = _uncomfortable(states)
@@ -140,7 +147,7 @@ def score(rollout: Rollout, expert: Expert) -> Score:
         "no_ego_at_fault_collisions": _collision_term(at_fault),
         "drivable_area_compliance": float(off_road < OFF_ROAD_M),
         "driving_direction_compliance": 1.0 if wrong_way < WRONG_WAY_M else 0.5 * (wrong_way < WRONG_WAY_WORST_M),
-        "ego_is_making_progress": float(progress >= MAKING_PROGRESS),
+        "ego_is_making_progress": float(moving_on >= MAKING_PROGRESS),
         "ego_progress_along_expert_route": progress,
         "time_to_collision_within_bound": float(ttc > LEAST_TTC_S),
         "speed_limit_compliance": max(0.0, 1.0 - float(over.sum()) / (OVER_LIMIT_MPS * (len(states) - 1))),
@@ -174,16 +181,27 @@ def total(terms: Mapping[str, float]) -> float:
     return round(product * weighted / weights, 4)
 
 
-def expert_of(scenario: Scenario, start_tick: int, ticks: int, make_reference: Callable[[], Planner]) -> Expert:
-    """The log's driver where the log covers all of the rollout's `ticks` from `start_tick`, else the reference, driven alone."""
+def expert_of(
+    scenario: Scenario, start_tick: int, ticks: int, make_reference: Callable[[], Planner], *, agents: str = "replay"
+) -> Expert:
+    """The log's driver where the log covers all of the rollout's `ticks` from `start_tick`, else the reference, driven alone.
+
+    agents: as in `simulate`, for the reference's drive in traffic.
+    """
     if start_tick + ticks < len(scenario.ego_log):
         return Expert(source="log", states=tuple(scenario.ego_log[start_tick : start_tick + ticks + 1]))
     alone = replace(scenario, frames=(ObjectFrame.of([]),) * scenario.n_ticks)
-    driven = simulate(alone, make_reference(), start_tick=start_tick, duration_s=ticks * INTERVAL_S)
-    return Expert(source="free drive", states=driven.states)
+    duration_s = ticks * INTERVAL_S
+    free = simulate(alone, make_reference(), start_tick=start_tick, duration_s=duration_s)
+    among = simulate(scenario, make_reference(), start_tick=start_tick, duration_s=duration_s, agents=agents)
+    return Expert(source="free drive", states=free.states, in_traffic=among.states)
 
 
 # ---- terms --------------------------------------------------------------------------------------------------------
+
+
+def _centres(states: Sequence[EgoState]) -> FloatArray:
+    return ego_box(np.array([s.pose for s in states]))[:, :2]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,14 @@ def planner_factory(chosen: Any) -> Callable[[], Any]:
     return partial({"idm": IdmPlanner}[chosen.name], chosen.config)
 
 
+def reference_planner() -> Any:
+    """Whose progress a generated scene expects of a planner (see `eval.score`): IDM with its own settings."""
+    from nsdrive.config import Chosen
+    from planners.idm import IdmConfig
+
+    return Chosen(name="idm", config=IdmConfig())
+
+
 def load_generate_config(name: str | None, overrides: Sequence[str]) -> Any:
     from data_gen.generate import GenerateConfig
     from nsdrive.config import load_config
@@ -228,14 +236,15 @@ def run_simulate(a: argparse.Namespace) -> int:
         done = closed_loop(
             config,
             planner_factory(config.planner),
+            planner_factory(reference_planner()),
             out=a.out,
             workers=a.workers,
             resume=a.resume,
             overwrite=a.overwrite,
             progress=progress,
         )
-    for line in done.failures:
-        print(f"failed: {line}", file=sys.stderr)
+    for row in done.failures:
+        print(f"failed: {row['scenario']}: {row['error']}", file=sys.stderr)
     print(done.table())
     return 1 if done.failures else 0
 

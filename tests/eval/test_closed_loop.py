@@ -5,7 +5,9 @@ from functools import partial
 
 import pytest
 
-from eval.closed_loop import KEPT, SimulateConfig, closed_loop
+from eval.closed_loop import KEPT, SimulateConfig, closed_loop, summary
+from eval.report import report
+from eval.score import total
 from nsdrive.config import Chosen
 from nsdrive.scenarios.synthetic import SyntheticConfig
 from planners.idm import IdmConfig, IdmPlanner
@@ -22,7 +24,7 @@ MAKE = partial(IdmPlanner, IdmConfig())
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("closed") / "loop"
-    return out, closed_loop(CONFIG, MAKE, out=out)
+    return out, closed_loop(CONFIG, MAKE, MAKE, out=out)
 
 
 def test_idm_stops_at_the_red_light_and_behind_the_stopped_lead_and_collides_with_nobody(run):
@@ -40,9 +42,9 @@ def test_idm_stops_at_the_red_light_and_behind_the_stopped_lead_and_collides_wit
 
 def test_a_resumed_run_writes_the_same_bytes(run, tmp_path):
     out, _ = run
-    closed_loop(CONFIG, MAKE, out=tmp_path / "again")
+    closed_loop(CONFIG, MAKE, MAKE, out=tmp_path / "again")
     (tmp_path / "again" / "results.json").unlink()
-    closed_loop(CONFIG, MAKE, out=tmp_path / "again", resume=True)
+    closed_loop(CONFIG, MAKE, MAKE, out=tmp_path / "again", resume=True)
     for name in ("results.json", "rollouts.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
     assert not (out / KEPT).exists()
@@ -53,7 +55,42 @@ def test_a_scenario_that_cannot_be_driven_is_a_counted_failure(tmp_path):
         def plan(self, observation):
             raise ValueError("the wheel came off")
 
-    done = closed_loop(CONFIG, Broken, out=tmp_path / "broken")
+    done = closed_loop(CONFIG, Broken, MAKE, out=tmp_path / "broken")
     assert len(done.failures) == 3
-    assert "the wheel came off" in done.failures[0]
-    assert json.loads((tmp_path / "broken" / "results.json").read_text())["scenarios"] == []
+    assert "the wheel came off" in done.failures[0]["error"]
+    written = json.loads((tmp_path / "broken" / "results.json").read_text())
+    assert written["scenarios"] == []
+    assert written["summary"]["all"]["score"] == 0.0
+    assert written["summary"]["all"]["failed"] == written["summary"]["all"]["n"] == 3
+
+
+def test_half_of_the_scenarios_failing_halves_the_score(run):
+    _, done = run
+    good = [row for row in done.rows if row["scenario_type"] == done.rows[1]["scenario_type"]]
+    failed = [{"scenario": "lost", "scenario_type": good[0]["scenario_type"], "error": "no file"}]
+    assert summary(good, failed)["all"]["score"] == pytest.approx(good[0]["score"] / 2, abs=1e-4)
+    assert summary(good, failed)["all"]["terms"]["ego_is_comfortable"] == 0.5
+
+
+def test_every_row_has_a_score_that_its_printed_terms_make(run):
+    _, done = run
+    for row in done.rows:
+        assert row["score"] == total(row["terms"])
+        assert row["expert"] == "free drive"
+    assert done.rows[1]["score"] > 0.95  # a free road
+    assert "not loaded" not in done.table()
+
+
+def test_the_report_names_scores_and_failures(run, tmp_path):
+    out, _ = run
+
+    class Broken(IdmPlanner):
+        def plan(self, observation):
+            raise ValueError("the wheel came off")
+
+    closed_loop(CONFIG, Broken, MAKE, out=tmp_path / "broken")
+    text = report([out, tmp_path / "broken"], tmp_path / "report").with_name("report.md").read_text(encoding="utf-8")
+    assert "the wheel came off" in text
+    assert "not driven" in text
+    assert "0.0000" in text
+    assert "closed-loop score" in text

@@ -8,9 +8,11 @@ import pytest
 from eval_fixtures import answer, digest, reasoning_text, write_dataset
 
 from eval.baselines import write_baseline
+from eval.closed_loop import summary
 from eval.evaluate import evaluate
 from eval.figures import nice_ticks
 from eval.report import report
+from eval.score import CLOSED_LOOP_SCORE_VERSION, TERMS
 from nsdrive.dataset import Prediction
 from nsdrive.vla.prompt import render_answer
 
@@ -179,9 +181,15 @@ def test_closed_loop_runs_have_their_tables_beside_the_predictions(evaluated, tm
         "scenario": "a", "scenario_type": "near_<i>lead", "planner": "idm", "ticks": 130, "collided_with": [],
         "off_road_m": 0.0, "min_ttc_s": None, "min_clearance_m": 1.2, "progress_m": 80.0, "max_abs_jerk_mps3": 2.0,
         "max_abs_lateral_accel_mps2": 0.5, "min_accel_mps2": -2.5, "final_speed_mps": 0.0, "binding_ticks": {"lead": 130},
+        "score": 1.0, "terms": dict.fromkeys(TERMS, 1.0),
     }  # fmt: skip
-    hit = drive | {"scenario": "b", "collided_with": ["car-1"], "min_ttc_s": 0.4, "progress_m": 60.0}
-    results = {"nsdrive": "0", "config": {"agents": "reactive"}, "scenarios": [drive, hit], "failures": ["c: <broken>"]}
+    crash = {"score": 0.0, "terms": dict.fromkeys(TERMS, 1.0) | {"no_ego_at_fault_collisions": 0.0}}
+    hit = drive | crash | {"scenario": "b", "collided_with": ["car-1"], "min_ttc_s": 0.4, "progress_m": 60.0}
+    failed = {"scenario": "c", "scenario_type": "near_<i>lead", "error": "<broken>"}
+    results = {
+        "nsdrive": "0", "score_version": CLOSED_LOOP_SCORE_VERSION, "config": {"agents": "reactive"},
+        "scenarios": [drive, hit], "failures": [failed], "summary": summary([drive, hit], [failed]),
+    }  # fmt: skip
     (tmp_path / "idm_drive").mkdir()
     (tmp_path / "idm_drive/results.json").write_text(json.dumps(results))
     for folders in ([evaluated, tmp_path / "idm_drive"], [tmp_path / "idm_drive"]):
@@ -191,6 +199,8 @@ def test_closed_loop_runs_have_their_tables_beside_the_predictions(evaluated, tm
         for expected in (
             "Closed loop",
             "1 of 2",
+            "0.3333",
+            "no fault 0.00",
             "70.0",
             "0.40",
             "agents: reactive",
@@ -199,3 +209,10 @@ def test_closed_loop_runs_have_their_tables_beside_the_predictions(evaluated, tm
         ):
             assert expected in text
         assert "Closed loop" in (path.parent / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_closed_loop_run_without_this_score_is_refused_in_one_line(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/results.json").write_text(json.dumps({"nsdrive": "0", "scenarios": [], "failures": []}))
+    with pytest.raises(ValueError, match="score version None, this program 1: run `nsdrive simulate` again"):
+        report([tmp_path / "old"], tmp_path / "report")

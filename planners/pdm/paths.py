@@ -57,7 +57,7 @@ class ProposalPath:
     @cached_property
     def blocks(self) -> FloatArray:
         """(B, 3): centre x, y and radius of a circle around each BLOCK segments, for searches."""
-        return _blocks(self.points)
+        return blocks_of(self.points)
 
     def pose_at(self, progress_m: ArrayLike) -> FloatArray:
         """(3,) for a number, (K, 3) for an array: x, y, heading in [-pi, pi]. Progress is held within [1e-5, length]."""
@@ -169,7 +169,7 @@ def project_all(points, progress, blocks, queries):
 
 
 @njit(cache=True)
-def _blocks(points):
+def blocks_of(points):
     segments = points.shape[0] - 1
     count = (segments + BLOCK - 1) // BLOCK
     out = np.empty((count, 3))

@@ -1,0 +1,146 @@
+"""The roll-out of all speeds along one path, as a loop over arrays of floats: use `planners.pdm.generate`.
+
+States are progress and speed; a lead is its progress, its speed and what is taken off its progress (`rear`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from planners.pdm.corridor import box_distance, polygon_distance
+from planners.pdm.paths import pose_into, project
+
+NOTHING, OBJECT, LIGHT = 0, 1, 2
+
+
+@njit(cache=True)
+def roll(
+    path,
+    objects,
+    lights,
+    law,
+    targets,
+    steps,
+    poses,
+    idm,
+    leads,
+    found,
+    ranks,
+):
+    """Roll F proposals on from step steps[0] to steps[1], into poses (F, T, 3), idm (F, T, 2) and leads (F, T, 3).
+
+    path: points, headings, progress, blocks. objects: corners (N, 4, 2) now, velocities (N, 2), headings (N,), speeds (N,),
+    inside (S, N), the S samples' steps. lights: all polygons' points (K, 2), where each begins (L + 1,), progress (L,),
+    inside (L,). law: the constants of `planners.pdm.generate._law`. targets (F,): target speeds. found (F, 6): the first lead
+    of each proposal: kind, index, gap, speed, step, ego speed; kind NOTHING where there is none yet. ranks (S, N + L): which
+    of equally near leads is taken, the one of lowest rank. Returns (S,) bool: the samples at which ranks decided between
+    leads of different speed.
+    """
+    points, headings, progress, blocks = path
+    corners, velocities, object_headings, speeds, inside, samples = objects
+    outlines, begins, light_progress, light_inside = lights
+    dt, s0, headway, a, b, exponent, clamp, mended, every, length, rear, size = law
+    count, proposals = corners.shape[0], targets.shape[0]
+    tied = np.zeros(samples.shape[0], dtype=np.bool_)
+    boxes, along = np.empty((count, 4, 2)), np.empty(count)
+    ego, last_sample = np.empty((4, 2)), -1
+    root = 2.0 * np.sqrt(a * b)
+    for k in range(steps[0], steps[1] + 1):
+        if mended > 0.0:
+            update, at = (k - 1) % int(every) == 0, k - 1
+        else:
+            update, at = k % int(every) == 0, k
+        if update:
+            sample = int(np.searchsorted(samples, at, side="right")) - 1
+            if sample != last_sample:
+                _place(
+                    points, progress, blocks, corners, velocities, inside[sample], samples[sample] * dt, boxes, along
+                )
+                last_sample = sample
+        for f in range(proposals):
+            s, v = idm[f, k - 1, 0], idm[f, k - 1, 1]
+            if not update:
+                leads[f, k] = leads[f, k - 1]
+            else:
+                _ego_box(poses[f, k - 1], size, ego)
+                nearest, kind, which, lead_speed = np.inf, NOTHING, -1, 0.0
+                for n in range(count):
+                    if inside[sample, n] == 0 or not along[n] > s:
+                        continue
+                    d = box_distance(ego, boxes[n], nearest)
+                    if d > nearest:
+                        continue
+                    speed = _projected(speeds[n], object_headings[n], velocities[n], poses[f, k - 1, 2], mended)
+                    if d == nearest:
+                        if speed != lead_speed:
+                            tied[sample] = True
+                        if ranks[sample, n] > ranks[sample, which]:
+                            continue
+                    nearest, kind, which, lead_speed = d, OBJECT, n, speed
+                for m in range(light_progress.shape[0]):
+                    if not light_inside[m] or not light_progress[m] > s:
+                        continue
+                    d = polygon_distance(ego, outlines[begins[m] : begins[m + 1]], nearest)
+                    if d > nearest:
+                        continue
+                    if d == nearest:
+                        if lead_speed != 0.0:
+                            tied[sample] = True
+                        if ranks[sample, count + m] > ranks[sample, which]:
+                            continue
+                    nearest, kind, which, lead_speed = d, LIGHT, count + m, 0.0
+                if kind == NOTHING:
+                    leads[f, k, 0], leads[f, k, 1], leads[f, k, 2] = length, 0.0, rear
+                else:
+                    leads[f, k, 0], leads[f, k, 1], leads[f, k, 2] = s + nearest, lead_speed, 0.0
+                    if found[f, 0] == NOTHING:
+                        found[f, 0], found[f, 1] = kind, which - (count if kind == LIGHT else 0)
+                        found[f, 2], found[f, 3], found[f, 4], found[f, 5] = nearest, lead_speed, k, v
+            gap = max(leads[f, k, 0] - s - leads[f, k, 2], s0)
+            wanted = v * headway + (v * (v - leads[f, k, 1])) / root
+            needed = s0 + (max(0.0, wanted) if clamp > 0.0 else wanted)
+            accel = a * (1.0 - (v / targets[f]) ** exponent - (needed / gap) ** 2)
+            accel = min(max(accel, -b), a)
+            idm[f, k, 0] = s + dt * v
+            idm[f, k, 1] = v + dt * accel
+            if mended > 0.0:
+                idm[f, k, 1] = max(0.0, idm[f, k, 1])
+            pose_into(points, headings, progress, idm[f, k, 0], poses[f, k])
+    return tied
+
+
+@njit(cache=True)
+def _place(points, progress, blocks, corners, velocities, inside, elapsed, boxes, along):
+    """Boxes at a sample and the progress of their centres, of the objects in the corridor."""
+    for n in range(corners.shape[0]):
+        if inside[n] == 0:
+            continue
+        for c in range(4):
+            boxes[n, c, 0] = corners[n, c, 0] + elapsed * velocities[n, 0]
+            boxes[n, c, 1] = corners[n, c, 1] + elapsed * velocities[n, 1]
+        x, y = 0.5 * (boxes[n, 0, 0] + boxes[n, 2, 0]), 0.5 * (boxes[n, 0, 1] + boxes[n, 2, 1])
+        along[n] = project(points, progress, blocks, x, y)
+
+
+@njit(cache=True)
+def _projected(speed, heading, velocity, ego_heading, mended):
+    """Speed of a lead along the ego's heading."""
+    if mended > 0.0:
+        return velocity[0] * np.cos(ego_heading) + velocity[1] * np.sin(ego_heading)
+    away = heading - ego_heading
+    return speed * np.cos(np.arctan2(np.sin(away), np.cos(away)))
+
+
+@njit(cache=True)
+def _ego_box(pose, size, out):
+    """Corners (4, 2) of the ego whose rear axle is at a pose; size: half length, half width, rear axle to centre."""
+    half_length, half_width, to_center = size
+    cos, sin = np.cos(pose[2]), np.sin(pose[2])
+    cos_left, sin_left = np.cos(pose[2] + np.pi / 2.0), np.sin(pose[2] + np.pi / 2.0)
+    x, y = pose[0] + to_center * cos, pose[1] + to_center * sin
+    for c in range(4):
+        lon = half_length if c == 0 or c == 3 else -half_length
+        lat = half_width if c < 2 else -half_width
+        out[c, 0] = x + (lat * cos_left + lon * cos)
+        out[c, 1] = y + (lat * sin_left + lon * sin)

@@ -34,7 +34,7 @@ from nsdrive.dataset import (
 from nsdrive.parallel import in_order
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.source import ScenarioError
-from nsdrive.world.types import Planner
+from nsdrive.world.types import EgoState, Mission, Observation, Plan, Planner
 
 CHUNKS = ".chunks"
 
@@ -140,7 +140,9 @@ def make_chunk(chunk: Chunk) -> Chunk:
     for item in chunk.items:
         try:
             scenario = source.load(item)
-            made = list(samples_of(scenario, chunk.make_planner(), rig, chunk.config.samples, item=item))
+            made = list(samples_of(scenario, Teacher(chunk.make_planner()), rig, chunk.config.samples, item=item))
+        except NoDecision:  # no scenario will be any better
+            raise
         except ScenarioError as error:
             failures.append(f"{item}: {error}")
             continue
@@ -168,6 +170,29 @@ def make_chunk(chunk: Chunk) -> Chunk:
     summary = {"scenarios": len(chunk.items), "counts": dict(counts), "failures": failures, "files": files}
     write_atomically(note, json.dumps(summary, indent=1, sort_keys=True))
     return chunk
+
+
+class NoDecision(ValueError):
+    """The planner drives, and does not say why."""
+
+
+class Teacher:
+    """A planner that is held to saying why: a plan without a decision makes no trace, and raises NoDecision."""
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner, self.name = planner, planner.name
+
+    def initialize(self, mission: Mission, ego: EgoState) -> None:
+        self.planner.initialize(mission, ego)
+
+    def plan(self, observation: Observation) -> Plan:
+        plan = self.planner.plan(observation)
+        if plan.decision is None:
+            raise NoDecision(
+                f"Planner '{self.name}' makes no decisions (`Plan.decision` is None), so there is no trace to write: it can "
+                "drive in `nsdrive simulate`, but not teach"
+            )
+        return plan
 
 
 def _claim_config(out: Path, config: GenerateConfig, items: Sequence[str]) -> None:

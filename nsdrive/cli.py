@@ -11,7 +11,6 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +44,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 # ---- composition --------------------------------------------------------------------------------------------------
 
 
-def planner_configs() -> dict[str, type]:
-    """Name of a planner -> its config. A new planner is one file in planners/ and one line here and below."""
-    from planners.idm import IdmConfig
+PLANNERS = {  # name -> module:Class. A new planner is one file in planners/ and one line here
+    "idm": "planners.idm:IdmPlanner",
+}
 
-    return {"idm": IdmConfig}
+
+def planner_table(own: frozenset[str] | None = None) -> Any:
+    """PLANNERS and planners by import path (`own`: only these, None for any), as `load_config` wants its choices."""
+    from nsdrive.planner_table import PlannerTable
+
+    return PlannerTable(PLANNERS, own)
 
 
 def planner_factory(chosen: Any) -> Callable[[], Any]:
     """A picklable function without arguments that makes the chosen planner."""
-    from planners.idm import IdmPlanner
-
-    return partial({"idm": IdmPlanner}[chosen.name], chosen.config)
+    factory: Callable[[], Any] = planner_table().factory(chosen)
+    return factory
 
 
 def reference_planner() -> Any:
     """Whose progress a generated scene expects of a planner (see `eval.score`): IDM with its own settings."""
-    from nsdrive.config import Chosen
-    from planners.idm import IdmConfig
+    return choose_planner("idm")
 
-    return Chosen(name="idm", config=IdmConfig())
+
+def choose_planner(name: str) -> Any:
+    """A planner with its own settings, by name or import path."""
+    from nsdrive.config import Chosen, build
+
+    return Chosen(name=name, config=build(planner_table()[name], {}))
 
 
 def load_generate_config(name: str | None, overrides: Sequence[str]) -> Any:
@@ -72,19 +79,21 @@ def load_generate_config(name: str | None, overrides: Sequence[str]) -> Any:
     from nsdrive.config import load_config
     from nsdrive.scenarios.catalogue import source_configs
 
-    choices = {"scenarios": source_configs(), "planner": planner_configs()}
+    choices = {"scenarios": source_configs(), "planner": planner_table()}
     return load_config(GenerateConfig, name, overrides, choices)
 
 
-def stored_generate_config(dataset: Any) -> Any:
-    """The settings that a dataset was made with, from its manifest."""
+def stored_generate_config(dataset: Any, own: frozenset[str] = frozenset(), *, drives: bool = True) -> Any:
+    """The settings that a dataset was made with, from its manifest. own: import paths of planners that the user named, for a
+    dataset may come from anywhere. drives: whether its planner is wanted; else that of the settings is IDM."""
     from data_gen.generate import GenerateConfig
     from nsdrive.config import build
     from nsdrive.scenarios.catalogue import source_configs
 
-    return build(
-        GenerateConfig, dataset.manifest["config"], {"scenarios": source_configs(), "planner": planner_configs()}
-    )
+    stored = dict(dataset.manifest["config"])
+    if not drives:
+        stored["planner"] = "idm"
+    return build(GenerateConfig, stored, {"scenarios": source_configs(), "planner": planner_table(own)})
 
 
 # ---- verbs --------------------------------------------------------------------------------------------------------
@@ -117,7 +126,7 @@ def run_check(a: argparse.Namespace) -> int:
     from nsdrive.progress import Progress
 
     dataset = open_dataset(a.dataset)
-    config = stored_generate_config(dataset)
+    config = stored_generate_config(dataset, frozenset([a.planner] if a.planner else []))
     with Progress("scenarios") as progress:
         found = check(
             dataset,
@@ -137,16 +146,8 @@ def run_check(a: argparse.Namespace) -> int:
 
 def run_show(a: argparse.Namespace) -> int:
     from data_gen.show import show
-    from nsdrive.config import Chosen, build
 
-    planner = Chosen(name=a.planner, config=None)
-    table = planner_configs()
-    if a.planner not in table:
-        from nsdrive.config import did_you_mean
-
-        raise ValueError(f"No planner '{a.planner}'. {did_you_mean(a.planner, table)}")
-    planner = Chosen(name=a.planner, config=build(table[a.planner], {}))
-    shown = show(a.scenario, planner_factory(planner), rig=a.rig, at_s=a.at, seed=a.seed, out=a.out)
+    shown = show(a.scenario, planner_factory(choose_planner(a.planner)), rig=a.rig, at_s=a.at, seed=a.seed, out=a.out)
     print(shown.text)
     print(f"\n{shown.scenario_id} ({shown.scenario_type}): " + ", ".join(str(p) for p in shown.files))
     return 0
@@ -218,7 +219,7 @@ def run_report(a: argparse.Namespace) -> int:
     from eval.report import report
 
     def painter(dataset: Any) -> Any:
-        return scene_painter(stored_generate_config(dataset))
+        return scene_painter(stored_generate_config(dataset, drives=False))
 
     print(report(a.runs, a.out, birds_eye=painter, overwrite=a.overwrite))
     return 0
@@ -230,7 +231,7 @@ def run_simulate(a: argparse.Namespace) -> int:
     from nsdrive.progress import Progress
     from nsdrive.scenarios.catalogue import source_configs
 
-    choices = {"scenarios": source_configs(), "planner": planner_configs()}
+    choices = {"scenarios": source_configs(), "planner": planner_table()}
     config = load_config(SimulateConfig, a.config, a.overrides, choices)
     with Progress("scenarios") as progress:
         done = closed_loop(
@@ -320,7 +321,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "scenario", metavar="SCENARIO", help="a family (red_light), a generated scenario's id, or a log's path"
     )
-    p.add_argument("--planner", default="idm")
+    p.add_argument(
+        "--planner", default="idm", metavar="NAME", help=f"{', '.join(PLANNERS)}, or module:Class of your own"
+    )
     p.add_argument("--rig", default="3", choices=["3", "8"])
     p.add_argument("--at", type=float, default=2.0, metavar="SECONDS", help="the anchor's time in the scenario")
     p.add_argument("--seed", type=int, default=0, help="for a family: which of its scenes")
@@ -338,6 +341,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = verb("check", run_check, "replay every trace, recompute every fact, verify every image", "check out/data")
     p.add_argument("dataset", type=Path, metavar="DATASET")
+    p.add_argument(
+        "--planner", metavar="module:Class", help="confirm the import of a dataset's planner from outside nsdrive"
+    )
     p.add_argument("--source", type=Path, metavar="PATH", help="where the real logs lie now, if they were moved")
     p.add_argument("--show", type=int, default=20, metavar="N", help="how many problems to print")
     workers(p)

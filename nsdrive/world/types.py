@@ -188,10 +188,14 @@ class Trajectory:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """A planner's answer for one tick: where it wants to go, and the decision that made it (None for a planner that cannot say)."""
+    """A planner's answer for one tick: where it wants to go, and the decision that made it (None for a planner that cannot say).
+
+    candidates (P, T, 3): global poses of the decision's proposals, for pictures; None where there are none.
+    """
 
     trajectory: Trajectory
     decision: Decision | None
+    candidates: FloatArray | None = None
 
 
 class Planner(Protocol):

@@ -16,9 +16,15 @@ def source_configs() -> dict[str, type]:
     """Name of a source -> its config, for `load_config(..., choices={"scenarios": source_configs()})`."""
     from nsdrive.scenarios.argoverse2 import Argoverse2Config
     from nsdrive.scenarios.manoeuvres import ManoeuvresConfig
+    from nsdrive.scenarios.nuplan import NuplanConfig
     from nsdrive.scenarios.synthetic import SyntheticConfig
 
-    return {"synthetic": SyntheticConfig, "manoeuvres": ManoeuvresConfig, "argoverse2": Argoverse2Config}
+    return {
+        "synthetic": SyntheticConfig,
+        "manoeuvres": ManoeuvresConfig,
+        "argoverse2": Argoverse2Config,
+        "nuplan": NuplanConfig,
+    }
 
 
 def open_source(name: str, config: Any) -> ScenarioSource:
@@ -35,4 +41,8 @@ def open_source(name: str, config: Any) -> ScenarioSource:
         from nsdrive.scenarios.argoverse2 import Argoverse2Source
 
         return Argoverse2Source(config)
+    if name == "nuplan":
+        from nsdrive.scenarios.nuplan import NuplanSource
+
+        return NuplanSource(config)
     raise ValueError(f"No scenario source '{name}'. Known: {', '.join(source_configs())}")

@@ -1,0 +1,240 @@
+"""nuPlan's logs and maps, as their publishers distribute them, as `Scenario`s.
+
+    source = NuplanSource(NuplanConfig(path="~/nuplan/dataset/nuplan-v1.1/splits/mini", maps_path="~/nuplan/dataset/maps"))
+    for item in source.items():             # "<log>/<token>": opens every log, but reads its tags only
+        scenario = source.load(item)        # ScenarioError, one line, where a log or its map is broken
+
+Nothing but sqlite3, shapely and pyproj is needed. A scenario named by a token is the official one: its tick
+HISTORY_TICKS is the official initial state, and the ticks from there are the official iterations.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from nsdrive.config import did_you_mean
+from nsdrive.scenarios.nuplan_log import LogExtract, TaggedRow, has_token, read_extract, tagged_rows
+from nsdrive.scenarios.nuplan_map import find_map, read_map
+from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES, UNTAGGED
+from nsdrive.scenarios.source import ScenarioError
+from nsdrive.world.route import route_of_log
+from nsdrive.world.types import Scenario
+
+TOKEN = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NuplanConfig:
+    """Which logs and which of their scenarios to read.
+
+    Scenarios of one type that follow each other within `min_gap_s` in a log are thinned to the first; a limit per type
+    then takes evenly from what is left, over all logs. `scenario_tokens` are taken as they are, whatever their type.
+    """
+
+    path: str  # a .db file, or a folder with such files at any depth
+    maps_path: str | None = None  # the folder with nuplan-maps-v1.0.json; None: $NUPLAN_MAPS_ROOT, or maps/ above a log
+    scenario_types: tuple[str, ...] = ()  # nuPlan's tags; empty: any
+    scenario_tokens: tuple[str, ...] = ()  # 16 hex digits each; empty: every tagged row
+    min_gap_s: float = 15.0  # nuPlan's timestamp_threshold_s (Val14's value): rows are tagged 20 times a second
+    limit_per_type: int | None = None
+    limit: int | None = None  # the first so many of all that is left
+    map_margin_m: float | None = 300.0  # how far beyond the ego's way the map is read; None: the whole city
+
+    def __post_init__(self) -> None:
+        for kind in self.scenario_types:
+            if kind not in (*SCENARIO_TYPES, UNTAGGED):
+                raise ValueError(f"No scenario type '{kind}' in nuPlan. {did_you_mean(kind, SCENARIO_TYPES)}")
+        for token in self.scenario_tokens:
+            if not TOKEN.fullmatch(token):
+                raise ValueError(f"'{token}' is no nuPlan token: give the 16 hex digits of a lidar_pc")
+        if self.limit_per_type is not None and self.limit_per_type < 1:
+            raise ValueError(f"limit_per_type is {self.limit_per_type}: give 1 or more, or leave it out for all")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit is {self.limit}: give 1 or more, or leave it out for all")
+        if self.min_gap_s < 0 or (self.map_margin_m is not None and self.map_margin_m < 0):
+            raise ValueError("min_gap_s and map_margin_m must not be negative")
+
+
+@dataclass(frozen=True)
+class NuplanSource:
+    """nuPlan behind the common door; an item is "<log's path below config.path>/<token>", or a token alone."""
+
+    config: NuplanConfig
+    name: ClassVar[str] = "nuplan"
+    licence: ClassVar[str] = "nuPlan (https://www.nuscenes.org/nuplan), CC BY-NC-SA 4.0"
+
+    def items(self) -> tuple[str, ...]:
+        """Every scenario that passes the filters, by log and time.
+
+        A log that cannot be read, and a wanted token that no log has, are items too: loading them says what is wrong.
+        ValueError where there is no log, one log is there twice, or nothing passes the filters.
+        """
+        logs = find_logs(self.config)
+        listed: list[tuple[str, TaggedRow | None]] = []
+        for name, path in logs.items():
+            try:
+                rows = tagged_rows(path, self.config.scenario_types, self.config.scenario_tokens)
+            except ScenarioError:
+                listed.append((name, None))
+                continue
+            if not self.config.scenario_tokens:
+                rows = _thinned([row for row in rows if row.is_official], self.config.min_gap_s)
+            listed += [(name, row) for row in rows]
+        found = {row.token for _, row in listed if row is not None}
+        items = [f"{name}/{row.token}" if row else name for name, row in _limited(listed, self.config.limit_per_type)]
+        items += [token for token in self.config.scenario_tokens if token not in found]
+        if not items:
+            kinds = " or ".join(self.config.scenario_types) or "any type"
+            raise ValueError(
+                f"{self.config.path}: {len(logs)} logs, but no scenario of {kinds} (as in nuPlan's own selection, the"
+                " first two and the last two scenes of a log do not count)"
+            )
+        return tuple(items[: self.config.limit])
+
+    def load(self, item: str) -> Scenario:
+        """The scenario of that item. ScenarioError, one line, if it cannot be read."""
+        log, _, token = item.rpartition("/")
+        if not TOKEN.fullmatch(token):
+            path = _log_path(self.config, item)
+            tagged_rows(path, (), ())  # says what is wrong with it
+            raise ScenarioError(f"{path}: is a log; a scenario is {item}/<token>")
+        return load_one(self.config, _log_path(self.config, log) if log else _log_of(self.config, token), token)
+
+
+def find_logs(config: NuplanConfig) -> dict[str, Path]:
+    """Name (path below `config.path`, without .db) -> file, in the order of the names; files are not opened.
+
+    ValueError where there is none, or one log is there twice.
+    """
+    root = _root(config)
+    if root.is_file():
+        return {root.stem: root}
+    if not root.is_dir():
+        raise ValueError(f"{root} does not exist; give a nuPlan log (.db) or a folder above logs")
+    logs: dict[str, Path] = {}
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if name.endswith(".db") and not name.startswith("."):
+                path = Path(folder, name)
+                logs[path.relative_to(root).with_suffix("").as_posix()] = path
+    if not logs:
+        raise ValueError(f"{root} holds no nuPlan log: looked in it and in every folder below for files named *.db")
+    by_stem: dict[str, Path] = {}
+    for path in logs.values():
+        other = by_stem.setdefault(path.stem, path)
+        if other != path:
+            raise ValueError(f"log {path.stem} is there twice, {other} and {path}; give a path with one")
+    return dict(sorted(logs.items()))
+
+
+def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
+    """The scenario of a row in a log. ScenarioError, one line with file and problem, if it cannot be read."""
+    extract = read_extract(path, token, config.scenario_types)
+    map_file = find_map(extract.map_name, config.maps_path, path)
+    lane_map = read_map(map_file, extract.map_name, _bounds(extract, config.map_margin_m), extract.route_roadblock_ids)
+    blocks = {lane.roadblock_id for lane in lane_map.lanes.values()}
+    unknown = set()
+    route = tuple(block for block in extract.route_roadblock_ids if block in blocks)
+    if not route:
+        unknown.add("route")
+        route = route_of_log(lane_map, np.stack([state.pose for state in extract.ego]))
+    if not extract.has_lights:
+        unknown.add("traffic_lights")
+    if all(lane.speed_limit_mps is None for lane in lane_map.lanes.values()):
+        unknown.add("speed_limits")
+    lost = len(extract.route_roadblock_ids) - len(route) if "route" not in unknown else 0
+    return Scenario(
+        scenario_id=f"nuplan-{token}",
+        scenario_type=extract.scenario_type,
+        source="nuplan",
+        split_key=path.stem,
+        lane_map=lane_map,
+        route_roadblock_ids=route,
+        goal_m=extract.goal_m,
+        ego_log=extract.ego,
+        frames=extract.frames,
+        lights=extract.lights,
+        unknown=frozenset(unknown),
+        scenery_seed=zlib.crc32(extract.map_name.encode()),  # a street looks the same in every log
+        notes={
+            **extract.notes,
+            "map": f"{extract.map_name}/{map_file.parent.name}",
+            **({"route": "inferred from the ego's own logged way"} if "route" in unknown else {}),
+            **({"route_roadblocks_not_in_the_map": lost} if lost else {}),
+        },
+    )
+
+
+def _bounds(extract: LogExtract, margin_m: float | None) -> np.ndarray | None:
+    """(4,): the box around the ego's way, widened."""
+    if margin_m is None:
+        return None
+    points = np.array([(state.x_m, state.y_m) for state in extract.ego])
+    return np.concatenate([points.min(axis=0) - margin_m, points.max(axis=0) + margin_m])
+
+
+def _thinned(rows: Iterable[TaggedRow], min_gap_s: float) -> list[TaggedRow]:
+    """Rows of one log in the order of time, without those that follow one of their type too closely."""
+    kept, last_us = [], dict[str, int]()
+    for row in rows:
+        before = last_us.get(row.scenario_type)
+        if before is None or row.timestamp_us - before >= min_gap_s * 1e6:
+            last_us[row.scenario_type] = row.timestamp_us
+            kept.append(row)
+    return kept
+
+
+def _limited(
+    listed: Sequence[tuple[str, TaggedRow | None]], limit: int | None
+) -> Sequence[tuple[str, TaggedRow | None]]:
+    """At most `limit` of each type, evenly over all (nuPlan's filter_num_scenarios_per_type); broken logs stay."""
+    if limit is None:
+        return listed
+    by_type: dict[str, list[int]] = {}
+    for place, (_, row) in enumerate(listed):
+        if row is not None:
+            by_type.setdefault(row.scenario_type, []).append(place)
+    keep = {place for place, (_, row) in enumerate(listed) if row is None}
+    for places in by_type.values():
+        keep.update(places[:: max(len(places) // limit, 1)][:limit])
+    return [listed[place] for place in sorted(keep)]
+
+
+def _root(config: NuplanConfig) -> Path:
+    return Path(os.path.abspath(Path(config.path).expanduser()))
+
+
+def _log_path(config: NuplanConfig, name: str) -> Path:
+    """The file of a log by its name, found without a search."""
+    root = _root(config)
+    if root.is_file():
+        if name != root.stem:
+            raise ScenarioError(f"{name}: is not the log {root}")
+        return root
+    path = Path(os.path.normpath(root / f"{name}.db"))
+    if not path.is_relative_to(root):
+        raise ScenarioError(f"{name}: lies outside {root}")
+    return path
+
+
+def _log_of(config: NuplanConfig, token: str) -> Path:
+    """The log that has a token, looked for in all of them."""
+    logs = find_logs(config)
+    broken = 0
+    for path in logs.values():
+        try:
+            if has_token(path, token):
+                return path
+        except ScenarioError:
+            broken += 1
+    unread = f", {broken} of which cannot be read" if broken else ""
+    raise ScenarioError(f"{_root(config)}: none of {len(logs)} logs{unread} has a lidar_pc with token {token}")

@@ -56,12 +56,12 @@ def simulate_proposals(
     if poses.ndim != 3 or poses.shape[2] != 3 or poses.shape[1] < 3:
         raise ValueError(f"Proposals are (P, T, 3) poses with T of 3 or more, got an array of shape {poses.shape}.")
     m = EgoModel(vehicle=vehicle)
-    steps = np.diff(poses[:, :, :2], axis=1)
-    forward = steps[:, :, 0] * np.cos(poses[:, :-1, 2]) + steps[:, :, 1] * np.sin(poses[:, :-1, 2])
-    start = np.array(
-        [ego.x_m, ego.y_m, ego.heading_rad, ego.speed_mps, ego.accel_mps2, ego.steering_rad]
-        + [lateral_speed_mps, lateral_accel_mps2]
-    )
+    with np.errstate(invalid="ignore", over="ignore"):  # such a proposal is told by `finite`
+        steps = np.diff(poses[:, :, :2], axis=1)
+        forward = steps[:, :, 0] * np.cos(poses[:, :-1, 2]) + steps[:, :, 1] * np.sin(poses[:, :-1, 2])
+    start = np.zeros(8)
+    start[:6] = ego.x_m, ego.y_m, ego.heading_rad, ego.speed_mps, ego.accel_mps2, ego.steering_rad
+    start[LATERAL_SPEED], start[LATERAL_ACCEL] = lateral_speed_mps, lateral_accel_mps2
     # Row by row, so that what is not finite in one proposal stays there.
     speeds = np.einsum("pm,km->pk", forward, speed_fit(poses.shape[1] - 1, m.jerk_penalty))
     states = _track(
@@ -75,7 +75,7 @@ def simulate_proposals(
     )
     half = 0.5 * vehicle.length_m, 0.5 * vehicle.width_m
     corners, centers = _outline(states, vehicle.rear_axle_to_center_m, *half)
-    finite = np.isfinite(states).all(axis=(1, 2))
+    finite = np.logical_and.reduce(np.isfinite(states), axis=(1, 2))
     return Simulated(states=states, corners=corners, centers=centers, finite=finite, vehicle=vehicle)
 
 

@@ -170,7 +170,7 @@ def _track_curve(v, corner2, distance, decel, time):
 
 
 _idm_array = numba.vectorize([f"float64({', '.join(['float64'] * 10)})"], cache=True)(_idm)
-_idm_fast = numba.njit(cache=True)(_idm)
+acceleration_kernel = numba.njit(cache=True)(_idm)  # for use inside other kernels
 _track_curve_fast = numba.njit(cache=True)(_track_curve)
 
 
@@ -184,14 +184,14 @@ def _roll(start, speed, held, profile, sources, idm, profiles, steps, dt):
         i = min(max(np.searchsorted(profile[0], at, side="right") - 1, 0), last)
         j = sources[0, i]
         target = math.sqrt(profile[1, j] + 2.0 * limit_decel * max(profile[0, j] - at, 0.0))
-        accel = _idm_fast(speed, np.inf, 0.0, target, s0, headway, a, b, exponent, clamp)
+        accel = acceleration_kernel(speed, np.inf, 0.0, target, s0, headway, a, b, exponent, clamp)
         j = sources[1, i]
         if profile[2, j] < target * target:
             distance = 0.0 if j == i else max(profile[0, j] - at, 0.0)
             accel = min(accel, max(_track_curve_fast(speed, profile[2, j], distance, decel, time)[1], -b))
         for h in range(held.shape[0]):
             gap = held[h, 0] - (at - start) + held[h, 2] * k * dt
-            accel = min(accel, _idm_fast(speed, gap, held[h, 1], target, s0, headway, a, b, exponent, clamp))
+            accel = min(accel, acceleration_kernel(speed, gap, held[h, 1], target, s0, headway, a, b, exponent, clamp))
         out[k, 0], out[k, 1], out[k, 2] = at, speed, accel
         after = max(0.0, speed + accel * dt)
         at += 0.5 * (speed + after) * dt if after > 0.0 else speed * speed / (2.0 * max(-accel, 1e-9))

@@ -35,6 +35,7 @@ TAGGED_S, UNTAGGED_S = (
 ROWS_PER_TICK = 2  # subsample_ratio 0.5 of 20 Hz
 MIN_FUTURE_TICKS = 1
 AGENTS = [OBJECT_KINDS.index(kind) for kind in ("vehicle", "bicycle", "pedestrian")]  # the others have no velocity
+OFFICIAL_ORDER = ("vehicle", "pedestrian", "bicycle", "traffic_cone", "barrier", "czone_sign", "generic_object")
 MAX_TICK_S = 0.15  # chosen by us: a longer tick is worth a note
 
 
@@ -219,7 +220,7 @@ def _ego(path: Path, log: sqlite3.Connection, clock: Sequence[tuple[bytes, int]]
 def _frames(
     path: Path, log: sqlite3.Connection, clock: Sequence[tuple[bytes, int]]
 ) -> tuple[tuple[ObjectFrame, ...], dict[str, Any]]:
-    """One frame per tick, rows in the order of the table, and what is to be noted about them."""
+    """One frame per tick, and what is to be noted about them. Rows are in the official order: by kind, then by row."""
     categories = {
         row["token"]: row["name"]
         for row in log.execute("select t.token, c.name from track t join category c on c.token = t.category_token")
@@ -239,7 +240,7 @@ def _frames(
     kind_of = {name: OBJECT_KINDS.index(name) for name in OBJECT_KINDS} | dict.fromkeys(unknown, len(OBJECT_KINDS) - 1)
     tracks = list(dict.fromkeys(row[1] for row in rows))
     number = {token: place for place, token in enumerate(tracks)}
-    ids = np.array([bytes(token).hex() for token in tracks] or [""], dtype=object)
+    ids = np.array([bytes(token).hex() for token in tracks], dtype=object)
     kinds = np.array([kind_of[categories[token]] for token in tracks], dtype=np.int8)
     ticks = np.array([row[0] for row in rows], dtype=np.int64)
     track = np.array([number[row[1]] for row in rows], dtype=np.int64)
@@ -252,7 +253,8 @@ def _frames(
     is_agent = np.isin(kinds[track], AGENTS) if len(rows) else np.zeros(0, dtype=bool)
     velocities = np.where(is_agent[:, None] & np.isfinite(values[:, 6:]), values[:, 6:], 0.0)
     accels = _accels(ticks, track, values[:, 2], velocities, len(clock))
-    order = np.argsort(ticks, kind="stable")
+    rank = np.array([OFFICIAL_ORDER.index(kind) for kind in OBJECT_KINDS])[kinds[track]]
+    order = np.lexsort((rank, ticks))  # stable; TrackedObjects sorts by TrackedObjectType
     starts = np.searchsorted(ticks[order], np.arange(len(clock) + 1))
     frames = []
     for tick in range(len(clock)):

@@ -2,8 +2,9 @@
 
 The corridor is shapely's buffer of a polyline by half the ego's width, with square ends. Making that polygon costs more than
 everything else in a tick, and nearly every object is far inside or far outside of it; so the distance to the polyline
-decides, and only who is within `BAND_M` of the edge is UNSURE and has to be asked of the real polygon. The band covers what
-that polygon deviates from the exact one: it simplifies the line by up to 1 % of the half width and draws arcs as 64-gons.
+decides, and only who is within a narrow band at its edge is UNSURE and has to be asked of the real polygon. The band covers
+what that polygon deviates from the exact one: it simplifies the line, which adds up to 1 % of the half width on the inner
+side of bends (GEOS BufferInputLineSimplifier), and draws arcs as 64-gons, which takes away 0.12 % on the outer side.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from numba import njit
 
 from planners.pdm.paths import BLOCK, point_segment
 
-BAND_M = 0.03  # chosen by us: the deviation is at most 0.01 * 1.15 m and 0.0014 m
+BAND_IN_M, BAND_OUT_M = (
+    0.003,
+    0.015,
+)  # chosen by us for a half width of 1.15 m: the deviation is up to 0.0014 and 0.0115 m
+BAND_END_M = 1e-6  # of the square ends, which are exact but for rounding
 OUTSIDE, INSIDE, UNSURE = 0, 1, 2
 
 
@@ -30,7 +35,7 @@ def boxes_in_corridor(line, blocks, half_width, corners, velocities, ignored, st
             continue
         cx, cy = _center(corners[n])
         diagonal = _length(corners[n, 0, 0] - cx, corners[n, 0, 1] - cy)
-        reach = half_width * 1.5 + BAND_M + diagonal  # 1.5 > sqrt(2): the corners of the square ends
+        reach = half_width * 1.5 + BAND_OUT_M + diagonal  # 1.5 > sqrt(2): the corners of the square ends
         ex, ey = cx + horizon * velocities[n, 0], cy + horizon * velocities[n, 1]
         first, last = blocks.shape[0], -1
         for b in range(blocks.shape[0]):
@@ -57,7 +62,7 @@ def polygon_in_corridor(line, blocks, half_width, polygon):
     if contains(polygon, line[0, 0], line[0, 1]):
         return INSIDE
     nearest, count = np.inf, polygon.shape[0]
-    reach = half_width * 1.5 + BAND_M
+    reach = half_width * 1.5 + BAND_OUT_M
     segments = line.shape[0] - 1
     for k in range(count):
         ax, ay = polygon[k, 0], polygon[k, 1]
@@ -68,9 +73,9 @@ def polygon_in_corridor(line, blocks, half_width, polygon):
             for i in range(b * BLOCK, min(segments, (b + 1) * BLOCK)):
                 d = _segments(ax, ay, bx, by, line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1])
                 nearest = min(nearest, d)
-        if nearest <= half_width - BAND_M:
+        if nearest <= half_width - BAND_IN_M:
             return INSIDE
-    if nearest <= half_width + BAND_M:
+    if nearest <= half_width + BAND_OUT_M:
         return UNSURE
     return UNSURE if nearest <= reach else OUTSIDE  # the square ends may reach further; rare, so it may cost
 
@@ -134,14 +139,14 @@ def _box_in_corridor(line, blocks, first, last, caps, half_width, box, diagonal)
     cx, cy = _center(box)
     least = 0.5 * min(_length(box[0, 0] - box[1, 0], box[0, 1] - box[1, 1]),
                       _length(box[1, 0] - box[2, 0], box[1, 1] - box[2, 1]))  # fmt: skip
-    far = half_width + BAND_M + diagonal
+    far = half_width + BAND_OUT_M + diagonal
     segments, nearest = line.shape[0] - 1, np.inf
     for b in range(first, last + 1):
         if _length(blocks[b, 0] - cx, blocks[b, 1] - cy) > blocks[b, 2] + far:
             continue
         for i in range(b * BLOCK, min(segments, (b + 1) * BLOCK)):
             d = point_segment(cx, cy, line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1])
-            if d <= half_width + least - BAND_M:
+            if d <= half_width + least - BAND_IN_M:
                 return INSIDE
             if d > far:
                 continue
@@ -150,14 +155,14 @@ def _box_in_corridor(line, blocks, first, last, caps, half_width, box, diagonal)
                 d = _segments(box[c, 0], box[c, 1], box[e, 0], box[e, 1],
                               line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1])  # fmt: skip
                 nearest = min(nearest, d)
-            if nearest <= half_width - BAND_M:
+            if nearest <= half_width - BAND_IN_M:
                 return INSIDE
-    found = UNSURE if nearest <= half_width + BAND_M else OUTSIDE
+    found = UNSURE if nearest <= half_width + BAND_OUT_M else OUTSIDE
     for end in range(2):
         gap = _gap(box, caps[end])
-        if gap < -BAND_M:
+        if gap < -BAND_END_M:
             return INSIDE
-        if gap <= BAND_M:
+        if gap <= BAND_END_M:
             found = UNSURE
     return found
 

@@ -182,15 +182,7 @@ def _roll(path, line, targets, forecast, config, vehicle, steps, poses, idm, lea
     objects = (
         forecast.corners, forecast.velocities_mps, forecast.headings_rad, forecast.speeds_mps, inside, samples
     )  # fmt: skip
-    order = np.arange(len(forecast) + len(forecast.red_lights))
-    ranks = np.ascontiguousarray(np.broadcast_to(order, (len(samples), len(order))))
-    state = (poses, idm, leads, found)
-    tied = roll(arrays, objects, lights, law, targets, steps, *state, ranks)
-    if config.reference and tied.any():
-        for sample in np.flatnonzero(tied):
-            ranks[sample] = _tree_ranks(line, forecast, int(samples[sample]), half_width)
-        found[:] = 0.0
-        roll(arrays, objects, lights, law, targets, steps, *state, ranks)
+    roll(arrays, objects, lights, law, targets, steps, poses, idm, leads, found)
 
 
 def _inside(line: FloatArray, forecast: Forecast, samples: np.ndarray, half_width: float) -> np.ndarray:
@@ -248,16 +240,6 @@ def _centroid(area: FloatArray) -> tuple[float, float]:
         return float(area[:, 0].mean()), float(area[:, 1].mean())
     x, y = (area[0] + ((shifted + after) * cross[:, None]).sum(axis=0) / (3.0 * twice)).tolist()
     return x, y
-
-
-def _tree_ranks(line: FloatArray, forecast: Forecast, step: int, half_width: float) -> np.ndarray:
-    """(N + L,): the order in which the public code's search tree lists what is in the corridor: who wins among equals."""
-    moved = forecast.corners + (step * INTERVAL_S) * forecast.velocities_mps[:, None, :]
-    areas = [*shapely.polygons(moved), *(shapely.Polygon(area) for _, area in forecast.red_lights)]
-    met = shapely.STRtree(areas, 10).query(corridor_polygon(line, half_width), predicate="intersects")
-    ranks = np.full(len(areas), len(areas))
-    ranks[met] = np.arange(len(met))
-    return ranks
 
 
 def _lead(row: list[float], forecast: Forecast) -> Lead | None:

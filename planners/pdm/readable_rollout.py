@@ -221,11 +221,9 @@ def _lead(
         _corners(*_center_of_ego(pose, world.vehicle), pose[2], world.vehicle.length_m, world.vehicle.width_m)
     )
     distances = [footprint.distance(polygons[row]) for row in ahead]
-    gap = min(distances)
-    equals = [row for row, distance in zip(ahead, distances, strict=True) if distance == gap]
-    lead_speed = _speed_ahead(world, equals[0], pose[2])  # of several that touch the ego, the first in the search tree
-    row = min(other for other in equals if _speed_ahead(world, other, pose[2]) == lead_speed)
-    f, red_light = world.forecast, row >= len(world.forecast)
+    nearest = int(np.argmin(distances))  # of several that touch the ego, the first in the search tree
+    row, gap, f = ahead[nearest], distances[nearest], world.forecast
+    red_light, lead_speed = row >= len(f), _speed_ahead(world, row, pose[2])
     about = f.red_lights[row - len(f)][0] if red_light else f.ids[row]
     found = Lead(
         about=about, red_light=red_light, gap_m=gap, speed_mps=lead_speed, step=step, ego_speed_mps=speed

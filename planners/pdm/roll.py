@@ -10,6 +10,7 @@ from numba import njit
 
 from planners.pdm.corridor import box_distance, polygon_distance
 from planners.pdm.paths import pose_into, project
+from planners.pdm.tree import tree_ranks
 
 NOTHING, OBJECT, LIGHT = 0, 1, 2
 
@@ -26,23 +27,20 @@ def roll(
     idm,
     leads,
     found,
-    ranks,
 ):
     """Roll F proposals on from step steps[0] to steps[1], into poses (F, T, 3), idm (F, T, 2) and leads (F, T, 3).
 
     path: points, headings, progress, blocks. objects: corners (N, 4, 2) now, velocities (N, 2), headings (N,), speeds (N,),
     inside (S, N), the S samples' steps. lights: all polygons' points (K, 2), where each begins (L + 1,), progress (L,),
     inside (L,). law: the constants of `planners.pdm.generate._law`. targets (F,): target speeds. found (F, 6): the first lead
-    of each proposal: kind, index, gap, speed, step, ego speed; kind NOTHING where there is none yet. ranks (S, N + L): which
-    of equally near leads is taken, the one of lowest rank. Returns (S,) bool: the samples at which ranks decided between
-    leads of different speed.
+    of each proposal: kind, index, gap, speed, step, ego speed; kind NOTHING where there is none yet.
     """
     points, headings, progress, blocks = path
     corners, velocities, object_headings, speeds, inside, samples = objects
     outlines, begins, light_progress, light_inside = lights
     dt, s0, headway, a, b, exponent, clamp, mended, every, length, rear, size = law
     count, proposals = corners.shape[0], targets.shape[0]
-    tied = np.zeros(samples.shape[0], dtype=np.bool_)
+    ranks, ranked = np.empty(count + light_progress.shape[0], dtype=np.int64), -1
     boxes, along = np.empty((count, 4, 2)), np.empty(count)
     ego, last_sample = np.empty((4, 2)), -1
     root = 2.0 * np.sqrt(a * b)
@@ -73,9 +71,10 @@ def roll(
                         continue
                     speed = _projected(speeds[n], object_headings[n], velocities[n], poses[f, k - 1, 2], mended)
                     if d == nearest:
-                        if speed != lead_speed:
-                            tied[sample] = True
-                        if ranks[sample, n] > ranks[sample, which]:
+                        if ranked != sample:
+                            _rank(corners, velocities, samples[sample] * dt, outlines, begins, ranks)
+                            ranked = sample
+                        if ranks[n] > ranks[which]:
                             continue
                     nearest, kind, which, lead_speed = d, OBJECT, n, speed
                 for m in range(light_progress.shape[0]):
@@ -85,9 +84,10 @@ def roll(
                     if d > nearest:
                         continue
                     if d == nearest:
-                        if lead_speed != 0.0:
-                            tied[sample] = True
-                        if ranks[sample, count + m] > ranks[sample, which]:
+                        if ranked != sample:
+                            _rank(corners, velocities, samples[sample] * dt, outlines, begins, ranks)
+                            ranked = sample
+                        if ranks[count + m] > ranks[which]:
                             continue
                     nearest, kind, which, lead_speed = d, LIGHT, count + m, 0.0
                 if kind == NOTHING:
@@ -107,7 +107,6 @@ def roll(
             if mended > 0.0:
                 idm[f, k, 1] = max(0.0, idm[f, k, 1])
             pose_into(points, headings, progress, idm[f, k, 0], poses[f, k])
-    return tied
 
 
 @njit(cache=True)
@@ -121,6 +120,26 @@ def _place(points, progress, blocks, corners, velocities, inside, elapsed, boxes
             boxes[n, c, 1] = corners[n, c, 1] + elapsed * velocities[n, 1]
         x, y = 0.5 * (boxes[n, 0, 0] + boxes[n, 2, 0]), 0.5 * (boxes[n, 0, 1] + boxes[n, 2, 1])
         along[n] = project(points, progress, blocks, x, y)
+
+
+@njit(cache=True)
+def _rank(corners, velocities, elapsed, outlines, begins, ranks):
+    """The order in which the public code's search tree holds boxes and lights at a sample."""
+    count, lights = corners.shape[0], begins.shape[0] - 1
+    bounds = np.empty((count + lights, 4))
+    for n in range(count + lights):
+        x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
+        if n < count:
+            for c in range(4):
+                x = corners[n, c, 0] + elapsed * velocities[n, 0]
+                y = corners[n, c, 1] + elapsed * velocities[n, 1]
+                x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x), max(y1, y)
+        else:
+            for i in range(begins[n - count], begins[n - count + 1]):
+                x, y = outlines[i, 0], outlines[i, 1]
+                x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x), max(y1, y)
+        bounds[n, 0], bounds[n, 1], bounds[n, 2], bounds[n, 3] = x0, y0, x1, y1
+    tree_ranks(bounds, ranks)
 
 
 @njit(cache=True)

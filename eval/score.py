@@ -89,9 +89,11 @@ LON_JERK_MPS3, JERK_MPS3 = 4.13, 8.37  # ego_lon_jerk, ego_jerk
 
 @dataclass(frozen=True, kw_only=True)
 class Expert:
-    """Whose progress the ego's is measured against, as states at the rollout's ticks.
+    """Whose progress the ego's is measured against.
 
-    source: "log" or "free drive". in_traffic: the reference among the others, None where the expert is the log's driver.
+    source: "log" or "free drive". states: of the log at all of the rollout's ticks, one more than are judged of the ego (so that
+    even a replay of the log falls 0.1 s short of 1: nuPlan's way, kept); of a free drive as many as are judged. in_traffic: the
+    reference among the others, None where the expert is the log's driver.
     """
 
     source: str
@@ -101,7 +103,7 @@ class Expert:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """terms: every one of TERMS, 0 to 1, rounded to four decimals. measured: the numbers behind them, with their units.
+    """terms: every one of TERMS, 0 to 1, rounded to six decimals. measured: the numbers behind them, with their units.
     at_fault: (track id, how) of every collision that counts. expert: `Expert.source`."""
 
     terms: Mapping[str, float]
@@ -125,13 +127,14 @@ class Score:
 
 
 def score(rollout: Rollout, expert: Expert) -> Score:
-    """Judge a rollout of at least four states (else ValueError)."""
-    states, lane_map = rollout.states, rollout.scenario.lane_map
+    """Judge a rollout of at least five states (else ValueError), all but its last: nuPlan's history holds the states at which
+    something was decided, and not the one that the last step led to."""
+    states, frames, lane_map = rollout.states[:-1], rollout.frames[:-1], rollout.scenario.lane_map
     poses = np.array([s.pose for s in states])
     speeds = np.abs([s.speed_mps for s in states])
     boxes = ego_box(poses)
     driven = lanes_driven(lane_map, boxes, poses)
-    crashes = _collisions(boxes, speeds, rollout.frames, driven)
+    crashes = _collisions(boxes, speeds, frames, driven)
     at_fault = [c for c in crashes if c.at_fault]
     off_road = _off_road_m(lane_map, boxes, driven)
     wrong_way = _wrong_way_m(lane_progress_m(lane_map, driven.centre, boxes[:, :2]))
@@ -140,7 +143,7 @@ def score(rollout: Rollout, expert: Expert) -> Score:
     traffic_m = expert_m if expert.in_traffic is None else route_progress_m(blocks, _centres(expert.in_traffic))
     progress = _progress_ratio(ego_m, expert_m) if blocks.areas else 1.0
     moving_on = _progress_ratio(ego_m, min(expert_m, traffic_m)) if blocks.areas else 1.0
-    ttc = _time_to_collision_s(boxes, speeds, rollout.frames, driven, crashes)
+    ttc = _time_to_collision_s(boxes, speeds, frames, driven, crashes)
     over = np.nan_to_num(np.maximum(speeds - limits_mps(lane_map, driven.centre), 0.0), nan=0.0)
     uneasy = _uncomfortable(states)
     terms = {
@@ -154,7 +157,7 @@ def score(rollout: Rollout, expert: Expert) -> Score:
         "ego_is_comfortable": float(not uneasy),
     }
     return Score(
-        terms={name: round(float(terms[name]), 4) for name in TERMS},
+        terms={name: round(float(terms[name]), 6) for name in TERMS},
         measured={
             "off_road_m": round(off_road, 4),
             "wrong_way_m": round(wrong_way, 4),
@@ -194,7 +197,7 @@ def expert_of(
     duration_s = ticks * INTERVAL_S
     free = simulate(alone, make_reference(), start_tick=start_tick, duration_s=duration_s)
     among = simulate(scenario, make_reference(), start_tick=start_tick, duration_s=duration_s, agents=agents)
-    return Expert(source="free drive", states=free.states, in_traffic=among.states)
+    return Expert(source="free drive", states=free.states[:-1], in_traffic=among.states[:-1])
 
 
 # ---- terms --------------------------------------------------------------------------------------------------------

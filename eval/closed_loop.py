@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from eval.manoeuvres import judge
+from eval.manoeuvres import table as manoeuvre_lines
 from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS, expert_of, score
 from nsdrive import __version__
 from nsdrive.config import to_plain
@@ -53,7 +55,9 @@ class ClosedLoop:
     failures: tuple[Mapping[str, Any], ...]
 
     def table(self) -> str:
-        """Score and terms, by scenario type; then who failed."""
+        """Score and terms, by scenario type; then who failed. Of named manoeuvres, the verdict on each."""
+        if verdicts := manoeuvre_lines(self.rows):
+            return verdicts
         groups = summary(self.rows, self.failures)
         width = max(len(name) for name in groups)
         heads = ["n", "failed", "hit", "score", *SHORT.values()]
@@ -199,7 +203,10 @@ def drive(job: Drive) -> dict[str, Any]:
         )
         ticks = len(rollout.states) - 1
         expert = expert_of(scenario, rollout.start_tick, ticks, job.make_reference, agents=config.agents)
-        measures = {**measures_of(rollout), **score(rollout, expert).to_row()}
+        scored = score(rollout, expert)
+        measures = {**measures_of(rollout), **scored.to_row()}
+        if judged := judge(rollout, scored):
+            measures["manoeuvre"] = judged.to_row()
         row = {"item": job.item, "error": None, "measures": measures, "rollout": told(rollout)}
     except ValueError as error:
         row = {"item": job.item, "scenario_type": scenario_type, "error": " ".join(str(error).split())}

@@ -109,14 +109,15 @@ class Scene:
         start_m = rear_m - speed_mps * (PAST_S + at_s)
         if start_m < 0.0:
             raise AssertionError(f"{name} would start {-start_m:.0f} m before its road")
+        settings: dict[str, Any] = {"track_id": name, "reacts": False, "stops": (), **changes}
         return self.stage.add_vehicle(
             way,
             rear_m=start_m,
             speed_mps=speed_mps,
             desired_mps=self.over_time(speed_mps, speeds),
             size=size,
-            track_id=name,
-            **({"reacts": False, "stops": (), "essential": True} | changes),
+            essential=True,
+            **settings,
         )
 
     def oncoming_rear_m(self, forward_m: float) -> float:

@@ -45,7 +45,7 @@ def turns_in_front() -> Scene:
     way, there = scene.through("straight"), scene.through("left", arm="north")
     scene.light(way, green_at_s=-3.0)
     scene.ego(way, front_m=way.line_m - 48.0, speed_mps=11.0)
-    scene.car("turner", there, rear_m=there.line_m, at_s=2.5, speed_mps=7.0)
+    scene.car("turner", there, rear_m=there.line_m, at_s=3.4, speed_mps=7.0)
     return scene
 
 

@@ -1,0 +1,121 @@
+"""The manoeuvre table: every planner passes exactly what is written here, and a manoeuvre that anyone passes is not one."""
+
+from dataclasses import fields, replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from eval.manoeuvres import CANNOT, EXPECTED, FAILS, HOLDS, NOT_EXPECTED, judge, table
+from nsdrive.scenarios.manoeuvres import MANOEUVRES, load_manoeuvre
+from nsdrive.world.simulate import simulate
+from nsdrive.world.types import INTERVAL_S, ObjectFrame, Plan, Trajectory
+from planners.idm import IdmPlanner
+
+# Planner -> manoeuvre -> (the checks that fail, why). A planner that fails less, or more, than this fails the test.
+KNOWN_FAILURES = {
+    "idm": {
+        "lead_brakes_hard": (
+            ("NoAtFaultCollision", "StopsBehind"),
+            "the tracker lags behind a lead that brakes at 4 m/s2, and touches it at walking pace",
+        ),
+        "pedestrian_no_crosswalk": (
+            ("NoAtFaultCollision", "YieldsTo", "KeepsGap"),
+            "who walks in from the side is a lead only once in the corridor",
+        ),
+        "pedestrian_from_behind_van": (("KeepsGap",), "the same: it stops, but 13 cm short"),
+        "cyclist_crosses": (("KeepsGap",), "the same; the cyclist runs into its side"),
+        "parked_car_room_in_lane": (("GetsPast",), "follows the middle of its lane, and waits for ever"),
+        "unprotected_left_gap_later": (
+            ("NoAtFaultCollision", "YieldsTo", "KeepsGap"),
+            "has no rule for who comes towards it",
+        ),
+        "oncoming_turns_in_front": (("NoAtFaultCollision", "KeepsGap"), "the same, and 3 m/s2 are not enough then"),
+        "crossing_car_runs_red": (
+            ("NoAtFaultCollision", "YieldsTo", "KeepsGap"),
+            "has no rule for who crosses its way",
+        ),
+        "unsignalised_from_right": (("YieldsTo", "KeepsGap"), "the same"),
+    }
+}
+
+
+class Blind(IdmPlanner):
+    """Sees neither lights nor anybody."""
+
+    name = "blind"
+
+    def plan(self, observation):
+        return super().plan(replace(observation, objects=ObjectFrame.of([]), lights={}))
+
+
+class Brakes:
+    """Brakes to a standstill, whatever happens."""
+
+    name = "brakes"
+
+    def initialize(self, mission, ego):
+        pass
+
+    def plan(self, observation):
+        ego = observation.ego
+        times = np.arange(81) * INTERVAL_S
+        speeds = np.maximum(0.0, ego.speed_mps - 2.5 * times)
+        driven = np.concatenate([[0.0], np.cumsum(0.5 * (speeds[1:] + speeds[:-1]) * INTERVAL_S)])
+        heading = np.full(81, ego.heading_rad)
+        poses = np.stack([ego.x_m + driven * np.cos(heading), ego.y_m + driven * np.sin(heading), heading], axis=1)
+        trajectory = Trajectory(
+            times_s=ego.time_s + times,
+            poses_global=poses,
+            speeds_mps=speeds,
+            accels_mps2=np.where(speeds > 0, -2.5, 0.0),
+        )
+        return Plan(trajectory=trajectory, decision=None)
+
+
+@cache
+def judged(make, name):
+    return judge(simulate(load_manoeuvre(name), make()))
+
+
+@pytest.mark.parametrize("make", [IdmPlanner])
+def test_a_planner_passes_every_manoeuvre_but_its_known_failures(make):
+    known = KNOWN_FAILURES[make.name]
+    found = {name: judged(make, name).failed for name in MANOEUVRES if not judged(make, name).passed}
+    assert found == {name: checks for name, (checks, _) in known.items()}
+
+
+def test_every_manoeuvre_is_failed_by_a_driver_who_sees_nothing_or_by_one_who_only_brakes():
+    assert [name for name in MANOEUVRES if judged(Blind, name).passed and judged(Brakes, name).passed] == []
+
+
+def test_every_manoeuvre_has_its_expectations_and_they_are_about_who_is_there():
+    assert set(EXPECTED) == set(MANOEUVRES)
+    for name, checks in EXPECTED.items():
+        ids = {track_id for frame in load_manoeuvre(name).frames for track_id in frame.ids}
+        for check in checks:
+            about = {getattr(check, f.name) for f in fields(check) if f.name in ("what", "whom", "to")} - {None}
+            assert about <= ids, name
+
+
+def test_what_a_planner_is_not_made_for_is_neither_passed_nor_failed():
+    checks = {c.kind: c.status for c in judged(IdmPlanner, "blocked_lane_free_neighbour").checks}
+    assert CANNOT["idm"] == ("lane_changes",)
+    assert (checks["GetsPast"], checks["StopsBehind"]) == (NOT_EXPECTED, HOLDS)
+    # the same driving by a planner that the table does not know: it is expected to get past, not to stop
+    checks = {c.kind: c.status for c in judged(Blind, "blocked_lane_free_neighbour").checks}
+    assert (checks["GetsPast"], checks["StopsBehind"]) == (HOLDS, NOT_EXPECTED)
+    assert checks["NoAtFaultCollision"] == FAILS
+
+
+def test_only_a_whole_manoeuvre_is_judged():
+    assert judge(simulate(load_manoeuvre("stop_sign"), IdmPlanner(), duration_s=3.0)) is None
+
+
+def test_the_table_for_the_terminal_names_what_fails_and_by_how_much():
+    rows = [{"manoeuvre": judged(IdmPlanner, name).to_row()} for name in ("stop_sign", "parked_car_room_in_lane")]
+    lines = table([*rows, {"scenario": "of another kind"}]).splitlines()
+    assert lines[0].split() == ["stop_sign", "pass"]
+    assert "FAIL  gets past parked-1 within 20 s: " in lines[1]
+    assert lines[2] == "1 of 2 manoeuvres passed"
+    assert table([{"scenario": "of another kind"}]) == ""

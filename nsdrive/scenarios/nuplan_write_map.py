@@ -14,6 +14,7 @@ connector one roadblock before and behind it. `nsdrive.scenarios.nuplan_alternat
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,14 +25,14 @@ import numpy as np
 import shapely
 
 from nsdrive.scenarios.nuplan_write_gpkg import Row, write_geopackage
-from nsdrive.world.lane_map import Lane, LaneMap
+from nsdrive.world.lane_map import Lane, LaneMap, Signal
 from nsdrive.world.types import FloatArray
 
 EPSG = 32611  # UTM zone 11 north, that of nuPlan's Las Vegas
 ORIGIN_UTM_M = (665000.0, 3998000.0)  # chosen by us: where our (0, 0) lies, a whole number in every digit that matters
 MAX_NODE_GAP_M = 1.0  # nuPlan matches routes by distance to a baseline's nodes
-FIRST_LANE, FIRST_BLOCK = 1001, 100001  # chosen by us: two id spaces, as in nuPlan
-STOP_BEFORE_M, STOP_BEHIND_M = 1.0, 0.5  # chosen by us: a stop polygon around its line, so that it meets the connector
+FIRST_LANE, FIRST_BLOCK, FIRST_SIGNAL = 1001, 100001, 120001  # chosen by us
+STOP_DEPTH_M = 1.0  # chosen by us: a stop polygon reaches from its line, the edge that traffic meets first, this far
 STOP_TYPES = {"crosswalk": 0, "stop_sign": 1, "traffic_light": 2, "yield": 4}
 TURN_TYPES = {"straight": 0, "left": 1, "right": 2, "uturn": 3}
 INTERSECTION_TYPES = {"default": 0, "traffic_light": 1, "stop_sign": 2}
@@ -101,6 +102,10 @@ def layer_rows(lane_map: LaneMap, fids: MapFids) -> Mapping[str, list[Row]]:
     lanes = lane_map.lanes
     intersections = {name: 50001 + k for k, name in enumerate(lane_map.intersections)}
     stops = {name: 80001 + k for k, name in enumerate(lane_map.stop_lines)}
+    bulbs: dict[str, list[int]] = {}
+    for k, signal in enumerate(lane_map.signals):
+        for connector in signal.connector_ids:
+            bulbs.setdefault(connector, []).append(FIRST_SIGNAL + k)
     rows: defaultdict[str, list[Row]] = defaultdict(list)
     index = _lane_indices(lane_map)
     groups: dict[int, list[str]] = {}
@@ -132,6 +137,7 @@ def layer_rows(lane_map: LaneMap, fids: MapFids) -> Mapping[str, list[Row]]:
                         "lane_group_connector_fid": block,
                         "intersection_fid": intersections.get(lane.intersection_id or "", 0),
                         "turn_type_fid": TURN_TYPES.get(lane.turn, 4),
+                        "bulb_fids": _listed(bulbs.get(lane_id, ())),
                         "traffic_light_stop_line_fids": _listed(lights),
                         "creator_id": lane_id,
                         "speed_limit_mps": lane.speed_limit_mps,
@@ -186,21 +192,20 @@ def layer_rows(lane_map: LaneMap, fids: MapFids) -> Mapping[str, list[Row]]:
         for k, (name, walk) in enumerate(lane_map.crosswalks.items())
     ]
     rows["traffic_lights"] = [
-        (120001 + k, shapely.Point(s.x_m, s.y_m), {"ori_mean_yaw": s.heading_rad, "creator_id": s.signal_id})
-        for k, s in enumerate(lane_map.signals)
+        (FIRST_SIGNAL + k, _head(signal), {"ori_mean_yaw": signal.heading_rad, "creator_id": signal.signal_id})
+        for k, signal in enumerate(lane_map.signals)
     ]
     return rows
 
 
 def _add_stops(rows: defaultdict[str, list[Row]], lane_map: LaneMap, fids: MapFids, stops: Mapping[str, int]) -> None:
-    """A stop polygon per stop line, around it, along the traffic it is for."""
+    """A stop polygon per stop line: the strip behind it, as seen by the traffic it is for."""
     for name, stop in lane_map.stop_lines.items():
         held = [lane for lane in lane_map.lanes.values() if name in lane.stop_line_ids]
         left, right = np.asarray(stop.line, dtype=float)
         across = (right - left) / np.hypot(*(right - left))
         along = np.array([-across[1], across[0]])  # a driver sees the line from its left to its right end
-        corners = [left - STOP_BEFORE_M * along, right - STOP_BEFORE_M * along]
-        corners += [right + STOP_BEHIND_M * along, left + STOP_BEHIND_M * along]
+        corners = [left, right, right + STOP_DEPTH_M * along, left + STOP_DEPTH_M * along]
         before = [lane.incoming[0] if lane.is_connector else lane.lane_id for lane in held]
         columns = {
             "stop_polygon_type_fid": STOP_TYPES.get(stop.kind, 5),
@@ -248,6 +253,12 @@ def dense(line: FloatArray, gap_m: float = MAX_NODE_GAP_M) -> FloatArray:
         for a, b, n in zip(points[:-1], points[1:], np.ceil(steps / gap_m - 1e-9).astype(int), strict=True)
     ]
     return np.concatenate([*pieces, points[-1:]])
+
+
+def _head(signal: Signal) -> Any:
+    """Where the light hangs: at the end of the mast arm, to the left of the pole."""
+    x = signal.x_m - signal.arm_m * math.sin(signal.heading_rad)
+    return shapely.Point(x, signal.y_m + signal.arm_m * math.cos(signal.heading_rad))
 
 
 def _area(lane: Lane) -> Any:

@@ -3,7 +3,8 @@
 Three kinds of proof, from the outside in:
   files    each file is there, has the manifest's sha256, and no file is there that the manifest does not know
   text     the prompt, the trace text and the waypoints say what the sample's fields say; the text alone, parsed back,
-           replays to the label's progress; each stated rule gives its stated result; what it says of turns holds
+           replays to the label's progress; each stated rule gives its stated result; what it says of turns holds; the
+           recorded terms of every proposal make its recorded score and rank
   world    the scenario is loaded or generated again, the planner drives again, the cameras draw again: every number and
            every picture must come out as stored
 """
@@ -27,9 +28,10 @@ from nsdrive.dataset import MANIFEST, SPLITS, Dataset, Sample, sha256_of
 from nsdrive.parallel import in_order
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.source import ScenarioError
-from nsdrive.trace.replay import arithmetic_errors, lateral_errors, progress_errors, replay
-from nsdrive.trace.text import parse, render, rounded
-from nsdrive.trace.trace import from_json, to_json
+from nsdrive.trace.record import from_json, to_json
+from nsdrive.trace.replay import arithmetic_errors, choice_errors, lateral_errors, progress_errors, replay
+from nsdrive.trace.rounding import rounded
+from nsdrive.trace.text import parse, render
 from nsdrive.vla.prompt import build_prompt, parse_answer, render_answer
 from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import Planner
@@ -164,6 +166,7 @@ def check_text(sample: Sample) -> tuple[list[str], float]:
             "the answer does not say what the trace and the waypoints say: "
             + _first_difference(render_answer(said, sample.waypoints_ego_m), sample.answer)
         )
+    problems += choice_errors(trace)
     if sample.trace_level == "none":
         return problems, 0.0
     answer = parse_answer(sample.answer)

@@ -15,8 +15,10 @@ import numpy as np
 from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import Camera, Rig
 from nsdrive.dataset import Sample
-from nsdrive.trace.text import render, rounded
-from nsdrive.trace.trace import build_trace, to_json
+from nsdrive.trace.record import to_json
+from nsdrive.trace.rounding import recorded
+from nsdrive.trace.text import render
+from nsdrive.trace.trace import build_trace
 from nsdrive.vla.prompt import N_WAYPOINTS, build_prompt, render_answer
 from nsdrive.world.geometry import to_ego, wrap_angle
 from nsdrive.world.navigation import navigation
@@ -120,7 +122,7 @@ def make_sample(rollout: Rollout, index: int, renderer: Renderer, rig: Rig, conf
         command=heading_for.command,
         speed_limit_mps=heading_for.speed_limit_mps,
         binding_rule=decision.binding_constraint.rule,
-        trace=to_json(rounded(trace, "detailed")),  # all that was decided, whatever the text says of it
+        trace=to_json(recorded(trace)),  # all that was decided, whatever the text says of it
         trace_names=names,
         rig=rig.to_json(),
         anchor={"tick": tick, "time_s": round(ego.time_s, 3), "pose_global": [round(float(v), 6) for v in ego.pose]},

@@ -2,26 +2,32 @@
 
 `replay` integrates the speeds and accelerations that a text prints; on every sample its progress must meet the label's within
 TOLERANCE_M. `arithmetic_errors` recomputes each printed evaluation from its printed inputs with `nsdrive.world.rules`, allowing
-for nothing but rounding. `lateral_errors` holds what is said of offset and turn against the driven poses.
+for nothing but rounding. `choice_errors` adds up the recorded scores again, ranks them, and asks whether what is said of a choice
+can be so. `lateral_errors` holds what is said of offset and turn against the driven poses.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nsdrive.trace.choice import Blame, LaneVerdict
+from nsdrive.trace.rounding import DIGITS, rounded
 from nsdrive.trace.templates import places
 from nsdrive.trace.trace import N_STEPS, STEP_S, Step, Trace, manoeuvre, phases_of
 from nsdrive.world.decision import BINDING_TOLERANCE_MPS2, Constraint
 from nsdrive.world.geometry import Path, wrap_angle
 from nsdrive.world.rules import IdmParameters, recompute
+from nsdrive.world.scoring import TERMS, ranking, total
 from nsdrive.world.types import INTERVAL_S, FloatArray
 
 TOLERANCE_M = {3.0: 0.05, 5.0: 0.10}  # the contract: replayed and driven progress agree within this at these times
 HALF_SPEED = 0.005  # half a printed digit of a speed or an acceleration
+HALF_SCORE = 0.0055  # half a digit of a score and of a margin
+WORST_BUT_ONE = 0.5  # the most that a multiplier below 1.0 leaves (see scoring.TERMS)
 EXACT = ("crossing", "waited_s")  # a count, and a number of ticks: printed without rounding
 OFFSET_TOLERANCE_M = 0.06  # chosen by us: offsets are printed to 0.1 m, and the label has four decimals
 TURN_TOLERANCE_DEG = 1.0  # chosen by us: rounding to whole degrees
@@ -87,18 +93,34 @@ def arithmetic_errors(trace: Trace, parameters: IdmParameters) -> list[str]:
     return errors + _phase_errors(trace)
 
 
-def lateral_errors(trace: Trace, poses_global: FloatArray, path: Path | None = None) -> list[str]:
+def choice_errors(trace: Trace) -> list[str]:
+    """Where recorded scores and ranks do not follow from the recorded terms, and where a stated choice cannot be true."""
+    errors = []
+    said = rounded(trace, "detailed")
+    considered: dict[str, LaneVerdict] = {}
+    for step, printed in zip(trace.steps, said.steps, strict=True):
+        where = f"t={printed.time_s:.1f}"
+        errors += [f"{where}: {error}" for error in _record_errors(step)]
+        errors += [f"{where}: {error}" for error in _choice_errors(printed)]
+        for verdict in printed.lane_news:
+            errors += [f"{where} {verdict.path}: {error}" for error in _verdict_of_lane_errors(verdict, considered)]
+    return errors
+
+
+def lateral_errors(trace: Trace, poses_global: FloatArray, path: Path | Sequence[Path] | None = None) -> list[str]:
     """Where stated offsets, turn and manoeuvre differ from the driven poses (51, 3) at 10 Hz, in any fixed frame.
 
-    path: the planner's centerline in the same frame, to check the offsets; None checks only the turn.
+    path: the planner's centerline in the same frame, to check the offsets; None checks only the turn. An ego that changes
+    lanes has a new centerline on the way, and every offset is from the centerline of its moment: give all eleven then.
     """
     poses = np.asarray(poses_global)
     errors = []
     if path is not None:
         offsets = [s.lateral_offset_m for s in trace.steps] + [trace.end.lateral_offset_m]
-        for k, said in enumerate(offsets):
+        paths = [path] * len(offsets) if isinstance(path, Path) else path
+        for k, (said, centerline) in enumerate(zip(offsets, paths, strict=True)):
             x, y = poses[round(k * STEP_S / INTERVAL_S), :2]
-            did = path.project(x, y)[1]
+            did = centerline.project(x, y)[1]
             if said is not None and not abs(said - did) <= OFFSET_TOLERANCE_M:
                 errors.append(
                     f"t={k * STEP_S:.1f}: the text says {said:.2f} m beside the centerline, the label {did:.2f}"
@@ -113,6 +135,79 @@ def lateral_errors(trace: Trace, poses_global: FloatArray, path: Path | None = N
     # 25 m into a turn an ego has turned by more than 15 degrees, on any radius that an intersection has.
     if side is not None and 0.0 < trace.route.distance_m < driven - 25.0 and side * turned < 15.0:
         errors.append(f"the text's route is to {trace.route.manoeuvre}, but the label turned {turned:.1f} deg")
+    return errors
+
+
+def _record_errors(step: Step) -> list[str]:
+    """What the recorded terms do not bear out."""
+    errors = []
+    for i, proposal in enumerate(step.proposals):
+        unknown = [t.name for t in proposal.terms if t.name not in TERMS]
+        if unknown:
+            return [f"proposal {i}: no score term '{unknown[0]}'"]
+        beyond = [t for t in proposal.terms if not 0.0 <= t.value <= 1.0]
+        errors += [f"proposal {i}: {t.name} is {t.value:g}, not within 0 and 1" for t in beyond]
+        makes = total(proposal.terms)
+        if not abs(proposal.score - makes) <= 0.5 * 10.0 ** -DIGITS[0] + 1e-9:
+            errors.append(f"proposal {i}: the score is {proposal.score:g}, but its terms make {makes:g}")
+    for what, scores in (
+        ("scores", [p.score for p in step.proposals]),
+        ("terms", [total(p.terms) for p in step.proposals]),
+    ):
+        if (step.chosen, step.runner_up) != ranking(scores):
+            errors.append(
+                f"proposals {step.chosen} and {step.runner_up} are said to be the best two, but by their {what} "
+                f"these are {ranking(scores)[0]} and {ranking(scores)[1]}"
+            )
+    return errors
+
+
+def _choice_errors(step: Step) -> list[str]:
+    """What of a stated choice contradicts itself. Numbers are as printed, so each may be half a digit off."""
+    choice = step.choice
+    if choice is None:
+        return []
+    errors = []
+    if not 0.0 <= choice.score <= 1.0:
+        errors.append(f"a score of {choice.score:g} is not within 0 and 1")
+    if choice.flaw is None and choice.score < 1.0:
+        errors.append(f"the score is {choice.score:g}, but nothing is said to lower it")
+    if choice.margin is not None:
+        most = choice.score + HALF_SCORE
+        if not 0.0 <= choice.margin <= most:
+            errors.append(f"the runner-up cannot score {choice.margin:g} less than {choice.score:g}")
+        if choice.loses_for is not None and choice.loses_for.term is None and choice.margin > 0.0:
+            errors.append(f"the runner-up scores {choice.margin:g} less, but is said to lose by order alone")
+        elif _is_multiplier(choice.loses_for) and choice.margin < choice.score - WORST_BUT_ONE - HALF_SCORE:
+            errors.append(f"{choice.loses_for.term} must cost the runner-up more than {choice.margin:g}")  # type: ignore[union-attr]
+    blames = [choice.flaw, choice.loses_for, *(group.blame for group in choice.losers)]
+    for blame in blames:
+        if blame is not None and blame.measured is not None and blame.measured < 0.0:
+            errors.append(f"{blame.term} cannot fail at {blame.measured:g}")
+    return errors
+
+
+def _is_multiplier(blame: Blame | None) -> bool:
+    return blame is not None and blame.term is not None and TERMS[blame.term].weight is None
+
+
+def _verdict_of_lane_errors(verdict: LaneVerdict, considered: dict[str, LaneVerdict]) -> list[str]:
+    """What is wrong with the news of a neighbouring lane, given what was last said of each, which is brought up to date."""
+    v = verdict
+    last = considered.pop(v.path, None)
+    if v.reason is None or v.incentive_mps2 is None or v.threshold_mps2 is None:
+        return [] if last is not None else ["is said to be no longer considered, but was not before"]
+    considered[v.path] = v
+    errors = []
+    wanted, more = v.safe is not None, v.incentive_mps2 - v.threshold_mps2
+    if more < -2.0 * HALF_SPEED if wanted else more > 2.0 * HALF_SPEED:
+        verb = "is" if wanted else "is not"
+        errors.append(f"{verb} wanted with an incentive of {v.incentive_mps2:g} against {v.threshold_mps2:g}")
+    asked, limit = v.follower_accel_mps2, v.safe_accel_mps2
+    if v.safe and asked is not None and limit is not None and asked < limit - 2.0 * HALF_SPEED:
+        errors.append(f"is said to be safe, but {v.follower} would have to brake by {asked:g}, beyond {limit:g}")
+    if last is not None and last.verdict == v.verdict:
+        errors.append("is said again, but its verdict is the old one")
     return errors
 
 

@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nsdrive.trace.choice import Blame, Losers, Motion
 from nsdrive.trace.trace import KIND_WORDS, LIGHT_WORDS, MANOEUVRES, N_STEPS, SECTORS, decimals
+from nsdrive.world.decision import LANE_CHANGE_REASONS, PATHS
 from nsdrive.world.navigation import TURN_WORDS, Navigation
 from nsdrive.world.rules import RULES
+from nsdrive.world.scoring import TERMS
 
 LEVELS = ("none", "brief", "detailed")
 
@@ -62,21 +65,104 @@ def _read_count(part: str) -> tuple[str, int]:
     return words.removesuffix("s"), int(number)
 
 
+def _show_motion(motion: Motion | None) -> str:
+    if motion is None:
+        return "same"
+    offset = decimals(motion.offset_m, 1)
+    beside = f" offset {offset:.1f}" if offset else ""
+    return f"{motion.path}{beside} {decimals(motion.speed_fraction * 100.0, 0):.0f}%"
+
+
+def _read_motion(text: str) -> Motion | None:
+    if text == "same":
+        return None
+    path, *offset, share = text.split(" ")
+    return Motion(path=path, offset_m=float(offset[1]) if offset else 0.0, speed_fraction=float(share[:-1]) / 100.0)
+
+
+def _show_blame(blame: Blame) -> str:
+    about = "" if blame.about is None else f" {blame.about}"
+    if blame.measured is None or blame.term is None:
+        return f"{TERM_WORDS[blame.term]}{about}"
+    value = decimals(blame.measured, 1)
+    return (
+        f"{TERM_WORDS[blame.term]}{about} {f'in {value:.1f} s' if _in_seconds(blame.term) else f'over {value:.1f} m'}"
+    )
+
+
+def _read_blame(text: str) -> Blame:
+    word, about, measured = re.fullmatch(rf"([a-z-]+)(?: ({_NAME}))?(?: (?:in|over) (-?[0-9.]+) .)?", text).groups()  # type: ignore[union-attr]
+    term = next(name for name, known in TERM_WORDS.items() if known == word)
+    return Blame(term=term, about=about, measured=None if measured is None else float(measured))
+
+
+def _in_seconds(term: str) -> bool:
+    return TERMS[term].measured.endswith("_s")
+
+
+def _show_second(second: tuple[Motion | None, float, Blame] | None) -> str:
+    if second is None:
+        return ""
+    return f", {_show_motion(second[0])} {decimals(second[1], 3):.3f} less for {_show_blame(second[2])}"
+
+
+def _read_second(text: str) -> tuple[Motion | None, float, Blame] | None:
+    if not text:
+        return None
+    before, blame = text[2:].split(" less for ")
+    motion, margin = before.rsplit(" ", 1)
+    return _read_motion(motion), float(margin), _read_blame(blame)
+
+
+def _read_losers(text: str) -> tuple[Losers, ...]:
+    if text == "none":
+        return ()
+    parts = (part.split(" ", 1) for part in text.split(", "))
+    return tuple(Losers(count=int(count), blame=_read_blame(blame)) for count, blame in parts)
+
+
+def _read_follower(text: str) -> tuple[str, float, float] | None:
+    if not text:
+        return None
+    _, name, accel, _, safe = text[1:].split(" ")
+    return name, float(accel), float(safe)
+
+
 FOLLOW = "follow the road"
+# A term's name says what is good; that for which something loses is the opposite, in a word.
+TERM_WORDS: dict[str | None, str] = {
+    "no_at_fault_collision": "collision",
+    "drivable_area": "off-road",
+    "driving_direction": "wrong-way",
+    "right_of_way": "right-of-way",
+    "progress": "progress",
+    "time_to_collision": "ttc",
+    "comfort": "comfort",
+    None: "order",  # an equal score, later in the list
+}
+_NAME = r"[a-z]+-[1-9][0-9]{0,3}"
+_MOTION = rf"same|(?:{'|'.join(PATHS)})(?: offset -?[0-9]{{1,3}}\.[0-9])? [0-9]{{1,3}}%"
+_BLAME = (
+    rf"(?:{'|'.join(TERM_WORDS.values())})(?: {_NAME})?(?: in -?[0-9]{{1,3}}\.[0-9] s| over -?[0-9]{{1,3}}\.[0-9] m)?"
+)
+_LOSERS = rf"[1-9][0-9]{{0,3}} {_BLAME}"
+_ACCEL = r"-?[0-9]{1,3}\.[0-9]{2}"
 _COUNT = rf"[1-9][0-9]{{0,3}} (?:{'|'.join(KIND_WORDS.values())})s?"
 _NUMBER_ROW = rf"-?[0-9]{{1,3}}\.[0-9]{{2}}(?: -?[0-9]{{1,3}}\.[0-9]{{2}}){{{N_STEPS}}}"
 KINDS: dict[str, Kind] = {
     "0": _number(0),
     "1": _number(1),
     "2": _number(2),
-    "name": Kind(regex=r"[a-z]+-[1-9][0-9]{0,3}", show=str, read=str),
+    "name": Kind(regex=_NAME, show=str, read=str),
     "kind": _word(*KIND_WORDS.values()),
     "sector": _word(*sorted(SECTORS, key=len, reverse=True)),
     "rule": _word(*RULES),
     "manoeuvre": _word(*MANOEUVRES),
+    "path": _word(*PATHS),
+    "reason": _word(*LANE_CHANGE_REASONS),
     "mark": _word(" binds", " ties", ""),
     "about": Kind(
-        regex=r"(?: [a-z]+-[1-9][0-9]{0,3})?",
+        regex=rf"(?: {_NAME})?",
         show=lambda v: "" if v is None else f" {v}",
         read=lambda text: text[1:] or None,
     ),
@@ -114,6 +200,37 @@ KINDS: dict[str, Kind] = {
         regex=rf"{FOLLOW}|(?:{'|'.join(TURN_WORDS.values())})(?: now| in [1-9][0-9]{{0,3}} m)",
         show=_show_command,
         read=_read_command,
+    ),
+    "motion": Kind(regex=_MOTION, show=_show_motion, read=_read_motion),
+    "flaw": Kind(
+        regex=rf"(?: for {_BLAME})?",
+        show=lambda v: "" if v is None else f" for {_show_blame(v)}",
+        read=lambda text: _read_blame(text.removeprefix(" for ")) if text else None,
+    ),
+    "second": Kind(
+        regex=rf"(?:, (?:{_MOTION}) -?[0-9]{{1,5}}\.[0-9]{{3}} less for {_BLAME})?",
+        show=_show_second,
+        read=_read_second,
+    ),
+    "losers": Kind(
+        regex=rf"none|{_LOSERS}(?:, {_LOSERS})*",
+        show=lambda v: ", ".join(f"{group.count} {_show_blame(group.blame)}" for group in v) or "none",
+        read=_read_losers,
+    ),
+    "follower": Kind(  # what the change asks of it, and what it may ask
+        regex=rf"(?: follower {_NAME} {_ACCEL} of {_ACCEL})?",
+        show=lambda v: "" if v is None else f" follower {v[0]} {decimals(v[1], 2):.2f} of {decimals(v[2], 2):.2f}",
+        read=_read_follower,
+    ),
+    "safe": Kind(
+        regex=rf"safe|unsafe|blocked by {_NAME}",
+        show=lambda v: "safe" if v[0] else "unsafe" if v[1] is None else f"blocked by {v[1]}",
+        read=lambda text: (text == "safe", text.removeprefix("blocked by ") if text.startswith("b") else None),
+    ),
+    "way": Kind(  # of a phase; nothing where it keeps its lane
+        regex=rf"(?:, (?:{'|'.join(PATHS[1:])}))?",
+        show=lambda v: "" if v == PATHS[0] else f", {v}",
+        read=lambda text: text[2:] or PATHS[0],
     ),
     "row": Kind(
         regex=_NUMBER_ROW,
@@ -202,7 +319,21 @@ REPEATED = {
     "yield": Template("yield gap {gap_m:1} clears {clears_s:1} arrives {arrives_s:1}" + _ALLOWS),
     "emergency_brake": Template("emergency_brake collision in {collision_s:1}" + _ALLOWS),
 }
-PHASE = Template("{start_s:1} to {end_s:1} s {rule:rule}{about:about}: {manoeuvre:manoeuvre}")
+# The same numbers as the rule's last evaluation, and the same object where none is named.
+LIKEWISE = Template("{rule:rule}{about:about} likewise{mark:mark}")
+# What was chosen, its score and what keeps it from 1.0; the runner-up, by how much and for what it loses; why the others do.
+# "same" is the chosen or second one of the last step; where the others are as they were, their line is left out.
+CHOICE = Template("{chosen:motion} scores {score:2}{flaw:flaw}{second:second}")
+LOSERS = Template("lose {losers:losers}")
+# A neighbouring lane, said when its verdict is new: incentive against threshold; then what the follower would have to brake.
+LANE_UNWANTED = Template("{path:path} for {reason:reason} {incentive_mps2:2} of {threshold_mps2:2}")
+LANE_WANTED = Template(
+    "{path:path} for {reason:reason} {incentive_mps2:2} of {threshold_mps2:2}{behind:follower} {safe:safe}"
+)
+LANE_GONE = Template("no {path:path}")
+PHASE = Template(
+    "{start_s:1} to {end_s:1} s {rule:rule}{about:about}: {manoeuvre:manoeuvre}{path:way}{offset_m:offset}"
+)
 SPEEDS = Template("speed {values:row}")
 ACCELS = Template("accel {values:row}")
 TURNED = Template("turned {turned_deg:0} deg")
@@ -221,8 +352,11 @@ def pattern(level: str) -> str:
     head = rf"{SCENE.regex}\n{ROUTE.regex}\n(?:(?:{one_of})\n)*"
     if level == "brief":
         return rf"{head}(?:{PHASE.regex}\n)+{SPEEDS.regex}\n{ACCELS.regex}\n{TURNED.regex}"
-    evaluations = "|".join(t.regex for t in (*EVALUATIONS.values(), *REPEATED.values()))
-    return rf"{head}(?:{STEP.regex}\n(?:(?:{evaluations})\n)+){{{N_STEPS}}}{STEP.regex}\n{TURNED.regex}(?:\n{PHASE.regex})+"
+    evaluations = "|".join(t.regex for t in (*EVALUATIONS.values(), *REPEATED.values(), LIKEWISE))
+    lanes = "|".join(t.regex for t in (LANE_WANTED, LANE_UNWANTED, LANE_GONE))
+    choice = rf"(?:{CHOICE.regex}\n(?:{LOSERS.regex}\n)?)?(?:(?:{lanes})\n)*"
+    step = rf"{STEP.regex}\n{choice}(?:(?:{evaluations})\n)+"
+    return rf"{head}(?:{step}){{{N_STEPS}}}{STEP.regex}\n{TURNED.regex}(?:\n{PHASE.regex})+"
 
 
 def known_level(level: str) -> str:

@@ -2,21 +2,40 @@
 
 `render` formats each line with its template, `parse` reads it back with the regular expression that the same template
 compiles to: `parse(render(trace, level)) == rounded(trace, level)` exactly. Levels: "none" is the empty text, "brief" says scene,
-route, the phases with the objects that they name, and the motion; "detailed" every evaluation of every rule, each half second.
+route, the phases with the objects that they name, and the motion; "detailed" every half second every evaluation of every rule
+and, of a planner that weighs proposals, what it chose:
+
+    1.0 speed 11.77 accel -0.53
+    keep 80% scores 0.91, keep offset -1.0 80% 0.021 less for progress
+    lose 3 collision vehicle-2 in 1.8 s, 10 progress
+    change_left for speed 0.35 of 0.20 follower vehicle-4 -2.60 of -2.00 blocked by vehicle-4
+
+It stays short (a detailed text under 1,200 tokens) because of what is *not* repeated: an evaluation's words and numbers that are
+as in the rule's last one, a chosen or second proposal that is the "same", the others' reasons if they did not change, and a
+neighbouring lane of which the verdict (wanted, safe, because of whom) is the old one. And because proposals that lose for the
+same term and object are counted, not listed: their scores are in the record (`nsdrive.trace.record`). What decides is always
+said: the winner, the margin to the second, and for each loser its reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from nsdrive.trace.choice import Choice, LaneVerdict, Losers, Motion
+from nsdrive.trace.rounding import rounded
 from nsdrive.trace.templates import (
     ACCELS,
+    CHOICE,
     EVALUATIONS,
-    FOLLOW,
     HIDDEN,
+    LANE_GONE,
+    LANE_UNWANTED,
+    LANE_WANTED,
     LATER,
+    LIKEWISE,
+    LOSERS,
     OBJECT,
     PHASE,
     REPEATED,
@@ -27,7 +46,6 @@ from nsdrive.trace.templates import (
     TURNED,
     Template,
     known_level,
-    places,
 )
 from nsdrive.trace.trace import (
     N_STEPS,
@@ -38,7 +56,6 @@ from nsdrive.trace.trace import (
     SceneFacts,
     Step,
     Trace,
-    decimals,
     with_margins,
 )
 from nsdrive.world.decision import Constraint
@@ -76,31 +93,6 @@ def parse(text: str) -> Trace:
     )
 
 
-def rounded(trace: Trace, level: str) -> Trace:
-    """The trace as a text of this level states it: numbers rounded, what is not printed dropped.
-
-    At level none nothing is printed; the detailed numbers are kept, for those who study a sample without its text.
-    """
-    brief = known_level(level) == "brief"
-    named = {p.about for p in trace.phases}
-    spoken = 0.0 if trace.route.manoeuvre == FOLLOW else decimals(trace.route.distance_m, 0)
-    limit = trace.route.speed_limit_mps
-    return replace(
-        trace,
-        route=replace(trace.route, distance_m=spoken, speed_limit_mps=None if limit is None else decimals(limit, 2)),
-        objects=tuple(_rounded_object(o) for o in trace.objects if not brief or o.name in named),
-        steps=tuple(_rounded_step(s, brief) for s in trace.steps),
-        end=EndState(
-            speed_mps=decimals(trace.end.speed_mps, 2),
-            accel_mps2=decimals(trace.end.accel_mps2, 2),
-            lateral_offset_m=None
-            if brief or trace.end.lateral_offset_m is None
-            else decimals(trace.end.lateral_offset_m, 1),
-            turned_deg=decimals(trace.end.turned_deg, 0),
-        ),
-    )
-
-
 # ---- writing --------------------------------------------------------------------------------------------------------------
 
 
@@ -114,74 +106,75 @@ def _lines(trace: Trace, level: str) -> list[str]:
         speeds = SPEEDS.format({"values": [*(s.speed_mps for s in trace.steps), trace.end.speed_mps]})
         accels = ACCELS.format({"values": [*(s.accel_mps2 for s in trace.steps), trace.end.accel_mps2]})
         return [*lines, *phases, speeds, accels, turned]
-    last: dict[str, dict[str, Any]] = {}
+    said = _Said()
     for step in trace.steps:
         if step.binding is None:
             raise ValueError("a trace read from a brief text has no evaluations, so it has no detailed text")
-        lines.append(STEP.format(vars(step)))
-        for i, c in enumerate(step.constraints):
-            mark = " binds" if i == step.binding else " ties" if i in step.tied else ""
-            fields = {
-                **c.inputs,
-                "about": c.about,
-                "threshold": c.threshold,
-                "allows_mps2": c.allows_mps2,
-                "mark": mark,
-            }
-            short = REPEATED.get(c.rule)
-            known = short is not None and c.rule in last and _filled(c.rule, fields, last[c.rule]) == fields
-            lines.append((short if short and known else EVALUATIONS[c.rule]).format(fields))
-            last[c.rule] = fields
+        lines += [STEP.format(vars(step)), *_choice_lines(step.choice, said)]
+        lines += [_verdict_line(verdict) for verdict in step.lane_news]
+        lines += [_evaluation_line(step, i, said) for i in range(len(step.constraints))]
     lines.append(STEP.format({**vars(trace.end), "time_s": N_STEPS * STEP_S}))
     return [*lines, turned, *phases]
 
 
+@dataclass
+class _Said:
+    """What was said last, for that which need not be said again. evaluations: by rule, their fields."""
+
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    chosen: Motion | None = None
+    runner_up: Motion | None = None
+    losers: tuple[Losers, ...] = ()
+
+
+def _choice_lines(choice: Choice | None, said: _Said) -> list[str]:
+    if choice is None:
+        return []
+    second = None
+    if choice.runner_up is not None:
+        second = (None if choice.runner_up == said.runner_up else choice.runner_up, choice.margin, choice.loses_for)
+    chosen = None if choice.chosen == said.chosen else choice.chosen
+    lines = [CHOICE.format({"chosen": chosen, "score": choice.score, "flaw": choice.flaw, "second": second})]
+    if choice.losers != said.losers:
+        lines.append(LOSERS.format({"losers": choice.losers}))
+    said.chosen, said.runner_up, said.losers = choice.chosen, choice.runner_up or said.runner_up, choice.losers
+    return lines
+
+
+def _verdict_line(verdict: LaneVerdict) -> str:
+    v = verdict
+    if v.reason is None:
+        return LANE_GONE.format(vars(v))
+    if v.safe is None:
+        return LANE_UNWANTED.format(vars(v))
+    behind = None if v.follower is None else (v.follower, v.follower_accel_mps2, v.safe_accel_mps2)
+    return LANE_WANTED.format({**vars(v), "behind": behind, "safe": (v.safe, v.blocker)})
+
+
+def _evaluation_line(step: Step, index: int, said: _Said) -> str:
+    """The shortest form that says it, after what was said of the same rule."""
+    c = step.constraints[index]
+    mark = " binds" if index == step.binding else " ties" if index in step.tied else ""
+    fields = {**c.inputs, "about": c.about, "threshold": c.threshold, "allows_mps2": c.allows_mps2}
+    last = said.evaluations.get(c.rule)
+    said.evaluations[c.rule] = fields
+    if last is not None and {**last, "about": c.about} == fields:
+        about = None if last["about"] == c.about else c.about
+        return LIKEWISE.format({"rule": c.rule, "about": about, "mark": mark})
+    short = last is not None and c.rule in REPEATED and _filled(c.rule, fields, last) == fields
+    return (REPEATED if short else EVALUATIONS)[c.rule].format({**fields, "mark": mark})
+
+
 def _filled(rule: str, fields: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
     """The fields with those that the repeated form leaves out taken from the rule's last evaluation."""
-    said = {name for name, _ in REPEATED[rule].fields}
-    return {name: fields[name] if name in said else last[name] for name in last}
+    told = {name for name, _ in REPEATED[rule].fields}
+    return {name: fields[name] if name in told else last[name] for name in last}
 
 
 def _object_template(thing: ObjectFacts) -> Template:
     if thing.distance_m is None:
         return LATER
     return HIDDEN if thing.name.startswith("hidden-") else OBJECT
-
-
-def _rounded_object(thing: ObjectFacts) -> ObjectFacts:
-    if thing.distance_m is None or thing.speed_mps is None:
-        return thing
-    return replace(thing, distance_m=decimals(thing.distance_m, 1), speed_mps=decimals(thing.speed_mps, 1))
-
-
-def _rounded_step(step: Step, brief: bool) -> Step:
-    motion = Step(
-        time_s=decimals(step.time_s, 1),
-        speed_mps=decimals(step.speed_mps, 2),
-        accel_mps2=decimals(step.accel_mps2, 2),
-        lateral_offset_m=None,
-    )
-    if brief or step.lateral_offset_m is None:
-        return motion
-    constraints = with_margins([_rounded_constraint(c) for c in step.constraints])
-    return replace(
-        motion,
-        lateral_offset_m=decimals(step.lateral_offset_m, 1),
-        constraints=constraints,
-        binding=step.binding,
-        tied=step.tied,
-        command_mps2=min((c.allows_mps2 for c in constraints), default=None),
-    )
-
-
-def _rounded_constraint(c: Constraint) -> Constraint:
-    return replace(
-        c,
-        inputs={name: decimals(value, places(c.rule, name)) for name, value in c.inputs.items()},
-        threshold=decimals(c.threshold, places(c.rule, "threshold")),
-        allows_mps2=decimals(c.allows_mps2, places(c.rule, "allows_mps2")),
-        margin_mps2=0.0,
-    )
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------------
@@ -261,23 +254,18 @@ def _read_motion(reader: _Reader) -> tuple[list[Step], EndState]:
 
 def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
     steps = []
-    last: dict[str, dict[str, Any]] = {}
+    said = _Said()
     for k in range(N_STEPS):
         state = _read_state(reader, k * STEP_S)
+        choice = _read_choice(reader, said)
+        news = []
+        while (fields := reader.maybe(LANE_WANTED, LANE_UNWANTED, LANE_GONE)) is not None:
+            news.append(_verdict(fields))
         constraints, marks = [], []
         while (rule := reader.word()) in EVALUATIONS:
-            fields = _read_evaluation(reader, rule, last)
-            marks.append(fields["mark"])
-            inputs = {name: fields[name] for name in RULES[rule].inputs}
-            constraints.append(
-                Constraint(
-                    rule=rule,
-                    about=fields.get("about"),
-                    inputs=inputs,
-                    threshold=fields["threshold"],
-                    allows_mps2=fields["allows_mps2"],
-                )
-            )
+            constraint, mark = _read_evaluation(reader, rule, said)
+            constraints.append(constraint)
+            marks.append(mark)
         if not marks:
             reader.fail(*EVALUATIONS.values())
         if marks.count(" binds") != 1:
@@ -292,6 +280,8 @@ def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
                 binding=marks.index(" binds"),
                 tied=tuple(i for i, mark in enumerate(marks) if mark == " ties"),
                 command_mps2=min(c.allows_mps2 for c in constraints),
+                choice=choice,
+                lane_news=tuple(news),
             )
         )
     state = _read_state(reader, N_STEPS * STEP_S)
@@ -299,16 +289,54 @@ def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
     return steps, EndState(**state, turned_deg=reader.take(TURNED)["turned_deg"])
 
 
-def _read_evaluation(reader: _Reader, rule: str, last: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The fields of a line, in short form completed from the rule's last one."""
+def _read_choice(reader: _Reader, said: _Said) -> Choice | None:
+    fields = reader.maybe(CHOICE)
+    if fields is None:
+        return None
+    if (losers := reader.maybe(LOSERS)) is not None:
+        said.losers = losers["losers"]
+    said.chosen = fields["chosen"] or said.chosen
+    choice = {"chosen": said.chosen, "score": fields["score"], "flaw": fields["flaw"], "losers": said.losers}
+    if fields["second"] is not None:
+        motion, choice["margin"], choice["loses_for"] = fields["second"]
+        said.runner_up = choice["runner_up"] = motion or said.runner_up
+    if None in (said.chosen, choice.get("runner_up", said.chosen)):
+        raise ValueError(f"line {reader.at}, column 1: 'same', but no such proposal was named before")
+    return Choice(**choice)
+
+
+def _verdict(fields: Mapping[str, Any]) -> LaneVerdict:
+    given = dict(fields)
+    follower, accel, safe_accel = given.pop("behind", None) or (None, None, None)
+    safe, blocker = given.pop("safe", (None, None))
+    given |= {"follower": follower, "follower_accel_mps2": accel, "safe_accel_mps2": safe_accel}
+    return LaneVerdict(**given, safe=safe, blocker=blocker)
+
+
+def _read_evaluation(reader: _Reader, rule: str, said: _Said) -> tuple[Constraint, str]:
+    """An evaluation and its mark, completed from the rule's last one where the line is short."""
+    last = said.evaluations.get(rule)
     full = reader.maybe(EVALUATIONS[rule])
-    if full is None and rule in REPEATED and rule in last:
-        full = _filled(rule, reader.take(EVALUATIONS[rule], REPEATED[rule]), last[rule])
-    elif full is None:
+    if full is not None:
+        mark = full.pop("mark")
+    elif last is None:
         reader.fail(EVALUATIONS[rule])
+    elif (again := reader.maybe(LIKEWISE)) is not None:
+        mark, full = again["mark"], {**last, "about": again["about"] or last["about"]}
+    else:
+        short = reader.take(EVALUATIONS[rule], *([REPEATED[rule]] if rule in REPEATED else []), LIKEWISE)
+        mark, full = short["mark"], _filled(rule, short, last)
     assert full is not None
-    last[rule] = full
-    return full
+    full.setdefault("about", None)
+    said.evaluations[rule] = full
+    constraint = Constraint(
+        rule=rule,
+        about=full["about"],
+        inputs={name: full[name] for name in RULES[rule].inputs},
+        threshold=full["threshold"],
+        allows_mps2=full["allows_mps2"],
+    )
+    return constraint, mark
 
 
 def _read_state(reader: _Reader, time_s: float) -> dict[str, Any]:

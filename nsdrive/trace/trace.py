@@ -18,13 +18,13 @@ An example, the first half second of braking behind a slower car:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
 
-from nsdrive.world.decision import Constraint, Decision, arg_min
+from nsdrive.trace.choice import Choice, LaneVerdict, Motion, choice_of, news_of
+from nsdrive.world.decision import Constraint, Decision, LaneChange, Proposal, arg_min
 from nsdrive.world.geometry import box_corners, to_ego, wrap_angle
 from nsdrive.world.navigation import Navigation
 from nsdrive.world.navigation import navigation as find_navigation
@@ -46,6 +46,7 @@ KIND_WORDS = dict(
 SECTORS = ("ahead", "ahead-left", "left", "behind-left", "behind", "behind-right", "right", "ahead-right")
 MANOEUVRES = ("stand", "stop", "pull away", "accelerate", "brake", "keep speed")
 LIGHT_WORDS = {"green": "green", "yellow": "amber", "red": "red"}
+KEEP = Motion(path="keep", offset_m=0.0, speed_fraction=1.0)  # what a planner without proposals is taken to choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +76,34 @@ class ObjectFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The state and decision at one time after the anchor. What a level does not print is None or empty."""
+    """The state and decision at one time after the anchor. What a level does not print is None or empty.
+
+    lateral_offset_m: from the planner's centerline of that moment, which is another one after a lane change. proposals, chosen,
+    runner_up and lane_changes are the whole record; a text states what is left of them in `choice` and `lane_news` (see
+    `nsdrive.trace.choice`), so a step has the one or the other. Objects have this trace's names.
+    """
 
     time_s: float
     speed_mps: float
     accel_mps2: float
     lateral_offset_m: float | None
-    constraints: tuple[Constraint, ...] = ()  # `about` is a name of this trace
+    constraints: tuple[Constraint, ...] = ()
     binding: int | None = None
     tied: tuple[int, ...] = ()
     command_mps2: float | None = None
+    proposals: tuple[Proposal, ...] = ()
+    chosen: int | None = None
+    runner_up: int | None = None
+    lane_changes: tuple[LaneChange, ...] = ()
+    choice: Choice | None = None
+    lane_news: tuple[LaneVerdict, ...] = ()
+
+    @property
+    def motion(self) -> Motion | None:
+        """What was chosen, None without proposals."""
+        if self.choice is not None:
+            return self.choice.chosen
+        return None if self.chosen is None else Motion.of(self.proposals[self.chosen])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +118,16 @@ class EndState:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A run of steps with the same binding rule, and what the ego does in it (one of MANOEUVRES)."""
+    """A run of steps with the same binding rule and the same path, and what the ego does in it (one of MANOEUVRES).
+    offset_m: where the whole of it was chosen beside the path, else 0.0."""
 
     start_s: float
     end_s: float
     rule: str
     about: str | None
     manoeuvre: str
+    path: str = "keep"
+    offset_m: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +172,14 @@ def build_trace(
             binding=d.binding,
             tied=d.tied,
             command_mps2=d.command_mps2,
+            proposals=tuple(names.in_proposal(p) for p in d.proposals),
+            chosen=d.chosen,
+            runner_up=d.runner_up,
+            lane_changes=tuple(names.in_lane_change(c) for c in d.lane_changes),
         )
         for k, d in enumerate(decisions[:-1])
     )
+    names.spoken.update(dict.fromkeys(spoken_names(steps)))
     turned = float(wrap_angle(rollout.states[ticks[-1]].heading_rad - rollout.states[anchor].heading_rad))
     end = EndState(
         speed_mps=decisions[-1].speed_mps,
@@ -172,17 +199,46 @@ def build_trace(
 
 
 def phases_of(steps: Sequence[Step], end: EndState) -> tuple[Phase, ...]:
-    """The runs of equal binding rule and object. Speeds count as printed, so that a text's phases follow from its own numbers."""
+    """The runs of equal binding rule, object and path. Speeds and offsets count as printed, so that a text's phases follow from
+    its own numbers."""
     speeds = [decimals(v, 2) for v in (*(s.speed_mps for s in steps), end.speed_mps)]
-    because = [(s.constraints[s.binding].rule, s.constraints[s.binding].about) for s in steps if s.binding is not None]
+    motions = [s.motion or KEEP for s in steps]
+    because = [
+        (s.constraints[s.binding].rule, s.constraints[s.binding].about, m.path)
+        for s, m in zip(steps, motions, strict=True)
+        if s.binding is not None
+    ]
     phases, first = [], 0
     for k in range(len(because)):
         if k + 1 == len(because) or because[k + 1] != because[first]:
-            rule, about = because[first]
-            what = manoeuvre(speeds[first], speeds[k + 1], (k + 1 - first) * STEP_S)
-            phases.append(Phase(start_s=first * STEP_S, end_s=(k + 1) * STEP_S, rule=rule, about=about, manoeuvre=what))
+            rule, about, path = because[first]
+            offsets = {decimals(m.offset_m, 1) for m in motions[first : k + 1]}
+            phases.append(
+                Phase(
+                    start_s=first * STEP_S,
+                    end_s=(k + 1) * STEP_S,
+                    rule=rule,
+                    about=about,
+                    manoeuvre=manoeuvre(speeds[first], speeds[k + 1], (k + 1 - first) * STEP_S),
+                    path=path,
+                    offset_m=offsets.pop() if len(offsets) == 1 else 0.0,
+                )
+            )
             first = k + 1
     return tuple(phases)
+
+
+def spoken_names(steps: Sequence[Step]) -> list[str]:
+    """The names of objects that a detailed text speaks of, in order."""
+    spoken: list[str | None] = []
+    for step, news in zip(steps, news_of([s.lane_changes for s in steps]), strict=True):
+        spoken += [c.about for c in step.constraints]
+        choice = choice_of(step.proposals, step.chosen, step.runner_up)
+        if choice is not None:
+            blames = [choice.flaw, choice.loses_for, *(group.blame for group in choice.losers)]
+            spoken += [blame.about for blame in blames if blame is not None]
+        spoken += [name for verdict in news for name in (verdict.follower, verdict.blocker)]
+    return [name for name in spoken if name is not None]
 
 
 def manoeuvre(before_mps: float, after_mps: float, seconds: float) -> str:
@@ -207,49 +263,6 @@ def decimals(value: float, places: int) -> float:
     return round(float(value), places) + 0.0
 
 
-def to_json(trace: Trace) -> dict[str, Any]:
-    """Plain dicts, lists and numbers; `from_json` is the exact inverse, also through a JSON file."""
-    plain = _plain(asdict(trace))
-    assert isinstance(plain, dict)
-    return plain
-
-
-def from_json(row: Mapping[str, Any]) -> Trace:
-    """The trace of `to_json`. Raises ValueError naming what is missing or misshapen."""
-    try:
-        return Trace(
-            scene=SceneFacts(
-                in_view=tuple((kind, int(n)) for kind, n in row["scene"]["in_view"]), light=row["scene"]["light"]
-            ),
-            route=Navigation(**row["route"]),
-            objects=tuple(ObjectFacts(**{**o, "cameras": tuple(o["cameras"])}) for o in row["objects"]),
-            steps=tuple(
-                Step(
-                    **{
-                        **s,
-                        "constraints": tuple(Constraint(**c) for c in s["constraints"]),
-                        "tied": tuple(s["tied"]),
-                    }
-                )
-                for s in row["steps"]
-            ),
-            end=EndState(**row["end"]),
-            phases=tuple(Phase(**p) for p in row["phases"]),
-        )
-    except KeyError as error:
-        raise ValueError(f"a trace lacks the field {error}") from None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"a trace is misshapen: {error}") from None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return value
-
-
 def _decision(rollout: Rollout, tick: int) -> Decision:
     decision = rollout.plans[tick].decision
     if decision is None:
@@ -272,7 +285,8 @@ class _Names:
                 for thing in things:
                     self.cameras.setdefault(thing, []).append(camera)
         self.given: dict[tuple[str, str], str] = {}  # (sort of id, id) -> name
-        self.used: dict[str, None] = {}  # names that constraints or objects use, in order
+        self.used: dict[str, None] = {}  # names that the trace has a use for, in order
+        self.spoken: dict[str, None] = {}  # those of them that a text speaks of
         self.counts: dict[str, int] = {}
         self.distances = _distances(self.pose, self.frame)
         self.nearest = sorted(range(len(self.frame)), key=lambda row: (self.distances[row], self.frame.ids[row]))
@@ -282,14 +296,16 @@ class _Names:
 
     def of(self, constraint: Constraint) -> str | None:
         """The name of what a constraint is about."""
-        if constraint.about is None:
-            return None
-        sort = RULES[constraint.rule].about
-        key = (sort, constraint.about)
-        if key not in self.given:
-            self._give(key, self._word(sort, constraint.about))
-        self.used[self.given[key]] = None
-        return self.given[key]
+        return self._name(RULES[constraint.rule].about, constraint.about)
+
+    def in_proposal(self, proposal: Proposal) -> Proposal:
+        """The proposal with names instead of track ids."""
+        terms = tuple(replace(t, about=self._track(t.about)) if t.about is not None else t for t in proposal.terms)
+        return replace(proposal, terms=terms)
+
+    def in_lane_change(self, change: LaneChange) -> LaneChange:
+        lead, follower, blocker = (self._track(thing) for thing in (change.lead, change.follower, change.blocker))
+        return replace(change, lead=lead, follower=follower, blocker=blocker)
 
     def scene(self) -> SceneFacts:
         words = [KIND_WORDS[self.frame[row].kind] for row in self.nearest if self._is_seen(self.frame.ids[row])]
@@ -297,7 +313,7 @@ class _Names:
         return SceneFacts(in_view=in_view, light=self._light())
 
     def objects(self) -> tuple[ObjectFacts, ...]:
-        """Facts of the nearest seen objects, and of every object that a constraint names; nearest first, absent ones last."""
+        """Facts of the nearest seen objects, and of every object that a text speaks of; nearest first, absent ones last."""
         tracks = {key[1]: name for key, name in self.given.items() if key[0] == "track id"}
         rows = [row for row in self.nearest if self.frame.ids[row] in tracks]
         shown = [row for row in rows if self._is_seen(self.frame.ids[row]) and self.distances[row] <= NEAR_M][
@@ -306,11 +322,11 @@ class _Names:
         facts = []
         for row in rows:
             name = tracks[self.frame.ids[row]]
-            if row in shown or name in self.used:
+            if row in shown or name in self.spoken:
                 self.used[name] = None
                 facts.append(self._facts(row, name))
         for track_id, name in tracks.items():
-            if track_id not in self.frame.ids:
+            if track_id not in self.frame.ids and name in self.spoken:
                 kind = KIND_WORDS[self._kind_later(track_id)]
                 facts.append(
                     ObjectFacts(name=name, kind=kind, distance_m=None, sector=None, speed_mps=None, cameras=())
@@ -341,6 +357,18 @@ class _Names:
             if states and x > 0.0 and np.hypot(x, y) < best and self._is_seen(f"signal:{signal.signal_id}"):
                 best, light = float(np.hypot(x, y)), states[0]
         return light
+
+    def _track(self, track_id: str | None) -> str | None:
+        return self._name("track id", track_id)
+
+    def _name(self, sort: str, thing: str | None) -> str | None:
+        if thing is None:
+            return None
+        key = (sort, thing)
+        if key not in self.given:
+            self._give(key, self._word(sort, thing))
+        self.used[self.given[key]] = None
+        return self.given[key]
 
     def _word(self, sort: str, thing: str) -> str:
         if sort == "stop line id":

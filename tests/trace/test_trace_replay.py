@@ -9,8 +9,9 @@ from scenes import scene, straight_road, thing
 
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, build
 from nsdrive.trace.replay import arithmetic_errors, lateral_errors, progress_errors, replay
+from nsdrive.trace.rounding import rounded
 from nsdrive.trace.templates import pattern
-from nsdrive.trace.text import parse, render, rounded
+from nsdrive.trace.text import parse, render
 from nsdrive.trace.trace import build_trace
 from nsdrive.world.route import centerline, find_route, nearest_lane
 from nsdrive.world.simulate import simulate

@@ -1,0 +1,214 @@
+"""What is kept of a trace's numbers: by a text of some level (`rounded`), and by a sample's record (`recorded`).
+
+A text keeps of the proposals only the choice (`nsdrive.trace.choice`). A record keeps them all, each number to DIGITS decimals,
+or to as many more as it takes that the record means the same: `scoring.total` of the recorded terms gives the recorded scores,
+those rank the same two first, and every reason and number that a text states of the choice comes out alike. So one says of a
+record what one would have said of the decision, and two proposals that are a hair apart stay a hair apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from nsdrive.trace.choice import Blame, Choice, LaneVerdict, Motion, choice_of, news_of
+from nsdrive.trace.templates import FOLLOW, known_level, places
+from nsdrive.trace.trace import EndState, ObjectFacts, Step, Trace, decimals, with_margins
+from nsdrive.world.decision import Constraint, LaneChange, Proposal, Term
+from nsdrive.world.scoring import ranking, total
+
+DIGITS = (4, 6, 9, 12)  # tried in turn, then the number as it is. Chosen by us: four nearly always do
+
+
+def rounded(trace: Trace, level: str) -> Trace:
+    """The trace as a text of this level states it: numbers rounded, what is not printed dropped.
+
+    At level none nothing is printed; the detailed numbers are kept, for those who study a sample without its text.
+    """
+    brief = known_level(level) == "brief"
+    named = {p.about for p in trace.phases}
+    spoken = 0.0 if trace.route.manoeuvre == FOLLOW else decimals(trace.route.distance_m, 0)
+    limit = trace.route.speed_limit_mps
+    return replace(
+        trace,
+        route=replace(trace.route, distance_m=spoken, speed_limit_mps=None if limit is None else decimals(limit, 2)),
+        objects=tuple(_object(o) for o in trace.objects if not brief or o.name in named),
+        steps=tuple(_motion(s) for s in trace.steps) if brief else _steps(trace.steps),
+        end=EndState(
+            speed_mps=decimals(trace.end.speed_mps, 2),
+            accel_mps2=decimals(trace.end.accel_mps2, 2),
+            lateral_offset_m=None
+            if brief or trace.end.lateral_offset_m is None
+            else decimals(trace.end.lateral_offset_m, 1),
+            turned_deg=decimals(trace.end.turned_deg, 0),
+        ),
+        phases=tuple(replace(p, offset_m=decimals(p.offset_m, 1)) for p in trace.phases),
+    )
+
+
+def recorded(trace: Trace) -> Trace:
+    """The trace as a sample keeps it: as detailed, and all proposals and lane changes. Its texts are those of the trace."""
+    said = rounded(trace, "detailed")
+    changes = _recorded_changes([s.lane_changes for s in trace.steps])
+    steps = [
+        replace(
+            printed,
+            proposals=_recorded_proposals(whole),
+            chosen=whole.chosen,
+            runner_up=whole.runner_up,
+            lane_changes=considered,
+            choice=None if whole.choice is None else printed.choice,
+            lane_news=printed.lane_news if whole.lane_news else (),
+        )
+        for printed, whole, considered in zip(said.steps, trace.steps, changes, strict=True)
+    ]
+    return replace(said, steps=tuple(steps))
+
+
+def rounded_choice(choice: Choice) -> Choice:
+    """The choice as printed."""
+    return replace(
+        choice,
+        chosen=_rounded_motion(choice.chosen),
+        score=decimals(choice.score, 2),
+        flaw=_rounded_blame(choice.flaw),
+        runner_up=None if choice.runner_up is None else _rounded_motion(choice.runner_up),
+        margin=None if choice.margin is None else decimals(choice.margin, 3),
+        loses_for=_rounded_blame(choice.loses_for),
+        losers=tuple(replace(group, blame=_rounded_blame(group.blame) or group.blame) for group in choice.losers),
+    )
+
+
+# ---- as printed -------------------------------------------------------------------------------------------------------------
+
+
+def _object(thing: ObjectFacts) -> ObjectFacts:
+    if thing.distance_m is None or thing.speed_mps is None:
+        return thing
+    return replace(thing, distance_m=decimals(thing.distance_m, 1), speed_mps=decimals(thing.speed_mps, 1))
+
+
+def _steps(steps: Sequence[Step]) -> tuple[Step, ...]:
+    news = news_of([s.lane_changes for s in steps])
+    return tuple(_step(s, s.lane_news or said) for s, said in zip(steps, news, strict=True))
+
+
+def _motion(step: Step) -> Step:
+    return Step(
+        time_s=decimals(step.time_s, 1),
+        speed_mps=decimals(step.speed_mps, 2),
+        accel_mps2=decimals(step.accel_mps2, 2),
+        lateral_offset_m=None,
+    )
+
+
+def _step(step: Step, news: Sequence[LaneVerdict]) -> Step:
+    if step.lateral_offset_m is None:  # read from a brief text: there is no more to say
+        return _motion(step)
+    constraints = with_margins([_constraint(c) for c in step.constraints])
+    choice = step.choice or choice_of(step.proposals, step.chosen, step.runner_up)
+    return replace(
+        _motion(step),
+        lateral_offset_m=decimals(step.lateral_offset_m, 1),
+        constraints=constraints,
+        binding=step.binding,
+        tied=step.tied,
+        command_mps2=min((c.allows_mps2 for c in constraints), default=None),
+        choice=None if choice is None else rounded_choice(choice),
+        lane_news=tuple(_rounded_verdict(v) for v in news),
+    )
+
+
+def _constraint(c: Constraint) -> Constraint:
+    return replace(
+        c,
+        inputs={name: decimals(value, places(c.rule, name)) for name, value in c.inputs.items()},
+        threshold=decimals(c.threshold, places(c.rule, "threshold")),
+        allows_mps2=decimals(c.allows_mps2, places(c.rule, "allows_mps2")),
+        margin_mps2=0.0,
+    )
+
+
+def _rounded_motion(motion: Motion) -> Motion:
+    return replace(
+        motion, offset_m=decimals(motion.offset_m, 1), speed_fraction=decimals(motion.speed_fraction * 100.0, 0) / 100.0
+    )
+
+
+def _rounded_blame(blame: Blame | None) -> Blame | None:
+    if blame is None or blame.measured is None:
+        return blame
+    return replace(blame, measured=decimals(blame.measured, 1))
+
+
+def _rounded_verdict(v: LaneVerdict) -> LaneVerdict:
+    if v.incentive_mps2 is None or v.threshold_mps2 is None:
+        return v
+    v = replace(v, incentive_mps2=decimals(v.incentive_mps2, 2), threshold_mps2=decimals(v.threshold_mps2, 2))
+    if v.follower_accel_mps2 is None or v.safe_accel_mps2 is None:
+        return v
+    return replace(
+        v, follower_accel_mps2=decimals(v.follower_accel_mps2, 2), safe_accel_mps2=decimals(v.safe_accel_mps2, 2)
+    )
+
+
+# ---- as recorded ------------------------------------------------------------------------------------------------------------
+
+
+def _recorded_proposals(step: Step) -> tuple[Proposal, ...]:
+    """The proposals of a step with as few digits as tell the same."""
+    if step.chosen is None:
+        return tuple(_with_digits(p, DIGITS[0]) for p in step.proposals)
+    said = choice_of(step.proposals, step.chosen, step.runner_up)
+    assert said is not None, "one is chosen"
+    for digits in DIGITS:
+        kept = tuple(_with_digits(p, digits) for p in step.proposals)
+        ranks = (ranking([p.score for p in kept]), ranking([total(p.terms) for p in kept]))
+        again = choice_of(kept, step.chosen, step.runner_up)
+        if set(ranks) == {(step.chosen, step.runner_up)} and again and rounded_choice(again) == rounded_choice(said):
+            return kept
+    return step.proposals
+
+
+def _with_digits(proposal: Proposal, digits: int) -> Proposal:
+    terms = tuple(
+        Term(
+            name=t.name,
+            value=decimals(t.value, digits),
+            measured=None if t.measured is None else _measured(t.measured),
+            about=t.about,
+        )
+        for t in proposal.terms
+    )
+    return replace(
+        proposal,
+        offset_m=decimals(proposal.offset_m, digits),
+        speed_fraction=decimals(proposal.speed_fraction, digits),
+        terms=terms,
+        score=decimals(total(terms), digits),
+    )
+
+
+def _measured(value: float) -> float:
+    """Two decimals, or as many more as it takes to be printed alike."""
+    tries = (decimals(value, digits) for digits in (2, *DIGITS))
+    return next((kept for kept in tries if decimals(kept, 1) == decimals(value, 1)), value)
+
+
+def _recorded_changes(steps: Sequence[Sequence[LaneChange]]) -> list[tuple[LaneChange, ...]]:
+    said = [[_rounded_verdict(v) for v in news] for news in news_of(steps)]
+    for digits in DIGITS:
+        kept = [tuple(_change_with_digits(c, digits) for c in changes) for changes in steps]
+        if [[_rounded_verdict(v) for v in news] for news in news_of(kept)] == said:
+            return kept
+    return [tuple(changes) for changes in steps]
+
+
+def _change_with_digits(change: LaneChange, digits: int) -> LaneChange:
+    return replace(
+        change,
+        incentive_mps2=decimals(change.incentive_mps2, digits),
+        threshold_mps2=decimals(change.threshold_mps2, digits),
+        follower_accel_mps2=decimals(change.follower_accel_mps2, digits),
+        safe_accel_mps2=decimals(change.safe_accel_mps2, digits),
+    )

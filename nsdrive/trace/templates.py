@@ -91,7 +91,7 @@ def _show_blame(blame: Blame) -> str:
 
 
 def _read_blame(text: str) -> Blame:
-    word, about, measured = re.fullmatch(rf"([a-z-]+)(?: ({_NAME}))?(?: (?:in|over) (-?[0-9.]+) .)?", text).groups()  # type: ignore[union-attr]
+    word, about, measured = re.fullmatch(rf"([a-z_-]+)(?: ({_NAME}))?(?: (?:in|over) (-?[0-9.]+) .)?", text).groups()  # type: ignore[union-attr]
     term = next(name for name, known in TERM_WORDS.items() if known == word)
     return Blame(term=term, about=about, measured=None if measured is None else float(measured))
 
@@ -130,16 +130,15 @@ def _read_follower(text: str) -> tuple[str, float, float] | None:
 
 FOLLOW = "follow the road"
 # A term's name says what is good; that for which something loses is the opposite, in a word.
-TERM_WORDS: dict[str | None, str] = {
+_FAULTS = {
     "no_at_fault_collision": "collision",
     "drivable_area": "off-road",
     "driving_direction": "wrong-way",
     "right_of_way": "right-of-way",
-    "progress": "progress",
     "time_to_collision": "ttc",
-    "comfort": "comfort",
-    None: "order",  # an equal score, later in the list
 }
+TERM_WORDS: dict[str | None, str] = {name: _FAULTS.get(name, name) for name in TERMS}
+TERM_WORDS[None] = "order"  # an equal score, later in the list
 _NAME = r"[a-z]+-[1-9][0-9]{0,3}"
 _MOTION = rf"same|(?:{'|'.join(PATHS)})(?: offset -?[0-9]{{1,3}}\.[0-9])? [0-9]{{1,3}}%"
 _BLAME = (

@@ -26,6 +26,14 @@ from nsdrive.world.types import Plan, Rollout
 from planners.idm import IdmConfig, IdmPlanner
 
 SEEDS = st.integers(0, 2**32 - 1)
+PDM_TERMS = (
+    "no_at_fault_collision",
+    "drivable_area",
+    "driving_direction",
+    "progress",
+    "time_to_collision",
+    "comfort",
+)
 CARS = ("lead", "behind", "beside")
 
 
@@ -162,7 +170,7 @@ def test_a_step_reads_like_a_sentence():
 
 
 def _terms(**changed: object) -> tuple[Term, ...]:
-    given = {name: Term(name=name, value=1.0) for name in TERMS}
+    given = {name: Term(name=name, value=1.0) for name in PDM_TERMS}
     for name, value in changed.items():
         given[name] = value if isinstance(value, Term) else Term(name=name, value=float(value), measured=20.0)
     return tuple(given.values())

@@ -154,12 +154,32 @@ def run_show(a: argparse.Namespace) -> int:
 
 
 def run_export(a: argparse.Namespace) -> int:
-    from data_gen.export import export
+    from data_gen.export import NUPLAN, export, export_nuplan
     from nsdrive.dataset import open_dataset
+    from nsdrive.progress import Progress
 
-    for path in export(open_dataset(a.dataset), kind=a.format, out=a.out):
-        print(path)
-    return 0
+    if a.format != NUPLAN:
+        if a.overrides:
+            raise ValueError(f"--format {a.format} takes a dataset and no settings; got '{a.overrides[0]}'")
+        for path in export(open_dataset(Path(a.what)), kind=a.format, out=a.out):
+            print(path)
+        return 0
+    config = load_generate_config(a.what, a.overrides)
+    with Progress("scenarios") as progress:
+        made = export_nuplan(
+            config.scenarios,
+            planner_factory(config.planner),
+            out=a.out,
+            resume=a.resume,
+            overwrite=a.overwrite,
+            progress=progress,
+        )
+    for line in made.failures:
+        print(f"failed: {line}", file=sys.stderr)
+    print(
+        f"{a.out}: {len(made.rows)} scenarios, {len(made.failures)} failed; data root {a.out}/logs, maps {a.out}/maps"
+    )
+    return 1 if made.failures or not made.rows else 0
 
 
 def run_train(a: argparse.Namespace) -> int:
@@ -351,12 +371,18 @@ def build_parser() -> argparse.ArgumentParser:
     p = verb(
         "export",
         run_export,
-        "a dataset in the shape another trainer reads",
-        "export out/data --format llama-factory --out out/lf",
+        "a dataset in the shape another trainer reads, or scenarios as nuPlan logs and maps",
+        "export out/data --format llama-factory --out out/lf\n"
+        "  nsdrive export data/synthetic scenarios.n_scenarios=20 --format nuplan --out out/nuplan",
     )
-    p.add_argument("dataset", type=Path, metavar="DATASET")
-    p.add_argument("--format", required=True, choices=["json-list", "llama-factory"])
+    p.add_argument(
+        "what", metavar="DATASET|CONFIG", help="a dataset; for nuplan a config with scenarios, as for generate"
+    )
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="for nuplan: settings that win over the config's")
+    p.add_argument("--format", required=True, choices=["json-list", "llama-factory", "nuplan"])
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
+    p.add_argument("--resume", action="store_true", help="for nuplan: go on where a stopped run left off")
+    p.add_argument("--overwrite", action="store_true", help="for nuplan: replace an earlier export")
 
     p = verb(
         "train",

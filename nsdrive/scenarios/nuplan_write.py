@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from nsdrive.scenarios.nuplan_write_gpkg import write_geopackage
-from nsdrive.scenarios.nuplan_write_log import write_log
+from nsdrive.scenarios.nuplan_write_log import row_token, write_log
 from nsdrive.scenarios.nuplan_write_map import EPSG, ORIGIN_UTM_M, write_map
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.simulate import simulate
@@ -38,6 +38,7 @@ LEAD_IN_S = 1.0  # nuPlan fills a history of 2.1 s before the simulation's start
 TAG_AFTER_S = 3.0  # nuplan_scenario_mapping.yaml: every type is extracted from 3 s before its tag ...
 RUN_S = 15.0  # ... for 15 s
 LEAD_OUT_S = 1.0  # two short scenes after the tagged one: nuPlan leaves out a log's first two and last two scenes
+TAGGED_ROW = round((LEAD_IN_S + HISTORY_TICKS * INTERVAL_S + TAG_AFTER_S) / (INTERVAL_S / 2))
 MAPS_FILE = "nuplan-maps-v1.0.json"
 MAP_VERSION = "1.0"
 OFFICIAL_MAPS = {  # name: (version, EPSG); nuPlan's code opens all four, whatever map a log is on
@@ -72,12 +73,11 @@ def write_scenario(scenario: Scenario, folder: Path, planner: Planner | None = N
 
     Raises ScenarioError, naming the scenario, for a map or a route that nuPlan's format cannot hold.
     """
+    to = places(scenario, folder)
     ticks = log_ticks(scenario, planner)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", scenario.scenario_id)
-    map_name = f"nsdrive-{name}"
-    map_file = folder / "maps" / map_name / MAP_VERSION / "map.gpkg"
+    map_name = to.map.parents[1].name
     try:
-        fids = write_map(scenario.lane_map, map_file)
+        fids = write_map(scenario.lane_map, to.map)
     except ValueError as error:
         raise ScenarioError(f"{scenario.scenario_id}: {error}") from error
     route = fids.route(scenario.route_roadblock_ids)
@@ -86,10 +86,8 @@ def write_scenario(scenario: Scenario, folder: Path, planner: Planner | None = N
             f"{scenario.scenario_id}: its route has {len(route)} roadblocks on the map; nuPlan's planners need 2 or more."
         )
     _register_map(folder / "maps", map_name)
-    log = folder / "logs" / f"{name}.db"
-    tag = round((LEAD_IN_S + HISTORY_TICKS * INTERVAL_S + TAG_AFTER_S) / (INTERVAL_S / 2))
-    token = write_log(
-        log,
+    write_log(
+        to.log,
         ticks,
         map_name=map_name,
         epsg=EPSG,
@@ -98,10 +96,20 @@ def write_scenario(scenario: Scenario, folder: Path, planner: Planner | None = N
         goal_m=scenario.goal_m,
         light_fids=fids.lanes,
         scenario_type=scenario.scenario_type,
-        tagged=tag,
+        tagged=TAGGED_ROW,
         scenes=_scenes(len(ticks)),
     )
-    return Written(log=log, map=map_file, token=token)
+    return to
+
+
+def places(scenario: Scenario, folder: Path) -> Written:
+    """Where a scenario goes below a folder, and its token. Its log is there if and only if all of it is."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", scenario.scenario_id)
+    return Written(
+        log=folder / "logs" / f"{name}.db",
+        map=folder / "maps" / f"nsdrive-{name}" / MAP_VERSION / "map.gpkg",
+        token=row_token(name, "lidar_pc", TAGGED_ROW).hex(),
+    )
 
 
 def log_ticks(scenario: Scenario, planner: Planner | None) -> tuple[LogTick, ...]:

@@ -72,8 +72,8 @@ def write_log(
     scenario_type: str,
     tagged: int,
     scenes: Sequence[range],
-) -> str:
-    """Write the log, complete or not at all; returns the token of the tagged row, which nuPlan calls the scenario's.
+) -> None:
+    """Write the log, complete or not at all. The token of the tagged row is what nuPlan calls the scenario.
 
     origin_m: the position of our frame in the map's projection. route: roadblock fids in driving order. light_fids: lane
     connector -> fid; a light on a connector that is not among them is not written. scenes: rows of each scene, in order.
@@ -81,7 +81,7 @@ def write_log(
     name = path.stem
 
     def token(table: str, *key: object) -> bytes:
-        return hashlib.blake2b("/".join((name, table, *map(str, key))).encode(), digest_size=8).digest()
+        return row_token(name, table, *key)
 
     log, lidar, goal = token("log"), token("lidar"), token("goal")
     clouds = [token("lidar_pc", k) for k in range(len(ticks))]
@@ -143,7 +143,11 @@ def write_log(
                 connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows[table])
         for table, column in INDEXES:
             connection.execute(f"CREATE INDEX ix_{table}_{column} ON {table} ({column})")
-    return clouds[tagged].hex()
+
+
+def row_token(log: str, table: str, *key: object) -> bytes:
+    """The token of a row: 8 bytes from the log's name, the table and what tells the row from the table's others."""
+    return hashlib.blake2b("/".join((log, table, *map(str, key))).encode(), digest_size=8).digest()
 
 
 def _ego_columns(state: EgoState, x0: float, y0: float) -> tuple[float, ...]:

@@ -120,7 +120,8 @@ LANE_CHANGE_REASONS = ("speed", "route", "blocked", "return")
 class Decision:
     """All constraints of one tick and what came of them. `binding` indexes `constraints`; `tied` lists the others
     that are within BINDING_TOLERANCE_MPS2 of it, so that no single one of them is the cause. `chosen` and `runner_up` index
-    `proposals`; both None for a planner that makes none."""
+    `proposals`; both None for a planner that makes none. `notes`: what was wrong with what the planner was given and what it
+    did about it, a sentence each; empty as a rule."""
 
     planner: str
     time_s: float
@@ -137,6 +138,7 @@ class Decision:
     chosen: int | None = None
     runner_up: int | None = None
     lane_changes: tuple[LaneChange, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def binding_constraint(self) -> Constraint:

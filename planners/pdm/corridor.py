@@ -75,21 +75,22 @@ def polygon_in_corridor(line, blocks, half_width, polygon):
                 nearest = min(nearest, d)
         if nearest <= half_width - BAND_IN_M:
             return INSIDE
-    if nearest <= half_width + BAND_OUT_M:
-        return UNSURE
-    return UNSURE if nearest <= reach else OUTSIDE  # the square ends may reach further; rare, so it may cost
+    found = UNSURE if nearest <= half_width + BAND_OUT_M else OUTSIDE
+    if nearest <= reach:
+        caps = _caps(line, half_width)
+        for end in range(2):
+            d = polygon_distance(caps[end], polygon, np.inf)
+            if d == 0.0:
+                return INSIDE
+            if d <= BAND_END_M:
+                found = UNSURE
+    return found
 
 
 @njit(cache=True)
-def box_distance(a, b, enough):
-    """Distance of two rectangles (4, 2), 0 where they meet; anything above `enough` may be returned for more than that."""
-    ax, ay = _center(a)
-    bx, by = _center(b)
-    radii = _length(a[0, 0] - ax, a[0, 1] - ay) + _length(b[0, 0] - bx, b[0, 1] - by)
-    apart = _length(bx - ax, by - ay) - radii
-    if apart > enough + 1e-6:
-        return np.inf
-    if apart <= 0.0 and _gap(a, b) <= 0.0:
+def box_distance(a, b):
+    """Distance of two rectangles (4, 2), 0 where they meet."""
+    if _gap(a, b) <= 0.0:
         return 0.0
     best = np.inf
     for i in range(4):
@@ -102,10 +103,10 @@ def box_distance(a, b, enough):
 
 @njit(cache=True)
 def polygon_distance(box, polygon, enough):
-    """Distance of a rectangle (4, 2) and a polygon (K, 2), as `box_distance`."""
+    """Distance of a rectangle (4, 2) and a polygon (K, 2), 0 where they meet; if above `enough`, anything above it."""
     cx, cy = _center(box)
     radius, count = _length(box[0, 0] - cx, box[0, 1] - cy), polygon.shape[0]
-    if contains(polygon, cx, cy):
+    if contains(polygon, cx, cy) or contains(box, polygon[0, 0], polygon[0, 1]):
         return 0.0
     best = np.inf
     for k in range(count):
@@ -119,6 +120,23 @@ def polygon_distance(box, polygon, enough):
         if best == 0.0:
             return 0.0
     return best
+
+
+@njit(cache=True)
+def centroid(polygon):
+    """x, y of a polygon (K, 2), its ring not closed twice; of its points where it has no area."""
+    ox, oy, twice, x, y = polygon[0, 0], polygon[0, 1], 0.0, 0.0, 0.0
+    count = polygon.shape[0]
+    for i in range(count):
+        j = (i + 1) % count
+        ax, ay, bx, by = polygon[i, 0] - ox, polygon[i, 1] - oy, polygon[j, 0] - ox, polygon[j, 1] - oy
+        cross = ax * by - bx * ay
+        twice += cross
+        x += (ax + bx) * cross
+        y += (ay + by) * cross
+    if abs(twice) < 1e-12:
+        return np.mean(polygon[:, 0]), np.mean(polygon[:, 1])
+    return ox + x / (3.0 * twice), oy + y / (3.0 * twice)
 
 
 @njit(cache=True)

@@ -16,7 +16,7 @@ import shapely
 from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray
 from nsdrive.world.vehicle import PACIFICA, VehicleParameters
 from planners.pdm.config import PdmParameters
-from planners.pdm.corridor import INSIDE, OUTSIDE, UNSURE, boxes_in_corridor, polygon_in_corridor
+from planners.pdm.corridor import INSIDE, OUTSIDE, UNSURE, boxes_in_corridor, centroid, polygon_in_corridor
 from planners.pdm.forecast import Forecast
 from planners.pdm.paths import LEAST_PROGRESS_M, ProposalPath, blocks_of
 from planners.pdm.roll import LIGHT, NOTHING, roll
@@ -222,24 +222,12 @@ def _lights(
             state = shapely.intersects(corridor_polygon(line, half_width), shapely.Polygon(area))
         inside[m] = state == INSIDE
         if inside[m]:
-            along[m] = path.project(*_centroid(area))
+            along[m] = path.project(*centroid(area))
     begins = np.cumsum([0, *(len(area) for area in areas)])
     return np.concatenate(areas), begins, along, inside
 
 
 _NO_LIGHTS = (np.zeros((0, 2)), np.zeros(1, dtype=np.int64), np.zeros(0), np.zeros(0, dtype=np.bool_))
-
-
-def _centroid(area: FloatArray) -> tuple[float, float]:
-    """Of a polygon (K, 2), its ring not closed."""
-    shifted = area - area[0]
-    after = np.roll(shifted, -1, axis=0)
-    cross = shifted[:, 0] * after[:, 1] - after[:, 0] * shifted[:, 1]
-    twice = float(np.sum(cross))
-    if abs(twice) < 1e-12:
-        return float(area[:, 0].mean()), float(area[:, 1].mean())
-    x, y = (area[0] + ((shifted + after) * cross[:, None]).sum(axis=0) / (3.0 * twice)).tolist()
-    return x, y
 
 
 def _lead(row: list[float], forecast: Forecast) -> Lead | None:

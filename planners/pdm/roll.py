@@ -41,7 +41,8 @@ def roll(
     dt, s0, headway, a, b, exponent, clamp, mended, every, length, rear, size = law
     count, proposals = corners.shape[0], targets.shape[0]
     ranks, ranked = np.empty(count + light_progress.shape[0], dtype=np.int64), -1
-    boxes, along = np.empty((count, 4, 2)), np.empty(count)
+    boxes, middles, along = np.empty((count, 4, 2)), np.empty((count, 3)), np.empty(count)
+    radius = np.sqrt(size[0] ** 2 + size[1] ** 2)
     ego, last_sample = np.empty((4, 2)), -1
     root = 2.0 * np.sqrt(a * b)
     for k in range(steps[0], steps[1] + 1):
@@ -52,9 +53,8 @@ def roll(
         if update:
             sample = int(np.searchsorted(samples, at, side="right")) - 1
             if sample != last_sample:
-                _place(
-                    points, progress, blocks, corners, velocities, inside[sample], samples[sample] * dt, boxes, along
-                )
+                _place(corners, velocities, inside[sample], samples[sample] * dt, boxes, middles)
+                along[:] = np.nan
                 last_sample = sample
         for f in range(proposals):
             s, v = idm[f, k - 1, 0], idm[f, k - 1, 1]
@@ -63,10 +63,18 @@ def roll(
             else:
                 _ego_box(poses[f, k - 1], size, ego)
                 nearest, kind, which, lead_speed = np.inf, NOTHING, -1, 0.0
+                cx, cy = 0.5 * (ego[0, 0] + ego[2, 0]), 0.5 * (ego[0, 1] + ego[2, 1])
                 for n in range(count):
-                    if inside[sample, n] == 0 or not along[n] > s:
+                    if inside[sample, n] == 0:
                         continue
-                    d = box_distance(ego, boxes[n], nearest)
+                    dx, dy, reach = middles[n, 0] - cx, middles[n, 1] - cy, nearest + radius + middles[n, 2] + 1e-6
+                    if dx * dx + dy * dy > reach * reach:
+                        continue
+                    if np.isnan(along[n]):
+                        along[n] = project(points, progress, blocks, middles[n, 0], middles[n, 1])
+                    if not along[n] > s:
+                        continue
+                    d = box_distance(ego, boxes[n])
                     if d > nearest:
                         continue
                     speed = _projected(speeds[n], object_headings[n], velocities[n], poses[f, k - 1, 2], mended)
@@ -110,8 +118,8 @@ def roll(
 
 
 @njit(cache=True)
-def _place(points, progress, blocks, corners, velocities, inside, elapsed, boxes, along):
-    """Boxes at a sample and the progress of their centres, of the objects in the corridor."""
+def _place(corners, velocities, inside, elapsed, boxes, middles):
+    """Boxes (N, 4, 2) at a sample, and the circles around them (N, 3), of the objects in the corridor."""
     for n in range(corners.shape[0]):
         if inside[n] == 0:
             continue
@@ -119,7 +127,8 @@ def _place(points, progress, blocks, corners, velocities, inside, elapsed, boxes
             boxes[n, c, 0] = corners[n, c, 0] + elapsed * velocities[n, 0]
             boxes[n, c, 1] = corners[n, c, 1] + elapsed * velocities[n, 1]
         x, y = 0.5 * (boxes[n, 0, 0] + boxes[n, 2, 0]), 0.5 * (boxes[n, 0, 1] + boxes[n, 2, 1])
-        along[n] = project(points, progress, blocks, x, y)
+        middles[n, 0], middles[n, 1] = x, y
+        middles[n, 2] = np.sqrt((boxes[n, 0, 0] - x) ** 2 + (boxes[n, 0, 1] - y) ** 2)
 
 
 @njit(cache=True)

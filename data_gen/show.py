@@ -19,6 +19,7 @@ from nsdrive.dataset import Sample, json_line, write_atomically
 from nsdrive.draw import birds_eye, contact_sheet
 from nsdrive.scenarios.argoverse2 import Argoverse2Config, Argoverse2Source
 from nsdrive.scenarios.catalogue import open_source
+from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource
 from nsdrive.scenarios.source import ScenarioSource
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, SyntheticSource
 from nsdrive.trace.text import render
@@ -78,9 +79,16 @@ def show(name: str, make_planner: Callable[[], Planner], *, rig: str, at_s: floa
 
 
 def find_scenario(name: str, seed: int = 0) -> Scenario:
-    """A scenario by the name that a person types: a log's folder, a family, or a generated scenario's id."""
-    if Path(name).exists():
-        source: ScenarioSource = Argoverse2Source(Argoverse2Config(path=name, limit=1))
+    """A scenario by the name that a person types: a log (a folder, FILE.db, FILE.db/TOKEN), a family, or a generated id."""
+    source: ScenarioSource
+    path = Path(name)
+    if path.parent.suffix == ".db":
+        return NuplanSource(NuplanConfig(path=str(path.parent))).load(path.name)
+    if path.exists():
+        if path.suffix == ".db":
+            source = NuplanSource(NuplanConfig(path=name, limit=1))
+        else:
+            source = Argoverse2Source(Argoverse2Config(path=name, limit=1))
         return source.load(source.items()[0])
     if name in FAMILIES:
         source = SyntheticSource(SyntheticConfig(seed=seed, families=(name,), n_scenarios=1))

@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import shapely
+from pyproj.exceptions import ProjError
 
 from nsdrive.config import did_you_mean
 from nsdrive.scenarios.nuplan_log import LogExtract, TaggedRow, has_token, read_extract, tagged_rows
 from nsdrive.scenarios.nuplan_map import find_map, read_map
+from nsdrive.scenarios.nuplan_sqlite import one_line
 from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES, UNTAGGED
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.route import route_of_log
@@ -140,7 +143,22 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
     """The scenario of a row in a log. ScenarioError, one line with file and problem, if it cannot be read."""
     extract = read_extract(path, token, config.scenario_types)
     map_file = find_map(extract.map_name, config.maps_path, path)
-    lane_map = read_map(map_file, extract.map_name, _bounds(extract, config.map_margin_m), extract.route_roadblock_ids)
+    bounds_m = _bounds(extract, config.map_margin_m)
+    try:
+        lane_map = read_map(map_file, extract.map_name, bounds_m, extract.route_roadblock_ids)
+    except ScenarioError:
+        raise
+    except (
+        ArithmeticError,
+        LookupError,
+        OSError,
+        ProjError,
+        TypeError,
+        ValueError,
+        shapely.errors.ShapelyError,
+    ) as error:
+        # The reader checks what it uses, but the files come from anywhere, and one must not end a run over thousands.
+        raise ScenarioError(f"{map_file}: cannot be read as a map of nuPlan ({one_line(error)})") from error
     blocks = {lane.roadblock_id for lane in lane_map.lanes.values()}
     unknown = set()
     route = tuple(block for block in extract.route_roadblock_ids if block in blocks)

@@ -22,7 +22,7 @@ MAX_PARAMETERS = 500  # below SQLite's oldest limit of 999 per statement
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection with named columns. ScenarioError, one line, where the file is absent, cut off or broken.
 
-    An sqlite3.Error inside the block becomes a ScenarioError too: a missing table, a malformed page.
+    What goes wrong inside the block becomes one too: a missing table, a malformed page, a text where a number should be.
     """
     _check_header(path)
     connection = None
@@ -30,11 +30,18 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         connection.row_factory = sqlite3.Row
         yield connection
-    except sqlite3.Error as error:
-        raise ScenarioError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    except ScenarioError:
+        raise
+    except (sqlite3.Error, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise ScenarioError(f"{path}: cannot be read ({one_line(error)})") from error
     finally:
         if connection is not None:
             connection.close()
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, as one short line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def columns_of(connection: sqlite3.Connection, table: str) -> frozenset[str]:

@@ -49,6 +49,12 @@ TERMS: dict[str, TermSpec] = {
         says="0 if going straight on for 0.9 s would ever hit someone ahead, else 1",
     ),
     "comfort": TermSpec(weight=2.0, measured="", says="0 if an acceleration, jerk or yaw bound is broken, else 1"),
+    "lane": TermSpec(
+        weight=2.0,  # chosen by us, as the next: less lets the progress of the next four seconds alone choose the lane
+        measured="",
+        says="how good its lane is: 1 for the best of those considered, less by what the lane-change incentive falls short",
+    ),
+    "steady": TermSpec(weight=1.0, measured="", says="0 if it gives up the path that was being driven, else 1"),
 }
 
 

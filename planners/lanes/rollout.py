@@ -1,0 +1,138 @@
+"""Driving a path: at every step the least of what the limit, the curves, whoever is ahead and the stops allow.
+
+The laws are those of `nsdrive.world.rules`; here they are followed for eight seconds, for several target speeds at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from nsdrive.world.geometry import wrap_angle
+from nsdrive.world.rules import IdmParameters, acceleration_kernel
+from nsdrive.world.types import INTERVAL_S, FloatArray
+from nsdrive.world.vehicle import PACIFICA
+from planners.lanes.candidates import Candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """A standing obstacle at `progress_m` of the chain, for the ego's nose, until `until_s` from now."""
+
+    progress_m: float
+    until_s: float = np.inf
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Driven:
+    """F motions along one path, T states 0.1 s apart, the first one now. poses (F, T, 3) of the rear axle, global; arc_m,
+    speeds_mps, accels_mps2 (F, T)."""
+
+    poses: FloatArray
+    arc_m: FloatArray
+    speeds_mps: FloatArray
+    accels_mps2: FloatArray
+
+
+def drive(
+    candidate: Candidate,
+    speed_mps: float,
+    fractions: Sequence[float],
+    stops: Sequence[Stop],
+    met: FloatArray,
+    parameters: IdmParameters,
+    *,
+    steps: int,
+    sample_s: float,
+) -> Driven:
+    """Drive a path at each share of its speed limit. met (3, K, N): who is on it when (`planners.lanes.frenet.entries`), sampled
+    every `sample_s`; after the last sample everyone keeps the speed."""
+    p = parameters
+    along = candidate.chain.along
+    limits = np.sqrt(
+        envelope(np.interp(candidate.base_m, along.profile[0], along.profile[1]), candidate.arc_m, p.limit_decel_mps2)
+    )
+    bend = np.maximum(np.abs(candidate.curvature_1pm), 1e-4)
+    curves = envelope(p.curve_lateral_accel_mps2 / bend, candidate.arc_m, p.curve_decel_mps2)
+    held = np.array([[candidate.arc_at(stop.progress_m), stop.until_s] for stop in stops], dtype=float).reshape(-1, 2)
+    idm = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent, float(p.clamp_needed_gap))
+    table = _drive(
+        candidate.arc_m,
+        limits,
+        curves,
+        held,
+        met,
+        np.asarray(fractions, dtype=float),
+        max(0.0, speed_mps),
+        idm,
+        p.curve_time_s,
+        PACIFICA.front_m,
+        steps,
+        sample_s,
+    )
+    arc = table[..., 0]
+    poses = np.stack(
+        [
+            np.interp(arc, candidate.arc_m, candidate.points[:, 0]),
+            np.interp(arc, candidate.arc_m, candidate.points[:, 1]),
+            wrap_angle(np.interp(arc, candidate.arc_m, candidate.headings_rad)),
+        ],
+        axis=-1,
+    )
+    return Driven(poses=poses, arc_m=arc, speeds_mps=table[..., 1], accels_mps2=table[..., 2])
+
+
+@njit(cache=True)
+def envelope(speed2, at, decel):
+    """(M,) squared speeds lowered so that braking at a steady rate meets every one of them in time."""
+    out = speed2.copy()
+    for i in range(len(out) - 2, -1, -1):
+        out[i] = min(out[i], out[i + 1] + 2.0 * decel * (at[i + 1] - at[i]))
+    return out
+
+
+@njit(cache=True)
+def _drive(arc, limits, curves, held, met, fractions, speed0, idm, curve_time, front, steps, sample):
+    dt = INTERVAL_S
+    s0, headway, a, b, exponent, clamp = idm
+    samples, objects = met.shape[1], met.shape[2]
+    out = np.empty((len(fractions), steps + 1, 3))
+    last = len(arc) - 1
+    for f in range(len(fractions)):
+        at, speed, i = 0.0, speed0, 0
+        for k in range(steps + 1):
+            while i < last - 1 and arc[i + 1] <= at:
+                i += 1
+            share = min(1.0, max(0.0, (at - arc[i]) / (arc[i + 1] - arc[i])))
+            target = fractions[f] * (limits[i] + share * (limits[i + 1] - limits[i]))
+            accel = acceleration_kernel(speed, np.inf, 0.0, target, s0, headway, a, b, exponent, clamp)
+            curve2 = curves[i] + share * (curves[i + 1] - curves[i])
+            if curve2 < target * target:
+                slope = 0.5 * (curves[i + 1] - curves[i]) / (arc[i + 1] - arc[i])
+                accel = min(accel, max((np.sqrt(curve2) - speed) / curve_time + min(0.0, slope), -b))
+            nose = at + front
+            now = k * dt
+            for h in range(held.shape[0]):
+                if now < held[h, 1]:
+                    law = acceleration_kernel(speed, held[h, 0] - nose, 0.0, target, s0, headway, a, b, exponent, clamp)
+                    accel = min(accel, law)
+            j = min(int(now / sample + 1e-6), samples - 1)
+            for n in range(objects):
+                if met[0, j, n] == np.inf:
+                    continue
+                beyond = (now - j * sample) * met[2, j, n]
+                gap = met[0, j, n] + beyond - nose
+                if gap > 0.05 or met[1, j, n] + beyond > nose:
+                    law = acceleration_kernel(speed, gap, met[2, j, n], target, s0, headway, a, b, exponent, clamp)
+                    accel = min(accel, law)
+            out[f, k, 0], out[f, k, 1], out[f, k, 2] = at, speed, accel
+            after = max(0.0, speed + accel * dt)
+            at += 0.5 * (speed + after) * dt if after > 0.0 else speed * speed / (2.0 * max(-accel, 1e-9))
+            at = min(at, arc[last])
+            if after == 0.0 and accel <= 0.0:
+                out[f, k, 2] = (after - speed) / dt
+            speed = after
+    return out

@@ -22,12 +22,15 @@ import numpy as np
 
 from nsdrive.world.decision import Constraint, Decision, arg_min
 from nsdrive.world.geometry import wrap_angle
-from nsdrive.world.route import centerline, find_route, nearest_lane
+from nsdrive.world.route import centerline, extend_straight, find_route, nearest_lane
 from nsdrive.world.rules import evaluate, roll_forward
 from nsdrive.world.types import INTERVAL_S, EgoState, Mission, Observation, Plan, Trajectory
 from planners import road_rules
 from planners.along import AlongPath
+from planners.guard import guarded
 from planners.road_rules import RoadParameters
+
+NO_ROUTE_M = 500.0  # chosen by us: without a route the path leads so far straight on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class IdmConfig(RoadParameters):
     lead_moves: bool = True  # see the module
 
 
+@guarded
 class IdmPlanner:
     """A pure function of mission and observation but for the path, which `initialize` lays once."""
 
@@ -49,17 +53,17 @@ class IdmPlanner:
         self._along: AlongPath | None = None
 
     def initialize(self, mission: Mission, ego: EgoState) -> None:
-        """Lay the path from the ego's lane along the route (any lane, where no route is known). ValueError without a lane."""
-        on_route = frozenset(mission.route_roadblock_ids) or None
-        start = nearest_lane(mission.lane_map, ego.pose, allowed_roadblocks=on_route)
-        lanes = find_route(mission.lane_map, start, mission.goal_m, mission.route_roadblock_ids)
-        path = centerline(mission.lane_map, lanes)
+        """Lay the path from the ego's lane along the route; where there is none, from the nearest lane straight on."""
+        lane_map, route = mission.lane_map, mission.route_roadblock_ids
+        on_route = frozenset(route) & {lane.roadblock_id for lane in lane_map.lanes.values()} or None
+        start = nearest_lane(lane_map, ego.pose, allowed_roadblocks=on_route)
+        straight_on = () if on_route else extend_straight(lane_map, (start,), NO_ROUTE_M)
+        path = centerline(lane_map, straight_on or find_route(lane_map, start, mission.goal_m, route))
         self._along = AlongPath.of(mission, path, self.config, self.config.half_width_m)
 
     def plan(self, observation: Observation) -> Plan:
         """The decision at this tick and the 8 s trajectory (81 states, 0.1 s apart) that follows from it."""
-        if self._along is None:
-            raise ValueError("IdmPlanner.plan was called before initialize, so there is no path to follow.")
+        assert self._along is not None, "the guard sees to it"
         c, ego, along = self.config, observation.ego, self._along
         progress_m, offset_m = along.path.project(ego.x_m, ego.y_m)
         speed = max(0.0, ego.speed_mps)

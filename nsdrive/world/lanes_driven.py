@@ -175,6 +175,11 @@ def route_progress_m(blocks: RouteBlocks, points: FloatArray) -> float:
     return float(total)
 
 
+def is_in_a_lane(lane_map: LaneMap, x_m: float, y_m: float) -> bool:
+    """Whether a point is strictly inside any lane or connector."""
+    return len(_areas(lane_map).tree.query(shapely.Point(x_m, y_m), predicate="within")) > 0
+
+
 # ---- where points are ---------------------------------------------------------------------------------------------
 
 

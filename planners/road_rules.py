@@ -71,7 +71,8 @@ def lead(
     objects = observation.objects
     front = progress + PACIFICA.front_m
     entry = corridor_overlap(along.path, objects.boxes, front, front + lookahead_m(speed, c), c.half_width_m)
-    rows = [row for row in np.argsort(entry, kind="stable") if math.isfinite(entry[row])]
+    order = np.argsort(entry, kind="stable")
+    rows = order[np.isfinite(entry[order])].tolist()
     # Alongside and behind the nose is who follows or merges: theirs to mind, and nothing to stop for.
     rows = [r for r in rows if entry[r] - front > 0.05 or along.path.project(*objects.boxes[r, :2])[0] > front]
     if not rows:

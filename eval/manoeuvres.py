@@ -69,7 +69,7 @@ EXPECTED: dict[str, tuple[Check, ...]] = {
     "amber_too_late_to_stop": (PassesLine(within_s=3.5), DoesNotRunRed(), NeverBelow(speed_mps=10.0), _COMFORT),
     "red_turns_green": (DoesNotRunRed(), PassesLine(within_s=10.0), NeverBelow(speed_mps=3.0), _COMFORT),
     "green_with_queue": (PassesLine(within_s=17.0), KeepsGap(least_m=1.0), _COMFORT),
-    "stop_sign": (StopsBefore(), PassesLine(within_s=17.0), _COMFORT),
+    "stop_sign_alone": (StopsBefore(), PassesLine(within_s=17.0), _COMFORT),
     # who drives ahead
     "stopped_car_at_5": (StopsBehind(what="stopped-1"), _COMFORT),
     "stopped_car_at_10": (StopsBehind(what="stopped-1"), _COMFORT),
@@ -102,7 +102,7 @@ EXPECTED: dict[str, tuple[Check, ...]] = {
     "pedestrian_no_crosswalk": (YieldsTo(whom="person-1"), KeepsGap(least_m=1.0), BrakesAtMost(most_mps2=HARD_MPS2)),
     "pedestrian_from_behind_van": (KeepsGap(least_m=0.3, to="person-1"), BrakesAtMost(most_mps2=HARD_MPS2)),
     "pedestrian_on_pavement": (NeverBelow(speed_mps=9.5), _IN_LANE, _COMFORT),
-    "cyclist_ahead": (
+    "cyclist_in_lane": (
         GetsPast(what="cyclist-1", within_s=18.0, needs=LANE_CHANGES),
         KeepsGap(least_m=0.8),
         NeverBelow(speed_mps=2.5),

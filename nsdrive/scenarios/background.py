@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from nsdrive.scenarios.signal_plan import GREEN
@@ -11,13 +13,21 @@ from nsdrive.world.types import FloatArray
 PARKED_NEAR_M = 75.0  # parked cars and people further from the ego than this are left out: cameras barely see them
 
 
-def populate(stage: Stage, amount: float, *, ahead: bool = False, cross_queue: int = 0) -> None:
+def populate(
+    stage: Stage,
+    amount: float,
+    *,
+    ahead: bool = False,
+    cross_queue: int = 0,
+    clear: Collection[tuple[str, int]] = (),
+) -> None:
     """Fill the scene. ahead: whether other traffic may use the ego's own lane in front of it. cross_queue: cars that at
-    least wait at every red light of the crossing road."""
+    least wait at every red light of the crossing road. clear: lanes that the family fills itself: (direction, index) of an
+    open road, (arm, index) of a junction's approaches."""
     if stage.layout.junction:
-        _fill_junction(stage, amount, cross_queue)
+        _fill_junction(stage, amount, cross_queue, clear)
     else:
-        _fill_road(stage, amount)
+        _fill_road(stage, amount, clear)
     if ahead and amount > 0:
         gap_m = float(stage.rng.uniform(60.0, 130.0))
         stage.add_vehicle(stage.ego_way, rear_m=stage.ego_front_m + gap_m, speed_mps=stage.ego_way.limit_mps * 0.95)
@@ -25,28 +35,28 @@ def populate(stage: Stage, amount: float, *, ahead: bool = False, cross_queue: i
     _walk_people(stage, amount)
 
 
-def _fill_road(stage: Stage, amount: float) -> None:
+def _fill_road(stage: Stage, amount: float, clear: Collection[tuple[str, int]]) -> None:
     (road,) = stage.network.roads.values()
     own = stage.ego_way
     for direction, count in (("f", road.lanes_forward), ("b", road.lanes_backward)):
         for index in range(count):
             way = stage.along(road.name, direction, index)
-            if way.lane_ids[-1] == own.lane_ids[-1]:
+            if way.lane_ids[-1] == own.lane_ids[-1] or (direction, index) in clear:
                 continue
             middle_m = stage.ego.start_m if direction == "f" else way.arc_m[-1] - stage.ego.start_m
             reach_m = (-70.0, 130.0) if direction == "f" else (-260.0, 40.0)
             _stream(stage, way, amount, max(5.0, middle_m + reach_m[0]), middle_m + reach_m[1])
 
 
-def _fill_junction(stage: Stage, amount: float, cross_queue: int) -> None:
+def _fill_junction(stage: Stage, amount: float, cross_queue: int, clear: Collection[tuple[str, int]]) -> None:
     assert stage.layout.junction
-    own = stage.ego_way.movement
+    own = (stage.route or stage.ego_way).movement
     assert own
     states = stage.plan.states(1)[:, 0] if stage.plan else None
     approaches = sorted({(m.from_road, m.from_index) for m in stage.network.movements})
     for road, index in approaches:
         choices = [m for m in stage.network.movements if (m.from_road, m.from_index) == (road, index)]
-        if (road, index) == (own.from_road, own.from_index):
+        if (road, index) == (own.from_road, own.from_index) or (road, index) in clear:
             continue
         rng = stage.rng
         if stage.plan is None:  # a stop sign: at most one or two cars, so that their turns come

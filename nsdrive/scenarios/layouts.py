@@ -44,8 +44,10 @@ def open_road(
     crosswalk_joint: int | None = None,
     parking: bool | None = None,
     length_m: float = 620.0,
+    centre_marking: str | None = None,
 ) -> Layout:
-    """One two-way road, "main". bend: (where it starts [m], radius [m], angle [rad], left positive); else gentle curves."""
+    """One two-way road, "main". bend: (where it starts [m], radius [m], angle [rad], left positive); else gentle curves.
+    parking, centre_marking: drawn where not given."""
     forward = int(rng.choice(lanes))
     x, y, heading = _anywhere(rng)
     knots = _gentle(rng, length_m, gentle) if bend is None else bend_knots(*bend, length_m)
@@ -58,7 +60,7 @@ def open_road(
         speed_limit_mps=float(rng.choice(limits_mps)),
         parking_m=2.3 if (rng.random() < 0.35 if parking is None else parking) else 0.0,
         walkway_m=float(np.round(rng.uniform(2.2, 3.6), 1)),
-        centre_marking="dashed_yellow" if forward == 1 and rng.random() < 0.3 else "double_yellow",
+        centre_marking=centre_marking or ("dashed_yellow" if forward == 1 and rng.random() < 0.3 else "double_yellow"),
         crosswalk_joints=() if crosswalk_joint is None else (crosswalk_joint,),
     )
     return Layout(network=build_network("main", roads=[road]))
@@ -71,13 +73,16 @@ def crossing(
     kind: str = "traffic_light",
     limits_mps: Sequence[float] = SPEED_LIMITS_MPS,
     lanes: Sequence[int] = (1, 2, 3),
+    phasing: str | None = None,
+    keep: Sequence[str] = (),
 ) -> Layout:
-    """A junction "x" whose arm "south" is the ego's; every arm that the ego's turn needs is there."""
+    """A junction "x" whose arm "south" is the ego's; every arm that the ego's turn needs is there, and those to keep.
+    phasing: drawn where not given."""
     main, cross = int(rng.choice(lanes)), int(rng.choice((1, 2) if kind == "traffic_light" else (1,)))
     counts = {"south": main, "north": main, "east": cross, "west": cross}
     names = ["south", "east", "north", "west"]
-    spare = [name for name in ("east", "north", "west") if name != EXIT_OF[turn]]
-    if rng.random() < 0.22:
+    spare = [name for name in ("east", "north", "west") if name != EXIT_OF[turn] and name not in keep]
+    if rng.random() < 0.22 and spare:
         gone = spare[int(rng.integers(len(spare)))]
         names.remove(gone)
         if gone == "north" and main > 2:
@@ -120,11 +125,13 @@ def crossing(
             )
         )
     roomy = all(counts[name] >= 2 for name in names) and "north" in names
+    if phasing is None:
+        phasing = "protected" if kind == "traffic_light" and roomy and rng.random() < 0.7 else "split"
     junction = Junction(
         name="x",
         arms=tuple((name, "start") for name in names),
         kind=kind,
-        phasing="protected" if kind == "traffic_light" and roomy and rng.random() < 0.7 else "split",
+        phasing=phasing,
         zone_m=zone_m,
         crosswalk_arms=tuple(name for name in names if with_crosswalks and (name == "south" or rng.random() < 0.85)),
     )

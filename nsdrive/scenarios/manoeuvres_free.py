@@ -135,7 +135,7 @@ MANOEUVRES = {
         scenario_type="accelerating_at_traffic_light_with_lead",
         build=partial(light, speed_mps=10.0, distance_m=45.0, green_at_s=1.0, queue=3, drive_s=20.0),
     ),
-    "stop_sign": Manoeuvre(
+    "stop_sign_alone": Manoeuvre(
         sentence="A stop sign, and nobody else at the junction.",
         scenario_type="stopping_at_stop_sign_without_lead",
         build=stop_sign,

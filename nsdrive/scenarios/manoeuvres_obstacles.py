@@ -150,7 +150,7 @@ MANOEUVRES = {
         scenario_type="near_multiple_pedestrians",
         build=on_pavement,
     ),
-    "cyclist_ahead": Manoeuvre(
+    "cyclist_in_lane": Manoeuvre(
         sentence="A cyclist at 4.5 m/s on the right of the lane; the oncoming lane is free, the line dashed.",
         scenario_type="behind_bike",
         build=cyclist_ahead,

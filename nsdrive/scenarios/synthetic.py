@@ -1,4 +1,4 @@
-"""Scenarios made from a seed: nineteen families of everyday driving, each with its own rule to provoke.
+"""Scenarios made from a seed: twenty-five families of everyday driving, each with its own rule to provoke.
 
     config = SyntheticConfig(seed=7, families=("red_light", "cut_in"), n_scenarios=20)
     for scenario in load(config): ...
@@ -16,7 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsdrive.scenarios import families_free, families_junction, families_leads, families_lights, families_obstacles
+from nsdrive.scenarios import (
+    families_free,
+    families_junction,
+    families_leads,
+    families_lights,
+    families_obstacles,
+    families_passing,
+    families_yield,
+)
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.scenarios.stage import SceneRejectedError
 from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, Scenario
@@ -27,6 +35,8 @@ FAMILIES = {
     **families_lights.FAMILIES,
     **families_junction.FAMILIES,
     **families_obstacles.FAMILIES,
+    **families_passing.FAMILIES,
+    **families_yield.FAMILIES,
 }
 ATTEMPTS = 40  # chosen by us: a draw in which someone would collide is drawn again; more than ten has not been seen
 

@@ -109,13 +109,13 @@ def test_what_a_planner_is_not_made_for_is_neither_passed_nor_failed():
 
 
 def test_only_a_whole_manoeuvre_is_judged():
-    assert judge(simulate(load_manoeuvre("stop_sign"), IdmPlanner(), duration_s=3.0)) is None
+    assert judge(simulate(load_manoeuvre("stop_sign_alone"), IdmPlanner(), duration_s=3.0)) is None
 
 
 def test_the_table_for_the_terminal_names_what_fails_and_by_how_much():
-    rows = [{"manoeuvre": judged(IdmPlanner, name).to_row()} for name in ("stop_sign", "parked_car_room_in_lane")]
+    rows = [{"manoeuvre": judged(IdmPlanner, name).to_row()} for name in ("stop_sign_alone", "parked_car_room_in_lane")]
     lines = table([*rows, {"scenario": "of another kind"}]).splitlines()
-    assert lines[0].split() == ["stop_sign", "pass"]
+    assert lines[0].split() == ["stop_sign_alone", "pass"]
     assert "FAIL  gets past parked-1 within 20 s: " in lines[1]
     assert lines[2] == "1 of 2 manoeuvres passed"
     assert table([{"scenario": "of another kind"}]) == ""

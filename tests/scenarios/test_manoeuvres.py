@@ -8,6 +8,7 @@ import pytest
 from nsdrive.scenarios.catalogue import open_source, source_configs
 from nsdrive.scenarios.manoeuvres import MANOEUVRES, ManoeuvresConfig, load_manoeuvre
 from nsdrive.scenarios.source import ScenarioError
+from nsdrive.scenarios.synthetic import FAMILIES
 from nsdrive.world.route import nearest_lane, validate
 from nsdrive.world.types import HISTORY_TICKS
 
@@ -65,3 +66,7 @@ def test_they_are_a_source_like_any_other():
         ManoeuvresConfig(names=("cutin_close",))
     with pytest.raises(ScenarioError, match="is not a manoeuvre"):
         source.load("a red light")
+
+
+def test_no_manoeuvre_is_called_like_a_family():
+    assert set(MANOEUVRES) & set(FAMILIES) == set()

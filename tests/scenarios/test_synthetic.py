@@ -79,6 +79,12 @@ PROVOKED = {
     "pedestrian_crosswalk": {"crosswalk", "lead"},
     "parked_car": {"lead"},
     "construction": {"lead"},
+    "slow_lead_two_lanes": {"lead"},
+    "lane_blocked": {"lead"},
+    "oncoming_pass": {"lead"},
+    "route_lane_change": {"path_end", "target_speed"},
+    "unprotected_left": {"curve_speed", "lead"},
+    "unsignalised_crossing": {"target_speed", "lead"},
 }
 SEEDS = (0, 1, 2)
 EGO_SIZE_M, EGO_CENTRE_M = (5.176, 2.297), 1.461  # nuPlan's Pacifica
@@ -154,12 +160,15 @@ def test_the_ego_is_on_a_route_that_is_longer_than_it_can_drive(family: str) -> 
         for tick in (0, HISTORY_TICKS):
             ego = scene.ego_log[tick]
             start = nearest_lane(scene.lane_map, ego.pose, allowed_roadblocks=scene.route_roadblock_ids)
+            if family == "route_lane_change":  # the ego's lane does not lead there, the one beside it does
+                beside = scene.lane_map.lanes[start]
+                start = (beside.left_neighbor if "left" in scene.scenario_type else beside.right_neighbor) or ""
             route = find_route(scene.lane_map, start, scene.goal_m, scene.route_roadblock_ids)
             assert scene.lane_map.lanes[route[-1]].roadblock_id == scene.route_roadblock_ids[-1]
             path = centerline(scene.lane_map, route)
             progress, offset = path.project(ego.x_m, ego.y_m)
             _, _, heading = path.pose_at(progress)
-            assert abs(offset) < 0.5
+            assert abs(offset) < 0.5 or (family == "route_lane_change" and 3.0 < abs(offset) < 4.2)
             assert abs((ego.heading_rad - heading + np.pi) % (2 * np.pi) - np.pi) < 0.1
         limit = float(np.nanmax(path.speed_limit_mps))
         fastest = max(limit, ego.speed_mps)
@@ -229,7 +238,9 @@ def test_conflicting_movements_are_never_green_together() -> None:
         for lights in {id(lights): lights for lights in scene.lights}.values():
             assert set(lights) == set(lines)
             for a, b in conflicts:
-                assert "red" in (lights[a], lights[b]), (scene.scenario_id, a, b)
+                permitted = scene.notes["family"] == "unprotected_left" and "left" in (lanes[a].turn, lanes[b].turn)
+                opposite = permitted and lights[a] == lights[b]  # one phase: the left turn is for its driver to judge
+                assert opposite or "red" in (lights[a], lights[b]), (scene.scenario_id, a, b)
 
 
 def test_a_light_turns_from_green_over_three_to_four_seconds_of_yellow_to_red() -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nsdrive.scenarios.nuplan_alternate import alternated
 from nsdrive.scenarios.nuplan_write_gpkg import write_geopackage
 from nsdrive.scenarios.nuplan_write_log import row_token, write_log
 from nsdrive.scenarios.nuplan_write_map import EPSG, ORIGIN_UTM_M, write_map
@@ -74,13 +75,14 @@ def write_scenario(scenario: Scenario, folder: Path, planner: Planner | None = N
     Raises ScenarioError, naming the scenario, for a map or a route that nuPlan's format cannot hold.
     """
     to = places(scenario, folder)
-    ticks = log_ticks(scenario, planner)
+    shaped = alternated(scenario)
+    ticks = log_ticks(shaped, planner)
     map_name = to.map.parents[1].name
     try:
-        fids = write_map(scenario.lane_map, to.map)
+        fids = write_map(shaped.lane_map, to.map)
     except ValueError as error:
         raise ScenarioError(f"{scenario.scenario_id}: {error}") from error
-    route = fids.route(scenario.route_roadblock_ids)
+    route = fids.route(_two_or_more(shaped))
     if len(route) < 2:
         raise ScenarioError(
             f"{scenario.scenario_id}: its route has {len(route)} roadblocks on the map; nuPlan's planners need 2 or more."
@@ -110,6 +112,18 @@ def places(scenario: Scenario, folder: Path) -> Written:
         map=folder / "maps" / f"nsdrive-{name}" / MAP_VERSION / "map.gpkg",
         token=row_token(name, "lidar_pc", TAGGED_ROW).hex(),
     )
+
+
+def _two_or_more(scenario: Scenario) -> tuple[str, ...]:
+    """The route; one of a single roadblock goes on into the next, or begins in the one before."""
+    lanes = scenario.lane_map.lanes
+    route = scenario.route_roadblock_ids
+    if len(route) == 1:
+        inside = [lane for lane in lanes.values() if lane.roadblock_id == route[0]]
+        after = [lanes[n].roadblock_id for lane in inside for n in lane.outgoing]
+        before = [lanes[n].roadblock_id for lane in inside for n in lane.incoming]
+        route = (*before[:1], *route) if not after else (*route, after[0])
+    return route
 
 
 def log_ticks(scenario: Scenario, planner: Planner | None) -> tuple[LogTick, ...]:

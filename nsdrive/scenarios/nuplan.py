@@ -29,7 +29,7 @@ from nsdrive.scenarios.nuplan_sqlite import one_line
 from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES, UNTAGGED
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.route import route_of_log
-from nsdrive.world.types import Scenario
+from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, Scenario
 
 TOKEN = re.compile(r"[0-9a-f]{16}")
 
@@ -182,6 +182,7 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
         frames=extract.frames,
         lights=extract.lights,
         unknown=frozenset(unknown),
+        clock_us=extract.notes["initial_timestamp_us"] - HISTORY_TICKS * round(INTERVAL_S * 1e6),
         scenery_seed=zlib.crc32(extract.map_name.encode()),  # a street looks the same in every log
         notes={
             **extract.notes,

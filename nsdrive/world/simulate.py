@@ -55,7 +55,7 @@ def simulate(
             break
         traffic.advance(state)
         try:
-            state = model.advance(state, plan.trajectory)
+            state = model.advance(state, plan.trajectory, scenario.clock_us)
         except ValueError as error:
             raise ValueError(
                 f"Scenario {scenario.scenario_id}, tick {tick}, planner {planner.name!r}: {error}"

@@ -231,6 +231,7 @@ class Scenario:
     unknown: frozenset[str] = (
         frozenset()
     )  # what the source does not tell: "traffic_lights", "speed_limits", "route", "box_sizes"
+    clock_us: int = 0  # a log's own time at tick 0, microseconds since 1970; 0 where there is none
     scenery_seed: int = 0  # buildings, trees and colours of the rendered world
     notes: Mapping[str, Any] = field(default_factory=dict)  # the source's parameters, for people
 

@@ -76,17 +76,19 @@ class EgoModel:
     accel_lag_s: float = 0.2
     steering_lag_s: float = 0.05
 
-    def advance(self, state: EgoState, trajectory: Trajectory) -> EgoState:
+    def advance(self, state: EgoState, trajectory: Trajectory, clock_us: int = 0) -> EgoState:
         """The ego one tick (0.1 s) later, when it tracks `trajectory` from `state`.
 
         The trajectory may have any spacing (poses are interpolated) but must contain the state's time and lie ahead
-        of it by more than one tick, else ValueError.
+        of it by more than one tick, else ValueError. clock_us: a log's own time at time_s = 0, microseconds since 1970.
+        nuPlan's tracker looks up its profiles in seconds since then, which a double holds to 0.2 microseconds only; with
+        the log's clock ours errs alike, so that two proposals that are equal but for that tie as they do there.
         """
         times, poses = _at_interval(trajectory, state.time_s)
         speeds = speed_fit(len(poses) - 1, self.jerk_penalty) @ forward_steps(poses)
         curvatures = curvature_fit(poses, speeds, INTERVAL_S, self.curvature_rate_penalty)
         elapsed_ticks = (state.time_s - times[0]) / INTERVAL_S
-        accel, steering_rate = tracking_commands(
+        accel, steering_rate = _commands(
             state.x_m,
             state.y_m,
             state.heading_rad,
@@ -96,7 +98,7 @@ class EgoModel:
             speeds,
             curvatures,
             elapsed_ticks,
-            self.horizon_ticks,
+            _looks(times, state.time_s, self.horizon_ticks, clock_us),
             self.vehicle.wheel_base_m,
             np.array([self.q_speed, self.r_accel, self.q_lateral_error, self.q_heading_error, self.q_steering]),
             self.r_steering_rate,
@@ -207,6 +209,17 @@ def _sample(values, at):
     return values[low] + (at - low) * (values[low + 1] - values[low])
 
 
+def _looks(times_s: FloatArray, now_s: float, horizon: int, clock_us: int) -> FloatArray:
+    """(horizon + 1,): where the times now, 0.1 s on, ... lie among times_s, as fractional indices."""
+    ahead = np.arange(horizon + 1)
+    if not clock_us:
+        return (now_s - times_s[0]) / INTERVAL_S + ahead
+    times = (clock_us + np.round(times_s * 1e6)) / 1e6
+    wanted = (clock_us + round(now_s * 1e6)) * 1e-6 + ahead * INTERVAL_S  # nuPlan TimePoint.time_s multiplies
+    low = np.clip(np.searchsorted(times, wanted, side="right") - 1, 0, len(times) - 2)
+    return low + (wanted - times[low]) / (times[low + 1] - times[low])
+
+
 @njit(cache=True)
 def tracking_commands(
     x,
@@ -226,9 +239,21 @@ def tracking_commands(
     stop_speed,
 ):
     """(acceleration, steering rate). `now` is the current time as a fractional index into the poses."""
+    return _commands(
+        x, y, heading, speed, steering, poses, speeds, curvatures, now, now + np.arange(horizon + 1), wheel_base, weights,
+        r_rate, stop_gain, stop_speed,
+    )  # fmt: skip
+
+
+@njit(cache=True)
+def _commands(
+    x, y, heading, speed, steering, poses, speeds, curvatures, now, looks, wheel_base, weights, r_rate, stop_gain, stop_speed
+):  # fmt: skip
+    """As `tracking_commands`; looks (horizon + 1,): the indices at which the profiles are looked up."""
     dt = INTERVAL_S
+    horizon = looks.shape[0] - 1
     q_speed, r_accel, q_lateral, q_heading, q_steering = weights
-    target = _sample(speeds, now + horizon)
+    target = _sample(speeds, looks[horizon])
     if target <= stop_speed and speed <= stop_speed:
         return -stop_gain * (speed - target), 0.0
     look = horizon * dt
@@ -243,7 +268,7 @@ def tracking_commands(
     gain_lateral, gain_heading, gain_steering = 0.0, 0.0, 0.0
     for k in range(horizon):
         step = (speed + k * dt * accel) * dt
-        curvature = _sample(curvatures, now + k)
+        curvature = _sample(curvatures, looks[k])
         error_lateral += step * error_heading
         error_heading += step * (error_steering / wheel_base - curvature)
         gain_lateral += step * gain_heading

@@ -19,6 +19,7 @@ from nsdrive.dataset import Sample, json_line, write_atomically
 from nsdrive.draw import birds_eye, contact_sheet
 from nsdrive.scenarios.argoverse2 import Argoverse2Config, Argoverse2Source
 from nsdrive.scenarios.catalogue import open_source
+from nsdrive.scenarios.manoeuvres import MANOEUVRES, load_manoeuvre
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource
 from nsdrive.scenarios.source import ScenarioSource
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, SyntheticSource
@@ -79,7 +80,8 @@ def show(name: str, make_planner: Callable[[], Planner], *, rig: str, at_s: floa
 
 
 def find_scenario(name: str, seed: int = 0) -> Scenario:
-    """A scenario by the name that a person types: a log (a folder, FILE.db, FILE.db/TOKEN), a family, or a generated id."""
+    """A scenario by the name that a person types: a log (a folder, FILE.db, FILE.db/TOKEN), a family, a manoeuvre, or a generated
+    id."""
     source: ScenarioSource
     path = Path(name)
     if path.parent.suffix == ".db":
@@ -93,10 +95,13 @@ def find_scenario(name: str, seed: int = 0) -> Scenario:
     if name in FAMILIES:
         source = SyntheticSource(SyntheticConfig(seed=seed, families=(name,), n_scenarios=1))
         return source.load(source.items()[0])
+    if name in MANOEUVRES:
+        return load_manoeuvre(name)
     generated = re.fullmatch(r"syn-(.+)-(\d+)-s(\d+)", name)
     if generated and generated.group(1) in FAMILIES:
         return SyntheticSource(SyntheticConfig(seed=int(generated.group(3)))).load(name)
-    raise ValueError(f"No scenario '{name}': no such path and no such family. {did_you_mean(name, FAMILIES)}")
+    known = did_you_mean(name, {**FAMILIES, **MANOEUVRES})
+    raise ValueError(f"No scenario '{name}': no such path, family or manoeuvre. {known}")
 
 
 def scene_painter(config: GenerateConfig) -> Callable[[Sample, Mapping[str, FloatArray]], np.ndarray]:

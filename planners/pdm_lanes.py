@@ -1,0 +1,602 @@
+"""Past PDM-Closed: the same weighing of proposals, over several lanes, round what stands in the way, and with rules of way.
+
+At each tick the planner looks at its own lane and the ones beside it, lays paths (along the lane, over to the next one, round
+an obstacle and back), drives each at several speeds by the rules of the road, simulates and scores them as PDM-Closed does, and
+takes the best. What is added to PDM-Closed (Dauner et al., CoRL 2023, see `planners.pdm_closed`):
+
+- lanes from which the route goes on, and the centerline laid anew when the lane changes (`lanes.topology`);
+- lane changes with the incentive and the safety check of MOBIL (Kesting, Treiber, Helbing 2007; `lanes.mobil`);
+- ways round standing things and slow cyclists, over the oncoming lane where nobody comes (`lanes.passing`, `lanes.oncoming`);
+- giving way at junctions by gap acceptance (`lanes.conflicts`), and IDM's curves, ambers, stop signs and crosswalks
+  (`planners.road_rules`), inside every proposal's roll-out.
+
+A path once begun is kept by the score's `steady` term, and given up where it is no longer safe.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nsdrive.world.decision import Constraint, Decision, LaneChange, Proposal, Term, arg_min
+from nsdrive.world.geometry import wrap_angle
+from nsdrive.world.route import nearest_lane
+from nsdrive.world.rules import RULES, evaluate
+from nsdrive.world.scoring import ranking, total
+from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray, Mission, Observation, Plan, Trajectory
+from nsdrive.world.vehicle import PACIFICA, ego_box
+from planners.guard import guarded
+from planners.lanes.candidates import Candidate, easing_m, lay
+from planners.lanes.conflicts import ConflictParameters, Zone, claims, zones_of
+from planners.lanes.frenet import entries
+from planners.lanes.mobil import Beside, MobilParameters, beside, blocker_of, follow, route_need, weigh
+from planners.lanes.oncoming import OncomingParameters, oncoming_gap, seen_m
+from planners.lanes.outlook import Outlook, lead_of, look, waiting_lines, yields
+from planners.lanes.passing import PassingParameters, WayRound, ways_round
+from planners.lanes.rollout import Driven, Stop, drive
+from planners.lanes.topology import CROSSABLE, Chain, Chains, usable_route
+from planners.pdm.areas import Areas
+from planners.pdm.brake import emergency_trajectory, must_brake
+from planners.pdm.config import PdmParameters
+from planners.pdm.forecast import forecast
+from planners.pdm.paths import ProposalPath
+from planners.pdm.score import NAMES, score_proposals, terms_of
+from planners.pdm.simulate import simulate_proposals
+from planners.road_rules import RoadParameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class PdmLanesConfig(
+    PdmParameters, RoadParameters, MobilParameters, OncomingParameters, PassingParameters, ConflictParameters
+):
+    """All numbers of the planner; those it shares with PDM-Closed and IDM keep their values there."""
+
+    reference: bool = False  # PDM-Closed's quirks are mended
+    clamp_needed_gap: bool = True  # else the ego brakes behind a lead that speeds away
+    side_fractions: tuple[float, ...] = (0.4, 0.7, 1.0)  # chosen by us: of paths other than the lane's middle
+    path_s: float = 8.0  # chosen by us: paths are as long as is driven in this time at the limit
+    keep_s: float = 2.5  # chosen by us: in this time the ego is back in the middle of its lane
+    change_lateral_mps2: float = 0.9  # chosen by us: a lane change of 3.5 m takes 4.7 s
+    pass_lateral_mps2: float = 1.2  # chosen by us: round something one steers a little more firmly
+    lane_scale_mps2: float = 3.0  # chosen by us: a lane this much worse in MOBIL's incentive is worth nothing
+    settle_s: float = 4.0  # chosen by us: so long after a lane change another one needs a stronger reason ...
+    settle_mps2: float = 1.5  # ... by this much
+    lost_m: float = 5.0  # chosen by us: an ego this far from its lane's middle looks for another lane
+    hold_back_m: float = 9.0  # chosen by us: behind what it may have to go round the ego stops this far away
+
+
+@dataclass(kw_only=True)
+class _Memory:
+    """What one tick leaves to the next. path, until_m: the change or way round under way, and where (on its chain) it ends."""
+
+    chain: Chain | None = None
+    path: str = "keep"
+    target: Chain | None = None
+    until_m: float = -math.inf
+    around: tuple[str, ...] = ()
+    changed_s: float = -math.inf
+    ignored: frozenset[str] = frozenset()
+    stood_s: dict[str, float] | None = None
+    time_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Option:
+    """A path with its roll-outs. worth_mps2: MOBIL's incentive of its lane. outlook: of the chain it follows. met: who is on it.
+    free_way: it goes over the oncoming lane, where nobody comes."""
+
+    candidate: Candidate
+    driven: Driven
+    fractions: tuple[float, ...]
+    outlook: Outlook
+    met: FloatArray
+    worth_mps2: float = 0.0
+    free_way: bool = False
+
+
+@guarded
+class PdmLanesPlanner:
+    """One object drives one rollout; `initialize` forgets the last one."""
+
+    name = "pdm_lanes"
+
+    def __init__(self, config: PdmLanesConfig | None = None) -> None:
+        self.config = config or PdmLanesConfig()
+        self._mission: Mission | None = None
+
+    def initialize(self, mission: Mission, ego: EgoState) -> None:
+        """Judge the lanes of the route. ValueError for a map on which no lane is usable."""
+        self._mission, self._memory = mission, _Memory(stood_s={})
+        self._zones: dict[int, tuple[Zone, ...]] = {}
+        self._free: dict[int, FloatArray] = {}
+        self._lines: dict[int, ProposalPath] = {}
+        self._chains = Chains(mission, usable_route(mission, ego.pose), self.config)
+
+    def plan(self, observation: Observation) -> Plan:
+        """The best proposal as an 8 s trajectory (81 states, 0.1 s apart), and everything that was weighed."""
+        if self._mission is None:
+            raise ValueError("PdmLanesPlanner.plan was called before initialize, so there is no lane to follow.")
+        c, ego, memory = self.config, observation.ego, self._memory
+        self._watch(observation)
+        chain = self._settle(ego)
+        here = self._outlook(chain, observation)
+        speed = max(0.0, ego.speed_mps)
+        lanes, changes = self._lane_changes(observation, here)
+        options, ways = self._options(observation, here, lanes)
+        changes += ways
+
+        proposals_at = [(option, k) for option in options for k in range(len(option.fractions))]
+        poses = np.concatenate([option.driven.poses for option in options])
+        seen = forecast(observation.objects, observation.lights, ego, {}, memory.ignored, c)
+        memory.ignored = seen.ignored_ids
+        simulated = simulate_proposals(poses[:, : c.proposal_steps + 1], ego)
+        areas = Areas.near(self._mission.lane_map, ego_box(ego.pose)[0, :2], c.radius_m)
+        on_route = self._on_route(options)
+        scores = score_proposals(simulated, seen, self._line(chain), areas, on_route, c)
+        proposals = self._proposals(proposals_at, terms_of(scores, seen), scores.measured[:, NAMES.index("progress")])
+        chosen, runner_up = ranking([proposal.score for proposal in proposals])
+        assert chosen is not None, "the lane itself is always an option"
+
+        option, k = proposals_at[chosen]
+        braking = must_brake(float(scores.collision_s[chosen]), ego.speed_mps, c)
+        target = option.fractions[k] * option.outlook.target_mps
+        constraints = [
+            evaluate("target_speed", None, {}, speed, c, target_speed_mps=target),
+            *(evaluate(r.rule, r.about, r.inputs, speed, c, target_speed_mps=target) for r in option.outlook.rules),
+            *lead_of(observation.objects.ids, option.met, speed, target, c),
+        ]
+        if braking:
+            about = seen.ids[scores.collision_about[chosen]]
+            inputs = {"collision_s": float(scores.collision_s[chosen])}
+            constraints.append(evaluate("emergency_brake", about, inputs, speed, c, target_speed_mps=target))
+        self._remember(option, observation.time_s)
+        filled, binding, tied = arg_min(sorted(constraints, key=_rule_order))
+        decision = Decision(
+            planner=self.name,
+            time_s=observation.time_s,
+            speed_mps=speed,
+            accel_mps2=ego.accel_mps2,
+            progress_m=here.start.progress_m,
+            lateral_offset_m=here.start.offset_m,
+            lane_id=chain.lane_at(here.start.progress_m),
+            constraints=filled,
+            command_mps2=min(x.allows_mps2 for x in filled),
+            binding=binding,
+            tied=tied,
+            proposals=proposals,
+            chosen=chosen,
+            runner_up=runner_up,
+            lane_changes=tuple(changes),
+        )
+        trajectory = _braking(ego, emergency_trajectory(ego, c)) if braking else _along(ego, option.driven, k)
+        return Plan(trajectory=trajectory, decision=decision, candidates=poses[:, : c.proposal_steps + 1])
+
+    # ---- memory ----------------------------------------------------------------------------------------------------
+
+    def _watch(self, observation: Observation) -> None:
+        """How long everything has stood."""
+        memory, objects = self._memory, observation.objects
+        passed = INTERVAL_S if memory.time_s is None else max(0.0, observation.time_s - memory.time_s)
+        memory.time_s = observation.time_s
+        standing = np.flatnonzero(objects.speeds_mps <= self.config.pass_standing_mps).tolist()
+        memory.stood_s = {objects.ids[row]: memory.stood_s.get(objects.ids[row], 0.0) + passed for row in standing}
+
+    def _settle(self, ego: EgoState) -> Chain:
+        """The chain that the ego is on: a lane change is done, for the centerline, when it is nearer to the new lane's."""
+        memory, c = self._memory, self.config
+        if memory.chain is not None:
+            progress, offset = memory.chain.path.project(ego.x_m, ego.y_m)
+            if memory.target is not None:
+                at, aside = memory.target.path.project(ego.x_m, ego.y_m)
+                if abs(aside) < abs(offset):
+                    memory.chain, memory.target, memory.path = memory.target, None, "keep"
+                    memory.changed_s, progress, offset = float(ego.time_s), at, aside
+            heading = float(memory.chain.path.pose_at(progress)[2])
+            turned = abs(float(wrap_angle(ego.heading_rad - heading)))
+            if abs(offset) <= c.lost_m and turned <= math.pi / 2 and progress < memory.chain.end_m - 0.5:
+                return memory.chain
+        found = self._find(ego)
+        if found is None:
+            if memory.chain is not None:
+                return memory.chain
+            raise ValueError("No lane leads from the ego's place along the route.")
+        memory.chain, memory.target, memory.path, memory.until_m = found, None, "keep", -math.inf
+        return found
+
+    def _find(self, ego: EgoState) -> Chain | None:
+        """The chain of the nearest lane of the route; of the nearest lane at all, where the route is out of reach."""
+        lane_map = self._mission.lane_map
+        blocks = {lane_map.lanes[lane_id].roadblock_id for lane_id in self._chains.lanes}
+        near = nearest_lane(lane_map, ego.pose, blocks) if blocks else nearest_lane(lane_map, ego.pose)
+        chain = self._chains.through(near)
+        if chain is not None and abs(chain.path.project(ego.x_m, ego.y_m)[1]) > 2.0 * self.config.lost_m:
+            other = self._chains.through(nearest_lane(lane_map, ego.pose))
+            chain = other or chain
+        return chain
+
+    def _remember(self, option: _Option, time_s: float) -> None:
+        memory, candidate = self._memory, option.candidate
+        kind = candidate.kind
+        if kind != memory.path and memory.path.startswith("change"):  # given up
+            memory.changed_s = time_s
+        if kind != "keep":
+            memory.until_m = candidate.settled_m
+        elif memory.path != "keep":
+            memory.until_m = -math.inf
+        memory.path, memory.around = kind, candidate.around
+        memory.target = candidate.chain if kind.startswith("change") else None
+
+    # ---- what lies ahead -------------------------------------------------------------------------------------------
+
+    def _outlook(self, chain: Chain, observation: Observation) -> Outlook:
+        c, lane_map = self.config, self._mission.lane_map
+        if id(chain) not in self._zones:
+            self._zones[id(chain)] = zones_of(lane_map, chain, c)
+            profile = chain.along.profile
+            self._free[id(chain)] = np.sqrt(np.minimum(profile[1], profile[2]))
+        progress, _ = chain.path.project(observation.ego.x_m, observation.ego.y_m)
+        found = claims(
+            lane_map,
+            self._zones[id(chain)],
+            observation.objects,
+            observation.lights,
+            progress_m=progress,
+            speed_mps=observation.ego.speed_mps,
+            free_mps=self._free[id(chain)],
+            chain=chain,
+            parameters=c,
+            margin_s=c.yield_margin_s,
+        )
+        return look(chain, observation, tuple(found), c)
+
+    def _lane_changes(
+        self, observation: Observation, here: Outlook
+    ) -> tuple[list[tuple[str, Outlook, LaneChange]], list[LaneChange]]:
+        """The neighbouring lanes that there are, each weighed, and those weights alone."""
+        c, ego, memory, chains = self.config, observation.ego, self._memory, self._chains
+        speed, progress = max(0.0, ego.speed_mps), here.start.progress_m
+        lanes: list[tuple[str, Outlook, LaneChange]] = []
+        own = self._beside(here)
+        own_lane = here.chain.lane_at(progress)
+        own_need = route_need(chains.changes(own_lane), here.chain.end_m - here.nose_m, speed, c)
+        recent = ego.time_s - memory.changed_s < c.settle_s
+        for path, side in (("change_left", "left"), ("change_right", "right")):
+            begun = memory.path == path and memory.target is not None
+            chain = memory.target if begun else chains.beside(here.chain, progress, side)
+            if chain is None or chain is here.chain:
+                continue
+            there = self._outlook(chain, observation)
+            lane_id = chain.lane_at(there.start.progress_m)
+            need = route_need(chains.changes(lane_id), chain.end_m - there.nose_m, speed, c)
+            change = weigh(
+                path,
+                lane_id,
+                own,
+                self._beside(there),
+                speed,
+                here.target_mps,
+                c,
+                c,
+                route_mps2=own_need - need,
+                begun=begun,
+                extra_threshold_mps2=c.settle_mps2 if recent and not begun else 0.0,
+            )
+            lanes.append((path, there, change))
+        return lanes, [change for _, _, change in lanes]
+
+    def _beside(self, outlook: Outlook) -> Beside:
+        left, right = outlook.chain.edges_m(outlook.start.progress_m, outlook.start.progress_m)
+        return beside(outlook.placed, outlook.start.progress_m, left, right, self.config)
+
+    # ---- paths -----------------------------------------------------------------------------------------------------
+
+    def _options(
+        self, observation: Observation, here: Outlook, lanes: list[tuple[str, Outlook, LaneChange]]
+    ) -> tuple[list[_Option], list[LaneChange]]:
+        """Everything that could be driven now, and what was thought of the ways round."""
+        c, memory, speed = self.config, self._memory, max(0.0, observation.ego.speed_mps)
+        around, considered, held = self._ways(observation, here)
+        if held is not None:
+            here = held
+        ease = max(8.0, c.keep_s * speed)
+        if memory.path == "keep" and memory.until_m > here.start.progress_m + 2.0:  # a change is being finished
+            ease = max(ease, memory.until_m - here.start.progress_m)
+        options = []
+        for offset in c.offsets_m:
+            fractions = c.speed_fractions if offset == 0.0 else c.side_fractions
+            options.append(self._drive(observation, here, "keep", offset, here.start.progress_m + ease, fractions))
+        for path, there, change in lanes:
+            begun = memory.path == path
+            if change.safe and (change.wanted or begun):
+                until = memory.until_m
+                if not begun:
+                    until = there.start.progress_m + easing_m(there.start.offset_m, speed, c.change_lateral_mps2)
+                firm = there.start.progress_m + easing_m(there.start.offset_m, speed, 2.0 * c.change_lateral_mps2)
+                option = self._drive(observation, there, path, 0.0, max(until, firm), c.side_fractions)
+                options.append(option and replace(option, worth_mps2=change.incentive_mps2))
+        options += around
+        found = [option for option in options if option is not None]
+        if not found:
+            raise ValueError("The lane ends here and no other one can be reached.")
+        return found, considered
+
+    def _drive(
+        self,
+        observation: Observation,
+        outlook: Outlook,
+        kind: str,
+        offset_m: float,
+        settled_m: float,
+        fractions: tuple[float, ...],
+    ) -> _Option | None:
+        return self._roll(observation, outlook, ((settled_m, offset_m),), kind, offset_m, (), fractions)
+
+    def _roll(
+        self,
+        observation: Observation,
+        outlook: Outlook,
+        knots: tuple[tuple[float, float], ...],
+        kind: str,
+        offset_m: float,
+        ids: tuple[str, ...],
+        fractions: tuple[float, ...],
+    ) -> _Option | None:
+        """A path and its roll-outs, None where the chain is too short for one."""
+        c, objects = self.config, observation.objects
+        speed = max(0.0, observation.ego.speed_mps)
+        length = max(c.lookahead_min_m, c.path_s * max(speed, outlook.target_mps))
+        candidate = lay(outlook.chain, outlook.start, knots, length, kind=kind, offset_m=offset_m, around=ids)
+        if candidate is None:
+            return None
+        sample_s = INTERVAL_S * c.forecast_every
+        met = entries(
+            candidate.points,
+            candidate.arc_m,
+            objects.boxes,
+            objects.velocities_mps,
+            c.half_width_m,
+            samples=c.proposal_steps // c.forecast_every + 1,
+            interval_s=sample_s,
+        )
+        on_it = np.isfinite(met[0]).any(axis=0)
+        stops = outlook.stops
+        driven = drive(
+            candidate,
+            speed,
+            fractions,
+            stops,
+            np.ascontiguousarray(met[:, :, on_it]),
+            c,
+            steps=c.plan_steps,
+            sample_s=sample_s,
+        )
+        return _Option(candidate=candidate, driven=driven, fractions=fractions, outlook=outlook, met=met)
+
+    def _ways(
+        self, observation: Observation, here: Outlook
+    ) -> tuple[list[_Option | None], list[LaneChange], Outlook | None]:
+        """Ways round what is in the lane: those that can be driven now, all that were considered, and, where one is worth waiting
+        for, the outlook of an ego that waits for it."""
+        c, memory, chains = self.config, self._memory, self._chains
+        speed, progress = max(0.0, observation.ego.speed_mps), here.start.progress_m
+        lane = self._mission.lane_map.lanes[here.chain.lane_at(progress)]
+        beside_left = chains.beside(here.chain, progress, "left")
+        opposite = chains.opposite(here.chain, progress)
+        ways = ways_round(
+            here.chain,
+            here.placed,
+            progress_m=progress,
+            speed_mps=speed,
+            limit_mps=here.target_mps,
+            stood_s=memory.stood_s,
+            lines_m=waiting_lines(here.chain, observation.lights),
+            left="same" if beside_left is not None else ("oncoming" if opposite is not None else None),
+            right="same" if chains.beside(here.chain, progress, "right") is not None else None,
+            may_overtake=lane.left_marking in CROSSABLE,
+            parameters=c,
+        )
+        options: list[_Option | None] = []
+        considered: list[LaneChange] = []
+        waits: Constraint | None = None
+        for way in ways:
+            begun = memory.path == way.kind and bool(set(way.ids) & set(memory.around))
+            shift = way.offset_m - here.start.offset_m
+            out = max(way.from_m, progress + 0.6 * easing_m(shift, speed, c.pass_lateral_mps2))
+            back = max(out, way.to_m)
+            settled = back + easing_m(way.offset_m, max(speed, 5.0), c.pass_lateral_mps2)
+            knots = ((out, way.offset_m), (back, way.offset_m), (settled, 0.0))
+            option = self._roll(observation, here, knots, way.kind, way.offset_m, way.ids, c.side_fractions)
+            if option is None:
+                continue
+            free, about, arrives, needs = self._is_free(observation, here, way, option, settled, begun)
+            gain = self._gain(here, way, speed)
+            worth = max(0.0, gain)
+            if way.over == "own":
+                options.append(replace(option, worth_mps2=worth) if way.ready or begun else None)
+                continue
+            beyond = begun and here.nose_m > way.rear_m
+            if (free and way.ready) or beyond:
+                options.append(replace(option, worth_mps2=worth, free_way=way.over == "oncoming"))
+            elif waits is None:
+                hold = way.rear_m - c.hold_back_m
+                if here.nose_m <= hold + 1.0:
+                    waits = yields(about, hold - here.nose_m, needs, min(arrives, needs), speed, here.target_mps, c)
+            considered.append(
+                LaneChange(
+                    path=way.kind,
+                    lane_id=opposite if way.over == "oncoming" else self._side_lane(here, way.kind),
+                    reason="blocked",
+                    incentive_mps2=worth,
+                    threshold_mps2=c.change_threshold_mps2,
+                    lead=way.ids[0],
+                    follower=None,
+                    follower_accel_mps2=0.0,
+                    safe_accel_mps2=-c.safe_decel_mps2,
+                    safe=free,
+                    blocker=about,
+                )
+            )
+        if waits is None or any(option is not None for option in options):
+            return options, considered, None
+        stop = Stop(progress_m=here.nose_m + waits.inputs["gap_m"])
+        return options, considered, replace(here, rules=(*here.rules, waits), stops=(*here.stops, stop))
+
+    def _is_free(
+        self, observation: Observation, here: Outlook, way: WayRound, option: _Option, settled_m: float, begun: bool
+    ) -> tuple[bool, str | None, float, float]:
+        """(whether nobody else needs the room, who does, when they arrive, when the ego is back)."""
+        c, speed, progress = self.config, max(0.0, observation.ego.speed_mps), here.start.progress_m
+        back_m = way.to_m + 0.5 * (settled_m - way.to_m)
+        needs = _time_to(option, option.candidate.arc_at(back_m))
+        if way.over == "own":
+            return True, None, math.inf, needs
+        if way.over == "same":
+            placed = replace(here.placed, offset_m=here.placed.offset_m - way.offset_m)
+            there = beside(placed, progress, 0.5 * PACIFICA.width_m, 0.5 * PACIFICA.width_m, c)
+            if there.lead in way.ids:
+                there = replace(there, lead=None, lead_gap_m=1e6)
+            if there.alongside in way.ids:
+                there = replace(there, alongside=None)
+            v = there.follower_speed_mps
+            behind = follow(v, there.follower_gap_m, speed, max(here.target_mps, v), c)
+            ahead = follow(speed, there.lead_gap_m, there.lead_speed_mps, here.target_mps, c)
+            limit = c.continue_decel_mps2 if begun else c.safe_decel_mps2
+            blocker = blocker_of(there, speed, ahead, behind, limit, c)
+            return blocker is None, blocker, 0.0, needs
+        lane = here.chain.path.speed_limit_at(progress)
+        view = seen_m(
+            here.chain.path,
+            progress,
+            max(way.offset_m, 2.0),
+            observation.objects.boxes,
+            observation.objects.heights_m,
+            c,
+            eye_offset_m=here.start.offset_m,
+        )
+        gap = oncoming_gap(
+            here.placed,
+            progress_m=progress,
+            back_m=back_m,
+            offset_m=way.offset_m,
+            needs_s=needs,
+            view_m=view,
+            limit_mps=c.target_speed_mps if math.isnan(lane) else lane,
+            parameters=c,
+            begun=begun,
+        )
+        return gap.free, gap.about, min(gap.arrives_s, gap.unseen_s), needs
+
+    def _gain(self, here: Outlook, way: WayRound, speed: float) -> float:
+        """What it gains in acceleration not to be behind it."""
+        c = self.config
+        behind = follow(speed, max(0.1, way.rear_m - here.nose_m), way.speed_mps, here.target_mps, c)
+        free = follow(speed, 1e6, 0.0, here.target_mps, c)
+        return max(free, -c.decel_max_mps2) - max(behind, -c.decel_max_mps2)
+
+    def _side_lane(self, here: Outlook, kind: str) -> str | None:
+        chain = self._chains.beside(here.chain, here.start.progress_m, kind.removeprefix("pass_"))
+        return None if chain is None else chain.lane_at(here.start.progress_m)
+
+    # ---- weighing --------------------------------------------------------------------------------------------------
+
+    def _on_route(self, options: list[_Option]) -> frozenset[str]:
+        own = {lane_id for option in options for lane_id in option.candidate.chain.lane_ids}
+        return frozenset(own | set(self._chains.lanes))
+
+    def _line(self, chain: Chain) -> ProposalPath:
+        if id(chain) not in self._lines:
+            ids = [lane_id or "" for lane_id in chain.path.lane_ids]
+            self._lines[id(chain)] = ProposalPath.of(chain.path.points, chain.path.heading_rad, ids)
+        return self._lines[id(chain)]
+
+    def _proposals(
+        self, at: list[tuple[_Option, int]], scored: tuple[tuple[Term, ...], ...], progress_m: FloatArray
+    ) -> tuple[Proposal, ...]:
+        """Every proposal with PDM-Closed's terms and ours: right of way, lane, steadiness; progress is shared out anew."""
+        c, memory = self.config, self._memory
+        best_worth = max(option.worth_mps2 for option, _ in at)
+        rows = []
+        for (option, k), terms in zip(at, scored, strict=True):
+            named = {term.name: term for term in terms}
+            if option.free_way and named["driving_direction"].value < 1.0:
+                named["driving_direction"] = replace(named["driving_direction"], value=1.0)
+            multipliers = [named[name] for name in NAMES[:3]] + [_right_of_way(option, k)]
+            worse = (best_worth - option.worth_mps2) / c.lane_scale_mps2
+            rest = [
+                named["time_to_collision"],
+                named["comfort"],
+                Term(name="lane", value=min(1.0, max(0.0, 1.0 - worse))),
+                Term(name="steady", value=float(option.candidate.kind == memory.path)),
+            ]
+            rows.append((multipliers, rest))
+        product = np.array([math.prod(term.value for term in multipliers) for multipliers, _ in rows])
+        allowed = np.nan_to_num(progress_m) * product
+        best = float(allowed.max())
+        shares = allowed / best if best > 0.1 else np.where(product == 0.0, 0.0, 1.0)
+        made = []
+        for (option, k), (multipliers, rest), share, metres in zip(
+            at, rows, shares.tolist(), progress_m.tolist(), strict=True
+        ):
+            progress = Term(name="progress", value=share, measured=metres)
+            terms = (*multipliers, progress, *rest)
+            made.append(
+                Proposal(
+                    path=option.candidate.kind,
+                    offset_m=option.candidate.offset_m,
+                    speed_fraction=option.fractions[k],
+                    terms=terms,
+                    score=total(terms),
+                )
+            )
+        return tuple(made)
+
+
+def _right_of_way(option: _Option, k: int) -> Term:
+    """0 where the ego's nose passes a line while the one who goes first has not gone yet."""
+    outlook = option.outlook
+    for constraint, claim in ((r, c) for r in outlook.rules if r.rule == "yield" for c in outlook.claims):
+        if claim.track_id != constraint.about or constraint.allows_mps2 >= 1.0:
+            continue
+        if claim.stop_m < outlook.nose_m - 0.5:
+            continue
+        line = option.candidate.arc_at(claim.stop_m) - PACIFICA.front_m + 0.5
+        over = np.flatnonzero(option.driven.arc_m[k, :41] > line)
+        if len(over) and over[0] * INTERVAL_S < claim.leaves_s:
+            return Term(name="right_of_way", value=0.0, measured=float(over[0] * INTERVAL_S), about=claim.track_id)
+    return Term(name="right_of_way", value=1.0)
+
+
+def _time_to(option: _Option, arc_m: float) -> float:
+    """When the fastest roll-out gets to a place on its path; after its end at its last speed, inf if it stands there."""
+    arc = option.driven.arc_m[-1]
+    if arc[-1] >= arc_m:
+        return float(np.searchsorted(arc, arc_m)) * INTERVAL_S
+    speed = float(option.driven.speeds_mps[-1, -1])
+    return math.inf if speed < 0.5 else (len(arc) - 1) * INTERVAL_S + (arc_m - float(arc[-1])) / speed
+
+
+_ORDER = list(RULES)
+
+
+def _rule_order(constraint: Constraint) -> int:
+    return _ORDER.index(constraint.rule)
+
+
+def _along(ego: EgoState, driven: Driven, k: int) -> Trajectory:
+    """One roll-out as a plan that starts at the ego itself."""
+    poses = driven.poses[k].copy()
+    poses[0] = ego.pose
+    return _trajectory(ego, poses, driven.speeds_mps[k], driven.accels_mps2[k])
+
+
+def _braking(ego: EgoState, poses: FloatArray) -> Trajectory:
+    steps = np.hypot(*np.diff(poses[:, :2], axis=0).T) / INTERVAL_S
+    speeds = np.append(steps, steps[-1])
+    return _trajectory(ego, poses, speeds, np.diff(speeds, append=speeds[-1]) / INTERVAL_S)
+
+
+def _trajectory(ego: EgoState, poses: FloatArray, speeds: FloatArray, accels: FloatArray) -> Trajectory:
+    times = np.round(ego.time_s + INTERVAL_S * np.arange(len(poses)), 6)
+    return Trajectory(times_s=times, poses_global=poses, speeds_mps=speeds, accels_mps2=accels)

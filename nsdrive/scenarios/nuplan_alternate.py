@@ -45,7 +45,7 @@ def alternated(scenario: Scenario) -> Scenario:
     joined = {name: _joined(name, way, lanes) for name, way in ways.items()}
     return replace(
         scenario,
-        lane_map=replace(scenario.lane_map, lanes=_linked(lanes, joined), roadblocks={}),
+        lane_map=replace(scenario.lane_map, lanes=_linked(lanes, joined)),
         route_roadblock_ids=_route(scenario, lanes),
         lights=tuple(_lights(lights, ways) for lights in scenario.lights),
     )

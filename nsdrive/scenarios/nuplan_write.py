@@ -78,8 +78,9 @@ def write_scenario(scenario: Scenario, folder: Path, planner: Planner | None = N
     shaped = alternated(scenario)
     ticks = log_ticks(shaped, planner)
     map_name = to.map.parents[1].name
+    epsg, origin_m = _frame(scenario)
     try:
-        fids = write_map(shaped.lane_map, to.map)
+        fids = write_map(shaped.lane_map, to.map, epsg=epsg, origin_m=origin_m)
     except ValueError as error:
         raise ScenarioError(f"{scenario.scenario_id}: {error}") from error
     route = fids.route(_two_or_more(shaped))
@@ -92,8 +93,8 @@ def write_scenario(scenario: Scenario, folder: Path, planner: Planner | None = N
         to.log,
         ticks,
         map_name=map_name,
-        epsg=EPSG,
-        origin_m=ORIGIN_UTM_M,
+        epsg=epsg,
+        origin_m=origin_m,
         route=route,
         goal_m=scenario.goal_m,
         light_fids=fids.lanes,
@@ -112,6 +113,14 @@ def places(scenario: Scenario, folder: Path) -> Written:
         map=folder / "maps" / f"nsdrive-{name}" / MAP_VERSION / "map.gpkg",
         token=row_token(name, "lidar_pc", TAGGED_ROW).hex(),
     )
+
+
+def _frame(scenario: Scenario) -> tuple[int, tuple[float, float]]:
+    """Projection (EPSG) and where the scenario's (0, 0) lies in it: nuPlan's own are in their city's UTM zone already."""
+    if scenario.source == "nuplan":
+        _, epsg = OFFICIAL_MAPS.get(scenario.lane_map.name, ("", EPSG))
+        return epsg, (0.0, 0.0)
+    return EPSG, ORIGIN_UTM_M
 
 
 def _two_or_more(scenario: Scenario) -> tuple[str, ...]:

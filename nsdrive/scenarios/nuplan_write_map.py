@@ -4,9 +4,9 @@
     fids.lanes["main-f0-0"]          # 1001, the row of that lane in lanes_polygons
     fids.route(scenario.route_roadblock_ids)
 
-Our frame is laid into UTM zone 11 at ORIGIN_UTM_M, so that a reader who projects back finds our coordinates plus that
-offset. What the layers and columns mean, and which ones nuPlan reads, was measured with nuplan-devkit v1.2; columns that
-it never reads hold a neutral value.
+A frame that is in no projection is laid into UTM zone 11 at ORIGIN_UTM_M, so that a reader who projects back finds its
+coordinates plus that offset. What the layers and columns mean, and which ones nuPlan reads, was measured with
+nuplan-devkit v1.2; columns that it never reads hold a neutral value.
 
 Lanes and lane connectors alternate in nuPlan, a connector has exactly one lane before and one behind it, and a roadblock
 connector one roadblock before and behind it. `nsdrive.scenarios.nuplan_alternate` brings other maps into that shape.
@@ -29,7 +29,7 @@ from nsdrive.world.lane_map import Lane, LaneMap, Signal
 from nsdrive.world.types import FloatArray
 
 EPSG = 32611  # UTM zone 11 north, that of nuPlan's Las Vegas
-ORIGIN_UTM_M = (665000.0, 3998000.0)  # chosen by us: where our (0, 0) lies, a whole number in every digit that matters
+ORIGIN_UTM_M = (665000.0, 3998000.0)  # chosen by us: where our (0, 0) lies, if the map is in no projection of its own
 MAX_NODE_GAP_M = 1.0  # nuPlan matches routes by distance to a baseline's nodes
 FIRST_LANE, FIRST_BLOCK, FIRST_SIGNAL = 1001, 100001, 120001  # chosen by us
 STOP_DEPTH_M = 1.0  # chosen by us: a stop polygon reaches from its line, the edge that traffic meets first, this far
@@ -61,18 +61,31 @@ class MapFids:
         return tuple(found)
 
 
-def write_map(lane_map: LaneMap, path: Path) -> MapFids:
-    """Write the GeoPackage, complete or not at all. ValueError where the map is not of nuPlan's shape."""
+def write_map(
+    lane_map: LaneMap, path: Path, *, epsg: int = EPSG, origin_m: tuple[float, float] = ORIGIN_UTM_M
+) -> MapFids:
+    """Write the GeoPackage, complete or not at all. ValueError where the map is not of nuPlan's shape.
+
+    epsg: the projection to lay the map into; its coordinates are the map's plus origin_m.
+    """
     fids = number(lane_map)
-    write_geopackage(path, layer_rows(lane_map, fids), epsg=EPSG, origin_m=ORIGIN_UTM_M)
+    write_geopackage(path, layer_rows(lane_map, fids), epsg=epsg, origin_m=origin_m)
     return fids
 
 
 def number(lane_map: LaneMap) -> MapFids:
-    """Integer ids in the map's own order, which is the order in which nuPlan's code lists the lanes of a roadblock."""
-    lanes = {lane_id: FIRST_LANE + k for k, lane_id in enumerate(lane_map.lanes)}
-    keys = dict.fromkeys(block_key(lane_map, lane) for lane in lane_map.lanes.values())
-    return MapFids(lanes=lanes, blocks={key: FIRST_BLOCK + k for k, key in enumerate(keys)})
+    """Integer ids: our own where they are such already, else in the map's order, in which nuPlan's code lists lanes too."""
+    keys = list(dict.fromkeys(block_key(lane_map, lane) for lane in lane_map.lanes.values()))
+    blocks = _numbered([name for name, _, _ in keys], FIRST_BLOCK)
+    return MapFids(
+        lanes=dict(zip(lane_map.lanes, _numbered(list(lane_map.lanes), FIRST_LANE), strict=True)),
+        blocks=dict(zip(keys, blocks, strict=True)),
+    )
+
+
+def _numbered(names: Sequence[str], first: int) -> list[int]:
+    numbers = {int(name) for name in names if name.isdecimal() and name == str(int(name))}
+    return [int(name) for name in names] if len(numbers) == len(names) else [first + k for k in range(len(names))]
 
 
 def block_key(lane_map: LaneMap, lane: Lane) -> tuple[str, str | None, str | None]:
@@ -117,11 +130,11 @@ def layer_rows(lane_map: LaneMap, fids: MapFids) -> Mapping[str, list[Row]]:
         for k, (line, marking) in enumerate(
             ((lane.left_boundary, lane.left_marking), (lane.right_boundary, lane.right_marking))
         ):
-            sides.append(200001 + 2 * (fid - FIRST_LANE) + k)
+            sides.append(2 * fid + k)
             rows["boundaries"].append((sides[k], shapely.LineString(line), {"boundary_type_fid": _boundary(marking)}))
         named = {"creator_id": lane_id, "left_boundary_fid": sides[0], "right_boundary_fid": sides[1]}
         which = "lane_connector_fid" if lane.is_connector else "lane_fid"
-        rows["baseline_paths"].append((300001 + fid - FIRST_LANE, path, {which: fid}))
+        rows["baseline_paths"].append((fid, path, {which: fid}))
         if lane.is_connector:
             before, behind = lanes[lane.incoming[0]], lanes[lane.outgoing[0]]
             lights = [stops[n] for n in lane.stop_line_ids if lane_map.stop_lines[n].kind == "traffic_light"]
@@ -144,9 +157,9 @@ def layer_rows(lane_map: LaneMap, fids: MapFids) -> Mapping[str, list[Row]]:
                     },
                 )
             )
-            named = named | {"lane_connector_fid": fid, "baseline_path_fid": 300001 + fid - FIRST_LANE}
+            named = named | {"lane_connector_fid": fid, "baseline_path_fid": fid}
             del named["creator_id"]
-            rows["gen_lane_connectors_scaled_width_polygons"].append((400001 + fid - FIRST_LANE, _area(lane), named))
+            rows["gen_lane_connectors_scaled_width_polygons"].append((fid, _area(lane), named))
         else:
             named = named | {
                 "lane_group_fid": block,
@@ -161,8 +174,8 @@ def layer_rows(lane_map: LaneMap, fids: MapFids) -> Mapping[str, list[Row]]:
         area = _union([_area(lanes[lane_id]) for lane_id in members], lane_map.roadblocks.get(name))
         outer = {
             "creator_id": name,
-            "left_boundary_fid": 200001 + 2 * (fids.lanes[members[0]] - FIRST_LANE),
-            "right_boundary_fid": 200002 + 2 * (fids.lanes[members[-1]] - FIRST_LANE),
+            "left_boundary_fid": 2 * fids.lanes[members[0]],
+            "right_boundary_fid": 2 * fids.lanes[members[-1]] + 1,
         }
         if from_block is None or to_block is None:
             rows["lane_groups_polygons"].append((block, area, outer))

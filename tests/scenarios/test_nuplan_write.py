@@ -119,6 +119,22 @@ def test_the_map_comes_back_as_it_was(junction, reread):
     assert shapely.area(reread_road) == pytest.approx(shapely.area(road), abs=0.1)
 
 
+def test_what_was_read_from_nuplan_can_be_written_again(reread, tmp_path):
+    write_scenario(reread, tmp_path)
+    source = NuplanSource(NuplanConfig(path=str(tmp_path / "logs"), map_margin_m=None))
+    again = source.load(source.items()[0])
+    for was, now in zip(reread.ego_log, again.ego_log, strict=True):
+        assert now.pose == pytest.approx(was.pose, abs=1e-12)
+        assert (now.speed_mps, now.accel_mps2) == (was.speed_mps, was.accel_mps2)
+    assert again.lights == reread.lights
+    assert again.route_roadblock_ids == reread.route_roadblock_ids
+    for was, now in zip(reread.frames, again.frames, strict=True):
+        np.testing.assert_array_equal(now.boxes, was.boxes)
+    for was, now in zip(reread.lane_map.lanes.values(), again.lane_map.lanes.values(), strict=True):
+        np.testing.assert_allclose(now.centerline, was.centerline, atol=1e-6)
+        assert (now.outgoing, now.speed_limit_mps) == (was.outgoing, was.speed_limit_mps)
+
+
 def test_nuplan_finds_the_tag_and_has_enough_log_around_it(log):
     scenes = [name for (name,) in rows(log, "select token from scene order by name")]
     ((tag, scene),) = rows(

@@ -75,13 +75,11 @@ def tagged_rows(path: Path, scenario_types: Sequence[str], tokens: Sequence[str]
         scenes = [row["token"] for row in log.execute("select token from scene order by name")]
         official = set(scenes[2:-2])  # get_scenarios_from_db: "at least 2 before and 2 after"
         if tokens:
-            found = list(
-                select_in(
-                    log,
-                    "select p.token, p.timestamp, p.scene_token, (select max(type) from scenario_tag where"
-                    " lidar_pc_token = p.token) as type from lidar_pc p where p.token in ({})",
-                    [bytes.fromhex(token) for token in tokens],
-                )
+            found = select_in(
+                log,
+                "select p.token, p.timestamp, p.scene_token, (select max(type) from scenario_tag where"
+                " lidar_pc_token = p.token) as type from lidar_pc p where p.token in ({})",
+                [bytes.fromhex(token) for token in tokens],
             )
         else:
             found = log.execute(

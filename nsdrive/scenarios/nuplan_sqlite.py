@@ -6,7 +6,7 @@ Everything is read-only; no file is locked and none is written beside. Whatever 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,13 @@ def columns_of(connection: sqlite3.Connection, table: str) -> frozenset[str]:
     return frozenset(row["name"] for row in connection.execute(f'pragma table_info("{table}")'))
 
 
-def select_in(connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> Iterable[sqlite3.Row]:
+def select_in(connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
     """The rows of a query whose `{}` stands for a list of values of any length."""
+    rows: list[sqlite3.Row] = []
     for start in range(0, len(values), MAX_PARAMETERS):
         some = list(values[start : start + MAX_PARAMETERS])
-        yield from connection.execute(query.format(",".join("?" * len(some))), some)
+        rows += connection.execute(query.format(",".join("?" * len(some))), some).fetchall()
+    return rows
 
 
 def _check_header(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 PDM-Closed asks these questions of every corner of every simulated state (tuplan_garage `pdm_scorer.py`,
 `pdm_observation_utils.py`), some 3,000 points a tick. The answers are exact: a point is inside a polygon as GEOS says,
-its boundary outside. Each polygon's edges are sorted into slabs across its longer side, so that a point meets a handful.
+its boundary outside. Each polygon is cut into slabs across its longer side. In most of a slab a comparison tells inside from
+outside; only a point beside an edge asks the edges there.
 """
 
 from __future__ import annotations
@@ -22,19 +23,22 @@ from nsdrive.world.types import FloatArray
 
 MULTIPLE_LANES, NON_DRIVABLE, ONCOMING = range(3)  # last axis of `Areas.ego_areas`
 SLAB_M = 1.0  # chosen by us: the edges of nuPlan's polygons are about as long
+MARGIN_M = 1e-6  # chosen by us: rounding is a thousandth of it; a point this close to an edge asks the edge
 KEPT_SELECTIONS = 8  # chosen by us: a drive needs a new selection of polygons every few seconds
 
 
 class Packed(NamedTuple):
     """K polygons for the kernels. bounds (K, 4): least x, least y, greatest x, greatest y. swapped (K,): slabs cut across x,
     not y. slabs (K + 1,): where each polygon's slabs start in first (S + 1,), which says where each slab's edges start in
-    edges (E, 4): u, v of both ends, u along the slab and v across, as `swapped` says."""
+    edges (E, 4): u, v of both ends, u along the slab and v across, as `swapped` says. quick (S, 4): u below the first or
+    above the last is outside in that slab, between the second and the third inside, elsewhere the edges say."""
 
     bounds: FloatArray
     swapped: np.ndarray
     slabs: np.ndarray
     first: np.ndarray
     edges: FloatArray
+    quick: FloatArray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,13 +65,13 @@ class Areas:
         polygon. ONCOMING: the middle is in no lane of the route (what the public code calls oncoming traffic).
         """
         on_route = np.array([lane_id in route_lane_ids for lane_id in self.lane_ids], dtype=np.bool_)
-        return _ego_areas(self.drivable, on_route, np.ascontiguousarray(corners), np.ascontiguousarray(centers))
+        return _ego_areas(*self.drivable, on_route, np.ascontiguousarray(corners), np.ascontiguousarray(centers))
 
     def in_intersection(self, points: FloatArray) -> np.ndarray:
         """(...,) bool for points (..., 2 or more): whether an intersection of the map holds x, y."""
         points = np.asarray(points, dtype=np.float64)
         flat = np.ascontiguousarray(points[..., :2]).reshape(-1, 2)
-        return _in_any(self.intersections, flat).reshape(points.shape[:-1])
+        return _in_any(*self.intersections, flat).reshape(points.shape[:-1])
 
 
 class _MapIndex:
@@ -153,7 +157,9 @@ def _pack(rings: Sequence[FloatArray]) -> Packed:
     sound = [np.asarray(ring, dtype=np.float64)[:, :2] if _is_area(ring) else np.empty((0, 2)) for ring in rings]
     points = np.ascontiguousarray(np.concatenate([np.empty((0, 2)), *sound]))
     starts = np.concatenate([[0], np.cumsum([len(ring) for ring in sound])]).astype(np.int64)
-    return Packed(*_slabs(points, starts))
+    bounds, swapped, slabs, first, edges = _slabs(points, starts)
+    quick = _quick(bounds, swapped, slabs, first, edges)
+    return Packed(bounds=bounds, swapped=swapped, slabs=slabs, first=first, edges=edges, quick=quick)
 
 
 @njit(cache=True)
@@ -207,16 +213,47 @@ def _slab(v, low, high, n):
 
 
 @njit(cache=True)
-def contains(packed, k, x, y):
-    """Whether polygon k holds the point in its inside. Even-odd, by crossings of a ray, as GEOS's RayCrossingCounter."""
-    bounds = packed.bounds
-    if not (bounds[k, 0] < x < bounds[k, 2] and bounds[k, 1] < y < bounds[k, 3]):  # false for nan, too
-        return False
-    u, v, low, high = (y, x, bounds[k, 0], bounds[k, 2]) if packed.swapped[k] else (x, y, bounds[k, 1], bounds[k, 3])
-    s = packed.slabs[k] + _slab(v, low, high, packed.slabs[k + 1] - packed.slabs[k])
+def _quick(bounds, swapped, slabs, first, edges):
+    """(S, 4), see `Packed`. Each slab's edges, clipped to it, block parts of it; what two parts hold between them is uniform."""
+    quick = np.empty((first.shape[0] - 1, 4))
+    for k in range(bounds.shape[0]):
+        low, high = (bounds[k, 0], bounds[k, 2]) if swapped[k] else (bounds[k, 1], bounds[k, 3])
+        count = slabs[k + 1] - slabs[k]
+        for s in range(slabs[k], slabs[k + 1]):
+            bottom = low + (high - low) * (s - slabs[k]) / count - MARGIN_M
+            top = low + (high - low) * (s + 1 - slabs[k]) / count + MARGIN_M
+            n = first[s + 1] - first[s]
+            parts = np.empty((n, 2))
+            for i in range(n):
+                u1, v1, u2, v2 = edges[first[s] + i]
+                if v1 != v2:
+                    ta = min(max((bottom - v1) / (v2 - v1), 0.0), 1.0)
+                    tb = min(max((top - v1) / (v2 - v1), 0.0), 1.0)
+                    u1, u2 = u1 + ta * (u2 - u1), u1 + tb * (u2 - u1)
+                j = i
+                while j > 0 and parts[j - 1, 0] > min(u1, u2) - MARGIN_M:
+                    parts[j] = parts[j - 1]
+                    j -= 1
+                parts[j, 0], parts[j, 1] = min(u1, u2) - MARGIN_M, max(u1, u2) + MARGIN_M
+            groups, a1, b0, end = 0, np.inf, np.inf, -np.inf
+            for i in range(n):
+                if groups == 0 or parts[i, 0] > end:
+                    groups += 1
+                    if groups == 2:
+                        a1, b0 = end, parts[i, 0]
+                end = max(end, parts[i, 1])
+            quick[s, 0], quick[s, 1], quick[s, 2], quick[s, 3] = parts[0, 0] if n else np.inf, np.inf, np.inf, end
+            if groups == 2 and a1 < b0 and _crossings(first, edges, s, 0.5 * (a1 + b0), 0.5 * (bottom + top)):
+                quick[s, 1], quick[s, 2] = a1, b0
+    return quick
+
+
+@njit(cache=True)
+def _crossings(first, edges, s, u, v):
+    """Whether a ray from the point along its slab crosses an odd number of edges; False on one. GEOS's RayCrossingCounter."""
     inside = False
-    for e in range(packed.first[s], packed.first[s + 1]):
-        u1, v1, u2, v2 = packed.edges[e, 0], packed.edges[e, 1], packed.edges[e, 2], packed.edges[e, 3]
+    for e in range(first[s], first[s + 1]):
+        u1, v1, u2, v2 = edges[e, 0], edges[e, 1], edges[e, 2], edges[e, 3]
         if u1 < u and u2 < u:
             continue
         if u == u2 and v == v2:
@@ -273,75 +310,75 @@ def _product(ah, al, bh, bl):
 
 
 @njit(cache=True)
-def _near_points(packed, x0, y0, x1, y1):
-    """Indices of the polygons whose bounds meet a rectangle."""
-    bounds = packed.bounds
-    found = np.empty(bounds.shape[0], dtype=np.int64)
-    n = 0
+def _near_points(bounds, points):
+    """Indices of the polygons whose bounds meet those of (N, 2) points; points that are not numbers are left out."""
+    x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
+    for i in range(points.shape[0]):
+        x, y = points[i, 0], points[i, 1]
+        if x == x and y == y:
+            x0, x1, y0, y1 = min(x0, x), max(x1, x), min(y0, y), max(y1, y)
+    found, n = np.empty(bounds.shape[0], dtype=np.int64), 0
     for k in range(bounds.shape[0]):
-        if bounds[k, 0] < x1 and bounds[k, 2] > x0 and bounds[k, 1] < y1 and bounds[k, 3] > y0:
+        if bounds[k, 0] <= x1 and bounds[k, 2] >= x0 and bounds[k, 1] <= y1 and bounds[k, 3] >= y0:
             found[n] = k
             n += 1
     return found[:n]
 
 
 @njit(cache=True)
-def _spread(points):
-    """Bounds of (N, 2) points, those that are not numbers left out."""
-    x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
-    for i in range(points.shape[0]):
-        x, y = points[i, 0], points[i, 1]
-        if x < x0:
-            x0 = x
-        if x > x1:
-            x1 = x
-        if y < y0:
-            y0 = y
-        if y > y1:
-            y1 = y
-    return x0, y0, x1, y1
-
-
-@njit(cache=True)
-def _in_any(packed, points):
+def _in_any(bounds, swapped, slabs, first, edges, quick, points):
+    """(N,) bool for points (N, 2)."""
     out = np.zeros(points.shape[0], dtype=np.bool_)
-    x0, y0, x1, y1 = _spread(points)
-    near = _near_points(packed, x0 - 1e-6, y0 - 1e-6, x1 + 1e-6, y1 + 1e-6)
-    for i in range(points.shape[0]):
-        for k in near:
-            if contains(packed, k, points[i, 0], points[i, 1]):
-                out[i] = True
-                break
+    near = _near_points(bounds, points)
+    for j in range(near.shape[0]):
+        k = near[j]
+        across, along = (0, 1) if swapped[k] else (1, 0)
+        low, high, base, n = bounds[k, across], bounds[k, across + 2], slabs[k], slabs[k + 1] - slabs[k]
+        for i in range(points.shape[0]):
+            u, v = points[i, along], points[i, across]
+            if out[i] or not low < v < high:
+                continue
+            s = base + _slab(v, low, high, n)
+            if quick[s, 0] <= u <= quick[s, 3]:
+                out[i] = quick[s, 1] < u < quick[s, 2] or _crossings(first, edges, s, u, v)
     return out
 
 
 @njit(cache=True)
-def _ego_areas(packed, on_route, corners, centers):
+def _ego_areas(bounds, swapped, slabs, first, edges, quick, on_route, corners, centers):
+    """(P, T, 3). Polygon by polygon along each motion, because what holds at one state mostly holds at the next."""
     count, ticks = corners.shape[0], corners.shape[1]
     out = np.zeros((count, ticks, 3), dtype=np.bool_)
-    x0, y0, x1, y1 = _spread(corners.reshape(count * ticks * 4, 2))
-    near = _near_points(packed, x0 - 1e-6, y0 - 1e-6, x1 + 1e-6, y1 + 1e-6)
-    held = np.zeros(4, dtype=np.bool_)
+    touched, held = np.empty(ticks, dtype=np.int64), np.empty(ticks, dtype=np.int64)
+    whole, route = np.empty(ticks, dtype=np.bool_), np.empty(ticks, dtype=np.bool_)
     for p in range(count):
+        near = _near_points(bounds, corners[p].reshape(ticks * 4, 2))
+        touched[:], held[:], whole[:], route[:] = 0, 0, False, False
+        for j in range(near.shape[0]):
+            k = near[j]
+            across, along = (0, 1) if swapped[k] else (1, 0)
+            low, high, base, n = bounds[k, across], bounds[k, across + 2], slabs[k], slabs[k + 1] - slabs[k]
+            for t in range(ticks):
+                inside = 0  # a bit for each corner, and one for the middle
+                for c in range(5 if on_route[k] and not route[t] else 4):
+                    u = corners[p, t, c, along] if c < 4 else centers[p, t, along]
+                    v = corners[p, t, c, across] if c < 4 else centers[p, t, across]
+                    if not low < v < high:
+                        continue
+                    # As `_in_any`, spelled out again: a call that hands on six arrays takes longer than the answer.
+                    s = base + _slab(v, low, high, n)
+                    if quick[s, 0] <= u <= quick[s, 3] and (
+                        quick[s, 1] < u < quick[s, 2] or _crossings(first, edges, s, u, v)
+                    ):
+                        inside |= 1 << c
+                if inside:
+                    if inside & 15:
+                        touched[t] += 1
+                    held[t] |= inside & 15
+                    whole[t] = whole[t] or inside & 15 == 15
+                    route[t] = route[t] or inside > 15
         for t in range(ticks):
-            box = corners[p, t]
-            bx0, by0, bx1, by1 = _spread(box)
-            touched, whole, route = 0, False, False
-            held[:] = False
-            for k in near:
-                bounds = packed.bounds
-                if bounds[k, 0] > bx1 or bounds[k, 2] < bx0 or bounds[k, 1] > by1 or bounds[k, 3] < by0:
-                    continue
-                inside = 0
-                for c in range(4):
-                    if contains(packed, k, box[c, 0], box[c, 1]):
-                        held[c] = True
-                        inside += 1
-                touched += inside > 0
-                whole = whole or inside == 4
-                if on_route[k] and not route:
-                    route = contains(packed, k, centers[p, t, 0], centers[p, t, 1])
-            out[p, t, 0] = touched > 1 and not whole
-            out[p, t, 1] = not (held[0] and held[1] and held[2] and held[3])
-            out[p, t, 2] = not route
+            out[p, t, 0] = touched[t] > 1 and not whole[t]
+            out[p, t, 1] = held[t] != 15
+            out[p, t, 2] = not route[t]
     return out

@@ -1,6 +1,6 @@
-"""Simulation, areas, scores and brake in plain steps, one object and one state after the other: the specification.
+"""Areas and scores in plain steps, one object and one state after the other: the specification.
 
-`simulate`, `areas` and `score` are the same, made fast; a randomised test holds them to this module. Every rule follows
+`areas` and `score` are the same, made fast; a randomised test holds them to this module. Every rule follows
 tuplan_garage's `pdm_scorer.py`, `pdm_scorer_utils.py` and `pdm_comfort_metrics.py` (Apache-2.0) and the nuPlan functions that
 these call. A planner with `engine="readable"` uses these functions in the others' place.
 """
@@ -13,10 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 
-from nsdrive.world.geometry import box_corners
 from nsdrive.world.lane_map import LaneMap
-from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray, Trajectory
-from nsdrive.world.vehicle import PACIFICA, EgoModel, VehicleParameters, ego_box
+from nsdrive.world.types import INTERVAL_S, FloatArray
 from planners.pdm import score as fast
 from planners.pdm.areas import MULTIPLE_LANES, NON_DRIVABLE, ONCOMING
 from planners.pdm.config import PdmParameters
@@ -26,44 +24,6 @@ from planners.pdm.score import NAMES, Scores
 from planners.pdm.simulate import ACCEL, HEADING, LATERAL_ACCEL, LATERAL_SPEED, SPEED, Simulated
 
 LOOK_STEPS = (0, 3, 6, 9)  # intervals ahead at which a time to collision is looked for
-
-
-def simulate_readably(
-    poses: FloatArray,
-    ego: EgoState,
-    vehicle: VehicleParameters = PACIFICA,
-    *,
-    lateral_speed_mps: float = 0.0,
-    lateral_accel_mps2: float = 0.0,
-) -> Simulated:
-    """As `simulate_proposals`: `EgoModel` drives each proposal, tick after tick. Finite input only."""
-    model = EgoModel(vehicle=vehicle)
-    count, ticks = poses.shape[:2]
-    states = np.zeros((count, ticks, 8))
-    times = np.array([ego.time_s + INTERVAL_S * t for t in range(ticks)])
-    for p in range(count):
-        plan = Trajectory(times_s=times, poses_global=poses[p], speeds_mps=np.zeros(ticks), accels_mps2=np.zeros(ticks))
-        state = ego
-        for t in range(ticks):
-            if t > 0:
-                state = model.advance(state, plan)
-            states[p, t, :6] = (
-                state.x_m,
-                state.y_m,
-                state.heading_rad,
-                state.speed_mps,
-                state.accel_mps2,
-                state.steering_rad,
-            )
-    states[:, 0, LATERAL_SPEED], states[:, 0, LATERAL_ACCEL] = lateral_speed_mps, lateral_accel_mps2
-    boxes = ego_box(states[:, :, :3].reshape(-1, 3), vehicle)
-    return Simulated(
-        states=states,
-        corners=box_corners(boxes).reshape(count, ticks, 4, 2),
-        centers=boxes[:, :2].reshape(count, ticks, 2),
-        finite=np.array([np.isfinite(motion).all() for motion in states]),
-        vehicle=vehicle,
-    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

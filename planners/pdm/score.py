@@ -168,7 +168,7 @@ def comfortable(states: FloatArray) -> np.ndarray:
 
 
 def _between(signal: FloatArray, low: float, high: float) -> np.ndarray:
-    return ((signal > low) & (signal < high)).all(axis=1)
+    return np.logical_and.reduce((signal > low) & (signal < high), axis=1)
 
 
 def _hits(

@@ -3,11 +3,16 @@
 PDM-Closed judges the motion that comes out of the tracker, not the one that was proposed (Dauner et al., "Parting with
 Misconceptions about Learning-based Vehicle Motion Planning", CoRL 2023). The tracker and the bicycle are those of
 `nsdrive.world.vehicle.EgoModel`, and a simulated proposal is, state by state, what `EgoModel.advance` makes of it.
+
+The public code (tuplan_garage `batch_lqr_utils.py`) means to do the same, and differs in one thing: the penalty on the change
+of acceleration, with which the tracker smooths the speeds of a proposal, falls on the acceleration itself there, because the
+matrix of differences overwrites itself. Its ego expects to brake later and to start later than it will. `reference` keeps that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -46,11 +51,13 @@ def simulate_proposals(
     *,
     lateral_speed_mps: float = 0.0,
     lateral_accel_mps2: float = 0.0,
+    reference: bool = True,
 ) -> Simulated:
     """Track P proposals of T poses each, 0.1 s apart, the first of them now: (P, T, 3) x, y, heading of the rear axle.
 
-    The lateral arguments are the ego's own, where its source measures them: they count in its first state. T is at least 3,
-    else ValueError. A proposal with a number that is not finite makes a motion that is not `finite`; the others are unharmed.
+    The lateral arguments are the ego's own, where its source measures them: they count in its first state. reference: smooth
+    the speeds as the public code does, see the module. T is at least 3, else ValueError. A proposal with a number that is not
+    finite makes a motion that is not `finite`; the others are unharmed.
     """
     poses = np.ascontiguousarray(poses, dtype=np.float64)
     if poses.ndim != 3 or poses.shape[2] != 3 or poses.shape[1] < 3:
@@ -63,7 +70,8 @@ def simulate_proposals(
     start[:6] = ego.x_m, ego.y_m, ego.heading_rad, ego.speed_mps, ego.accel_mps2, ego.steering_rad
     start[LATERAL_SPEED], start[LATERAL_ACCEL] = lateral_speed_mps, lateral_accel_mps2
     # Row by row, so that what is not finite in one proposal stays there.
-    speeds = np.einsum("pm,km->pk", forward, speed_fit(poses.shape[1] - 1, m.jerk_penalty))
+    fit = reference_speed_fit if reference else speed_fit
+    speeds = np.einsum("pm,km->pk", forward, fit(poses.shape[1] - 1, m.jerk_penalty))
     states = _track(
         poses,
         speeds,
@@ -77,6 +85,23 @@ def simulate_proposals(
     corners, centers = _outline(states, vehicle.rear_axle_to_center_m, *half)
     finite = np.logical_and.reduce(np.isfinite(states), axis=(1, 2))
     return Simulated(states=states, corners=corners, centers=centers, finite=finite, vehicle=vehicle)
+
+
+@lru_cache(maxsize=64)
+def reference_speed_fit(count: int, penalty: float) -> FloatArray:
+    """(M, M), as `speed_fit`, with a penalty on |a_k|^2 and, at the end only, on the change |a_M-1 - a_M-2|^2."""
+    dt = INTERVAL_S
+    integrate = np.tri(count) * dt
+    integrate[:, 0] = 1.0
+    penalised = np.zeros((max(0, count - 2), count))
+    for row in range(len(penalised)):
+        penalised[row, row + 1] = -1.0
+    if len(penalised):
+        penalised[-1, -1] = 1.0
+    normal = dt * dt * integrate.T @ integrate + penalty * penalised.T @ penalised
+    fit = integrate @ np.linalg.solve(normal, dt * integrate.T)
+    fit.setflags(write=False)
+    return fit
 
 
 @njit(cache=True)

@@ -13,7 +13,8 @@ from planners.pdm.brake import emergency_trajectory, must_brake
 from planners.pdm.config import PdmParameters
 from planners.pdm.forecast import Forecast, forecast
 from planners.pdm.paths import ProposalPath
-from planners.pdm.readable_score import ReadableAreas, score_readably, simulate_readably
+from planners.pdm.readable_score import ReadableAreas, score_readably
+from planners.pdm.readable_simulate import simulate_readably
 from planners.pdm.score import NAMES, Scores, score_proposals, terms_of
 from planners.pdm.simulate import simulate_proposals
 
@@ -334,8 +335,9 @@ def test_the_fast_scores_are_the_readable_ones(seed):
     road, ego, poses, objects, centerline, route = random_scene(rng)
     config = PdmParameters(reference=bool(rng.integers(2)))
     seen = see(objects, ego, config)
-    lateral = {"lateral_speed_mps": rng.normal(0.0, 0.1), "lateral_accel_mps2": rng.normal(0.0, 3.0)}
-    fast, readable = simulate_proposals(poses, ego, **lateral), simulate_readably(poses, ego, **lateral)
+    more = {"lateral_speed_mps": rng.normal(0.0, 0.1), "lateral_accel_mps2": rng.normal(0.0, 3.0)}
+    more["reference"] = config.reference
+    fast, readable = simulate_proposals(poses, ego, **more), simulate_readably(poses, ego, **more)
     np.testing.assert_allclose(fast.states, readable.states, rtol=0.0, atol=1e-8)
     np.testing.assert_allclose(fast.corners, readable.corners, rtol=0.0, atol=1e-8)
 

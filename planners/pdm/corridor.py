@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from planners.pdm.paths import BLOCK, point_segment
+from planners.pdm.paths import BLOCK, blocks_of, point_segment, pose_into, project
 
 BAND_IN_M, BAND_OUT_M = (
     0.003,
@@ -20,6 +20,65 @@ BAND_IN_M, BAND_OUT_M = (
 )  # chosen by us for a half width of 1.15 m: the deviation is up to 0.0014 and 0.0115 m
 BAND_END_M = 1e-6  # of the square ends, which are exact but for rounding
 OUTSIDE, INSIDE, UNSURE = 0, 1, 2
+
+
+@njit(cache=True)
+def survey(path, start, ahead, exact, half_width, objects, samples, interval, lights):
+    """The corridor from progress `start` on, and what reaches into it.
+
+    path: points, headings, progress, blocks. exact: take the exact piece of the path, see `corridor_line`. objects: corners,
+    velocities, ignored. samples (S,): steps at which to look. lights: `Forecast.outlines`. Returns the piece's line (C, 2),
+    (S, N) int8 of the objects, (L,) int8 and (L,) progress of the lights.
+    """
+    points, headings, progress, blocks = path
+    corners, velocities, ignored = objects
+    outlines, edges, begins, middles, lights_ignored = lights
+    line = corridor_line(points, headings, progress, start, start + ahead, exact)
+    count = middles.shape[0]
+    lit, along = np.zeros(count, dtype=np.int8), np.zeros(count)
+    if not has_length(line):
+        found = np.zeros((samples.shape[0], corners.shape[0]), dtype=np.int8)
+        found[:, ~ignored] = UNSURE
+        lit[~lights_ignored] = UNSURE
+    else:
+        pieces = blocks_of(line)
+        found = boxes_in_corridor(line, pieces, half_width, corners, velocities, ignored, samples, interval)
+        for m in range(count):
+            if not lights_ignored[m]:
+                of = slice(begins[m], begins[m + 1])
+                lit[m] = polygon_in_corridor(line, pieces, half_width, outlines[of], edges[of])
+    for m in range(count):
+        if lit[m] != OUTSIDE:
+            along[m] = project(points, progress, blocks, middles[m, 0], middles[m, 1])
+    return line, found, lit, along
+
+
+@njit(cache=True)
+def corridor_line(points, headings, progress, start, end, exact):
+    """(C, 2): the piece of the path whose surroundings are the corridor; one point where the path ends.
+
+    In the public code: the path's own points between the two, and only where there is at most one of them the exact piece.
+    """
+    length = progress[-1]
+    start, end = min(max(start, 0.0), length), min(max(end, 0.0), length)
+    first, stop = np.searchsorted(progress, start), np.searchsorted(progress, end, side="right")
+    if not exact and stop - first > 1:
+        return points[first:stop].copy()
+    ends = np.empty((2, 3))
+    pose_into(points, headings, progress, start, ends[0])
+    if not start < end:
+        return ends[:1, :2].copy()
+    pose_into(points, headings, progress, end, ends[1])
+    first, stop = np.searchsorted(progress, start, side="right"), np.searchsorted(progress, end)
+    line = np.empty((stop - first + 2, 2))
+    line[0], line[1:-1], line[-1] = ends[0, :2], points[first:stop], ends[1, :2]
+    return line
+
+
+@njit(cache=True)
+def has_length(line):
+    """Whether not all points are one."""
+    return bool(np.any(line != line[0]))
 
 
 @njit(cache=True)
@@ -57,29 +116,34 @@ def boxes_in_corridor(line, blocks, half_width, corners, velocities, ignored, st
 
 
 @njit(cache=True)
-def polygon_in_corridor(line, blocks, half_width, polygon):
-    """int8: whether a polygon (K, 2), its ring not closed twice, reaches into the corridor around line (C, 2)."""
+def polygon_in_corridor(line, blocks, half_width, polygon, edges):
+    """int8: whether a polygon (K, 2) with its `edges_of` reaches into the corridor around line (C, 2)."""
     if contains(polygon, line[0, 0], line[0, 1]):
         return INSIDE
-    nearest, count = np.inf, polygon.shape[0]
+    nearest, count, segments = np.inf, polygon.shape[0], line.shape[0] - 1
     reach = half_width * 1.5 + BAND_OUT_M
-    segments = line.shape[0] - 1
-    for k in range(count):
-        ax, ay = polygon[k, 0], polygon[k, 1]
-        bx, by = polygon[(k + 1) % count, 0], polygon[(k + 1) % count, 1]
-        for b in range(blocks.shape[0]):
-            if point_segment(blocks[b, 0], blocks[b, 1], ax, ay, bx, by) > blocks[b, 2] + reach:
+    for b in range(blocks.shape[0]):
+        for k in range(count):
+            dx, dy, far = blocks[b, 0] - edges[k, 0], blocks[b, 1] - edges[k, 1], blocks[b, 2] + edges[k, 2] + reach
+            if dx * dx + dy * dy > far * far:
                 continue
+            px, py, m = polygon[k, 0], polygon[k, 1], (k + 1) % count
             for i in range(b * BLOCK, min(segments, (b + 1) * BLOCK)):
-                d = _segments(ax, ay, bx, by, line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1])
+                dx, dy = line[i, 0] - edges[k, 0], line[i, 1] - edges[k, 1]
+                far = abs(line[i + 1, 0] - line[i, 0]) + abs(line[i + 1, 1] - line[i, 1]) + edges[k, 2] + reach
+                if dx * dx + dy * dy > far * far:
+                    continue
+                d = _segments(
+                    px, py, polygon[m, 0], polygon[m, 1], line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1]
+                )
                 nearest = min(nearest, d)
-        if nearest <= half_width - BAND_IN_M:
-            return INSIDE
+                if nearest <= half_width - BAND_IN_M:
+                    return INSIDE
     found = UNSURE if nearest <= half_width + BAND_OUT_M else OUTSIDE
     if nearest <= reach:
         caps = _caps(line, half_width)
         for end in range(2):
-            d = polygon_distance(caps[end], polygon, np.inf)
+            d = polygon_distance(caps[end], polygon, edges, np.inf)
             if d == 0.0:
                 return INSIDE
             if d <= BAND_END_M:
@@ -90,7 +154,7 @@ def polygon_in_corridor(line, blocks, half_width, polygon):
 @njit(cache=True)
 def box_distance(a, b):
     """Distance of two rectangles (4, 2), 0 where they meet."""
-    if _gap(a, b) <= 0.0:
+    if gap(a, b) <= 0.0:
         return 0.0
     best = np.inf
     for i in range(4):
@@ -102,15 +166,36 @@ def box_distance(a, b):
 
 
 @njit(cache=True)
-def polygon_distance(box, polygon, enough):
+def box_corners(x, y, heading, half_length, half_width, out):
+    """Corners of a box into out (4, 2): front left, rear left, rear right, front right, with nuPlan's arithmetic."""
+    cos, sin = np.cos(heading), np.sin(heading)
+    cos_left, sin_left = np.cos(heading + np.pi / 2.0), np.sin(heading + np.pi / 2.0)
+    for c in range(4):
+        lon = half_length if c == 0 or c == 3 else -half_length
+        lat = half_width if c < 2 else -half_width
+        out[c, 0] = x + (lat * cos_left + lon * cos)
+        out[c, 1] = y + (lat * sin_left + lon * sin)
+
+
+@njit(cache=True)
+def polygon_distance(box, polygon, edges, enough):
     """Distance of a rectangle (4, 2) and a polygon (K, 2), 0 where they meet; if above `enough`, anything above it."""
     cx, cy = _center(box)
     radius, count = _length(box[0, 0] - cx, box[0, 1] - cy), polygon.shape[0]
+    closest, first = np.inf, 0
+    for k in range(count):
+        dx, dy = edges[k, 0] - cx, edges[k, 1] - cy
+        if dx * dx + dy * dy < closest:
+            closest, first = dx * dx + dy * dy, k
     if contains(polygon, cx, cy) or contains(box, polygon[0, 0], polygon[0, 1]):
         return 0.0
     best = np.inf
-    for k in range(count):
-        m = (k + 1) % count
+    for step in range(count):
+        k = first + step if first + step < count else first + step - count
+        dx, dy, reach = edges[k, 0] - cx, edges[k, 1] - cy, min(best, enough) + radius + edges[k, 2] + 1e-6
+        if dx * dx + dy * dy > reach * reach:
+            continue
+        m = k + 1 if k + 1 < count else 0
         px, py, qx, qy = polygon[k, 0], polygon[k, 1], polygon[m, 0], polygon[m, 1]
         if point_segment(cx, cy, px, py, qx, qy) - radius > min(best, enough) + 1e-6:
             continue
@@ -120,6 +205,18 @@ def polygon_distance(box, polygon, enough):
         if best == 0.0:
             return 0.0
     return best
+
+
+@njit(cache=True)
+def edges_of(polygon):
+    """(K, 3): middle x, y and half the length of each edge of a polygon (K, 2), its ring not closed twice."""
+    count = polygon.shape[0]
+    edges = np.empty((count, 3))
+    for k in range(count):
+        m = (k + 1) % count
+        edges[k, 0], edges[k, 1] = 0.5 * (polygon[k, 0] + polygon[m, 0]), 0.5 * (polygon[k, 1] + polygon[m, 1])
+        edges[k, 2] = 0.5 * _length(polygon[m, 0] - polygon[k, 0], polygon[m, 1] - polygon[k, 1])
+    return edges
 
 
 @njit(cache=True)
@@ -177,10 +274,10 @@ def _box_in_corridor(line, blocks, first, last, caps, half_width, box, diagonal)
                 return INSIDE
     found = UNSURE if nearest <= half_width + BAND_OUT_M else OUTSIDE
     for end in range(2):
-        gap = _gap(box, caps[end])
-        if gap < -BAND_END_M:
+        apart = gap(box, caps[end])
+        if apart < -BAND_END_M:
             return INSIDE
-        if gap <= BAND_END_M:
+        if apart <= BAND_END_M:
             found = UNSURE
     return found
 
@@ -207,7 +304,7 @@ def _caps(line, half_width):
 
 
 @njit(cache=True)
-def _gap(a, b):
+def gap(a, b):
     """The widest gap between two rectangles (4, 2) along their sides' directions; how deep they overlap, negative, if none."""
     ox, oy = a[0, 0], a[0, 1]
     widest = -np.inf

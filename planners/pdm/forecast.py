@@ -5,17 +5,20 @@ Follows tuplan_garage's `pdm_observation.py` and `pdm_object_manager.py` (Apache
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import shapely
+from numba import njit
 
 from nsdrive.world.lane_map import Lane
 from nsdrive.world.types import INTERVAL_S, OBJECT_KINDS, EgoState, FloatArray, ObjectFrame
 from nsdrive.world.vehicle import PACIFICA, VehicleParameters
 from planners.pdm.config import PdmParameters
+from planners.pdm.corridor import box_corners, centroid, edges_of, gap
 
 RED_LIGHT = "red_light_"  # tuplan_garage's token of a red connector is this and its id
 _VEHICLE, _BICYCLE, _PEDESTRIAN = (OBJECT_KINDS.index(kind) for kind in ("vehicle", "bicycle", "pedestrian"))
@@ -52,6 +55,21 @@ class Forecast:
         """(N, 4, 2) now: front left, rear left, rear right, front right."""
         return corners_of(self.boxes)
 
+    @cached_property
+    def outlines(self) -> tuple[FloatArray, FloatArray, np.ndarray, FloatArray, np.ndarray]:
+        """The red lights for loops: all polygons' points (K, 2), their `edges_of` (K, 3), where each light's begin (L + 1,),
+        the polygons' centroids (L, 2), and which are ignored (L,), those without an area too."""
+        if not self.red_lights:
+            return _NO_LIGHTS
+        areas = [area for _, area in self.red_lights]
+        return (
+            np.concatenate(areas),
+            np.concatenate([edges_of(area) for area in areas]),
+            np.cumsum([0, *(len(area) for area in areas)]),
+            np.array([centroid(area) if len(area) else (0.0, 0.0) for area in areas]),
+            np.array([off or len(area) < 3 for off, area in zip(self.red_ignored, areas, strict=True)]),
+        )
+
     def corners_at(self, step: int, every: int = 2) -> FloatArray:
         """(N, 4, 2) after `step` intervals of 0.1 s, which is those of the last forecast sample, one every 0.2 s."""
         return self.corners + (every * (step // every) * INTERVAL_S) * self.velocities_mps[:, None, :]
@@ -59,6 +77,9 @@ class Forecast:
     def centers_at(self, step: int, every: int = 2) -> FloatArray:
         """(N, 2), as `corners_at`."""
         return self.boxes[:, :2] + (every * (step // every) * INTERVAL_S) * self.velocities_mps
+
+
+_NO_LIGHTS = (np.zeros((0, 2)), np.zeros((0, 3)), np.zeros(1, np.int64), np.zeros((0, 2)), np.zeros(0, np.bool_))
 
 
 def forecast(
@@ -75,32 +96,20 @@ def forecast(
     lights: connector id -> state. An object that overlaps the ego now is ignored from now on, and a red light inside whose
     connector the ego's whole box is. Objects with a number that is nan or infinite are dropped and named.
     """
-    rows, distances, dropped = _near(objects, ego, ignored_ids, config, vehicle)
-    kinds = objects.kinds[rows]
-    order: list[np.ndarray] = []
-    for members, most in (
-        (kinds > _PEDESTRIAN, config.max_static),
-        (kinds == _VEHICLE, config.max_vehicles),
-        (kinds == _PEDESTRIAN, config.max_pedestrians),
-        (kinds == _BICYCLE, config.max_bicycles),
-    ):
-        among = np.flatnonzero(members)
-        if len(among):
-            among = among[np.argsort(kinds[among], kind="stable")]  # nuPlan lists tracked objects by type
-            order.append(among[np.argsort(distances[among])][:most])
-    chosen = rows[np.concatenate(order)] if order else np.zeros(0, dtype=np.int64)
-
-    boxes = np.ascontiguousarray(objects.boxes[chosen], dtype=np.float64).reshape(-1, 5)
-    is_agent = objects.kinds[chosen] <= _PEDESTRIAN
-    velocities, speeds = _along_heading(boxes[:, 2], objects.velocities_mps[chosen], is_agent)
-    ids = tuple(objects.ids[row] for row in chosen)
-
+    center = vehicle.rear_axle_to_center_m
+    here = (ego.x_m + center * math.cos(ego.heading_rad), ego.y_m + center * math.sin(ego.heading_rad))
     footprint = ego_corners(ego.pose, vehicle)
-    overlapping = _overlaps(footprint, corners_of(boxes))
+    known = np.array([track_id in ignored_ids for track_id in objects.ids], dtype=np.bool_)
+    most = (config.max_static, config.max_vehicles, config.max_pedestrians, config.max_bicycles)
+    boxes, measured = (np.ascontiguousarray(values, np.float64) for values in (objects.boxes, objects.velocities_mps))
+    rows, sound = _select(boxes, objects.kinds, measured, known, here[0], here[1], config.radius_m, most)
+    boxes, velocities, speeds, is_agent, overlapping = _describe(boxes, objects.kinds, measured, rows, footprint)
+    ids = tuple([objects.ids[row] for row in rows.tolist()])
+    new = [ids[row] for row in np.flatnonzero(overlapping).tolist()]
+
     polygon = None
     red_lights: list[tuple[str, FloatArray]] = []
     red_ignored: list[bool] = []
-    new = [track_id for track_id, hit in zip(ids, overlapping, strict=True) if hit]
     for connector, state in lights.items():
         if state != "red" or connector not in route_lanes:
             continue
@@ -119,24 +128,13 @@ def forecast(
         velocities_mps=velocities,
         is_agent=is_agent,
         speeds_mps=speeds,
-        headings_rad=np.ascontiguousarray(boxes[:, 2]),
+        headings_rad=boxes[:, 2].copy(),
         ignored=overlapping,
         red_lights=tuple(red_lights),
         red_ignored=tuple(red_ignored),
-        ignored_ids=ignored_ids | frozenset(new),
-        dropped=dropped,
+        ignored_ids=ignored_ids.union(new) if new else ignored_ids,
+        dropped=() if sound.all() else tuple(objects.ids[row] for row in np.flatnonzero(~sound)),
     )
-
-
-def corners_of(boxes: FloatArray) -> FloatArray:
-    """(N, 4, 2) corners of (N, 5) boxes: front left, rear left, rear right, front right, with nuPlan's arithmetic."""
-    cos, sin = np.cos(boxes[:, 2:3]), np.sin(boxes[:, 2:3])
-    cos_left, sin_left = np.cos(boxes[:, 2:3] + np.pi / 2.0), np.sin(boxes[:, 2:3] + np.pi / 2.0)
-    along = np.array([0.5, -0.5, -0.5, 0.5]) * boxes[:, 3:4]
-    across = np.array([0.5, 0.5, -0.5, -0.5]) * boxes[:, 4:5]
-    x = boxes[:, 0:1] + (across * cos_left + along * cos)
-    y = boxes[:, 1:2] + (across * sin_left + along * sin)
-    return np.stack([x, y], axis=-1)
 
 
 def ego_corners(pose: FloatArray, vehicle: VehicleParameters = PACIFICA) -> FloatArray:
@@ -146,49 +144,79 @@ def ego_corners(pose: FloatArray, vehicle: VehicleParameters = PACIFICA) -> Floa
     return corners_of(np.array([[x, y, pose[2], vehicle.length_m, vehicle.width_m]]))[0]
 
 
-def _near(
-    objects: ObjectFrame, ego: EgoState, ignored_ids: frozenset[str], config: PdmParameters, vehicle: VehicleParameters
-) -> tuple[np.ndarray, FloatArray, tuple[str, ...]]:
-    """Rows of the frame to look at, with their distance from the ego's centre, and the ids that make no sense."""
-    if not len(objects):
-        return np.zeros(0, dtype=np.int64), np.zeros(0), ()
-    velocities = np.where((objects.kinds <= _PEDESTRIAN)[:, None], objects.velocities_mps, 0.0)
-    sound = np.isfinite(objects.boxes).all(axis=1) & np.isfinite(velocities).all(axis=1)
-    sound &= (objects.boxes[:, 3:] >= 0.0).all(axis=1)
-    x = ego.x_m + vehicle.rear_axle_to_center_m * np.cos(ego.heading_rad)
-    y = ego.y_m + vehicle.rear_axle_to_center_m * np.sin(ego.heading_rad)
-    distances = ((objects.boxes[:, :2] - np.array([x, y])) ** 2.0).sum(axis=-1) ** 0.5
-    # not (> radius) as in the reference, and false for what is not a number
-    rows = np.flatnonzero(sound & (distances <= config.radius_m))
-    if ignored_ids:
-        rows = np.array([row for row in rows if objects.ids[row] not in ignored_ids], dtype=np.int64)
-    dropped = () if sound.all() else tuple(objects.ids[row] for row in np.flatnonzero(~sound))
-    return rows, distances[rows], dropped
+@njit(cache=True)
+def corners_of(boxes):
+    """(N, 4, 2) corners of (N, 5) boxes: front left, rear left, rear right, front right, with nuPlan's arithmetic."""
+    out = np.empty((boxes.shape[0], 4, 2))
+    for n in range(boxes.shape[0]):
+        box_corners(boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3] / 2.0, boxes[n, 4] / 2.0, out[n])
+    return out
 
 
-def _along_heading(headings: FloatArray, measured: FloatArray, is_agent: np.ndarray) -> tuple[FloatArray, FloatArray]:
-    """Velocity along the box's heading, or against it where it moves more than 90 degrees off it; and the speed."""
-    speeds = np.where(is_agent, np.hypot(measured[:, 0], measured[:, 1]), 0.0)
-    away = headings - np.arctan2(measured[:, 1], measured[:, 0])
-    forward = np.abs(np.arctan2(np.sin(away), np.cos(away))) < np.pi / 2.0
-    back = headings + np.pi
-    track = np.where(forward, headings, np.arctan2(np.sin(back), np.cos(back)))
-    return np.stack([np.cos(track) * speeds, np.sin(track) * speeds], axis=-1), speeds
+@njit(cache=True)
+def _select(boxes, kinds, velocities, known, x, y, radius, most):
+    """Rows of the objects to look at in the public code's order, and which of all (N,) make sense.
+
+    known (N,): those ignored since earlier. most: how many static things, vehicles, pedestrians and bicycles.
+    """
+    count = boxes.shape[0]
+    sound, distances = np.ones(count, dtype=np.bool_), np.empty(count)
+    for n in range(count):
+        for column in range(5):
+            sound[n] = sound[n] and np.isfinite(boxes[n, column]) and (column < 3 or boxes[n, column] >= 0.0)
+        if kinds[n] <= _PEDESTRIAN:
+            sound[n] = sound[n] and np.isfinite(velocities[n, 0]) and np.isfinite(velocities[n, 1])
+        distances[n] = np.sqrt((boxes[n, 0] - x) ** 2 + (boxes[n, 1] - y) ** 2)
+    rows, used = np.empty(count, dtype=np.int64), 0
+    group = np.empty(count, dtype=np.int64)
+    for kind_first, kind_last, limit in (
+        (_PEDESTRIAN + 1, 127, most[0]),
+        (_VEHICLE, _VEHICLE, most[1]),
+        (_PEDESTRIAN, _PEDESTRIAN, most[2]),
+        (_BICYCLE, _BICYCLE, most[3]),
+    ):
+        members = 0
+        for n in range(count):
+            if not (sound[n] and not known[n] and kind_first <= kinds[n] <= kind_last and distances[n] <= radius):
+                continue
+            # Nearest first; of equally near ones by type, as nuPlan lists them, and by row.
+            at = members
+            while at > 0 and (
+                distances[group[at - 1]] > distances[n]
+                or (distances[group[at - 1]] == distances[n] and kinds[group[at - 1]] > kinds[n])
+            ):
+                group[at] = group[at - 1]
+                at -= 1
+            group[at] = n
+            members += 1
+        for at in range(min(members, limit)):
+            rows[used] = group[at]
+            used += 1
+    return rows[:used].copy(), sound
 
 
-def _overlaps(box: FloatArray, boxes: FloatArray) -> np.ndarray:
-    """(N,) bool: which of (N, 4, 2) boxes meets a box (4, 2), touching included. Separating axes."""
-    if not len(boxes):
-        return np.zeros(0, dtype=bool)
-    apart = np.zeros(len(boxes), dtype=bool)
-    for first, second in ((0, 1), (1, 2)):
-        axes = boxes[:, first] - boxes[:, second]
-        theirs, ours = np.einsum("nkd,nd->nk", boxes, axes), np.einsum("kd,nd->nk", box, axes)
-        apart |= (theirs.min(1) > ours.max(1)) | (ours.min(1) > theirs.max(1))
-        axis = box[first] - box[second]
-        projected, mine = boxes @ axis, box @ axis
-        apart |= (projected.min(1) > mine.max()) | (mine.min() > projected.max(1))
-    return ~apart
+@njit(cache=True)
+def _describe(boxes, kinds, measured, rows, footprint):
+    """Boxes, velocities along their headings, speeds, who is an agent, and who meets the ego's footprint, touching included."""
+    count = rows.shape[0]
+    out, velocities, speeds = np.empty((count, 5)), np.zeros((count, 2)), np.zeros(count)
+    is_agent, overlapping = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
+    corners = np.empty((4, 2))
+    for i in range(count):
+        n = rows[i]
+        out[i] = boxes[n]
+        is_agent[i] = kinds[n] <= _PEDESTRIAN
+        if is_agent[i]:
+            vx, vy = measured[n, 0], measured[n, 1]
+            away = boxes[n, 2] - np.arctan2(vy, vx)
+            heading = boxes[n, 2]
+            if not abs(np.arctan2(np.sin(away), np.cos(away))) < np.pi / 2.0:
+                heading = np.arctan2(np.sin(heading + np.pi), np.cos(heading + np.pi))
+            speeds[i] = np.hypot(vx, vy)
+            velocities[i, 0], velocities[i, 1] = np.cos(heading) * speeds[i], np.sin(heading) * speeds[i]
+        box_corners(out[i, 0], out[i, 1], out[i, 2], out[i, 3] / 2.0, out[i, 4] / 2.0, corners)
+        overlapping[i] = gap(footprint, corners) <= 0.0
+    return out, velocities, speeds, is_agent, overlapping
 
 
 def _box_near(box: FloatArray, polygon: FloatArray) -> bool:

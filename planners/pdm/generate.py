@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import shapely
@@ -16,9 +17,9 @@ import shapely
 from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray
 from nsdrive.world.vehicle import PACIFICA, VehicleParameters
 from planners.pdm.config import PdmParameters
-from planners.pdm.corridor import INSIDE, OUTSIDE, UNSURE, boxes_in_corridor, centroid, polygon_in_corridor
+from planners.pdm.corridor import INSIDE, OUTSIDE, UNSURE, survey
 from planners.pdm.forecast import Forecast
-from planners.pdm.paths import LEAST_PROGRESS_M, ProposalPath, blocks_of
+from planners.pdm.paths import ProposalPath
 from planners.pdm.roll import LIGHT, NOTHING, roll
 
 
@@ -90,22 +91,17 @@ def generate(
     corridors = []
     for number, path in enumerate(paths):
         own = slice(number * n_targets, (number + 1) * n_targets)
-        start = path.project(ego.x_m, ego.y_m)
-        idm[own, 0] = start, speed
-        poses[own, 0] = path.pose_at(start)
-        ahead = float(np.max(np.abs(targets))) * config.plan_steps * INTERVAL_S
-        corridors.append(corridor_line(path, start, start + ahead, config.reference))
-        steps = (1, config.proposal_steps)
-        _roll(
-            path, corridors[-1], targets, forecast, config, vehicle, steps, poses[own], idm[own], leads[own], found[own]
-        )
+        idm[own, 0, 0], idm[own, 0, 1] = path.project(ego.x_m, ego.y_m), speed
+        poses[own, 0] = path.pose_at(idm[own, 0, 0][0])
+        rolling = _Rolling(poses=poses[own], idm=idm[own], leads=leads[own], found=found[own])
+        corridors.append(_roll(path, targets, targets, forecast, config, vehicle, 1, rolling))
     return Generated(
         poses=poses,
         idm=idm,
         lead_states=leads,
-        leads=tuple(_lead(row, forecast) for row in found.tolist()),
+        leads=tuple([_lead(row, forecast) for row in found.tolist()]),
         path_of=np.repeat(np.arange(len(paths)), n_targets),
-        fraction_of=np.tile(np.arange(n_targets), len(paths)),
+        fraction_of=np.arange(count) % n_targets,
         paths=tuple(paths),
         target_speeds_mps=targets,
         forecast=forecast,
@@ -121,27 +117,12 @@ def extend(
     poses, idm, leads = (np.zeros((1, config.plan_steps + 1, width)) for width in (3, 2, 3))
     poses[0, :done], idm[0, :done] = generated.poses[proposal], generated.idm[proposal]
     leads[0, :done] = generated.lead_states[proposal]
-    targets = generated.target_speeds_mps[generated.fraction_of[proposal] :][:1]
-    steps = (done, config.plan_steps)
-    path, line = generated.paths[number], generated.corridors[number]
-    _roll(path, line, targets, generated.forecast, config, vehicle, steps, poses, idm, leads, np.zeros((1, 6)))
+    fraction = int(generated.fraction_of[proposal])
+    targets = generated.target_speeds_mps
+    rolling = _Rolling(poses=poses, idm=idm, leads=leads, found=np.zeros((1, 6)))
+    own = targets[fraction : fraction + 1]
+    _roll(generated.paths[number], own, targets, generated.forecast, config, vehicle, done, rolling)
     return Extended(poses=poses[0], speeds_mps=idm[0, :, 1].copy(), progress_m=idm[0, :, 0].copy())
-
-
-def corridor_line(path: ProposalPath, start_m: float, end_m: float, reference: bool) -> FloatArray:
-    """(C, 2): the piece of the path whose surroundings are the corridor; one point where the path ends.
-
-    In the public code: the path's own points between the two, and only where there is at most one of them the exact piece.
-    """
-    start, end = (min(max(at, 0.0), path.length_m) for at in (start_m, end_m))
-    first, stop = np.searchsorted(path.progress_m, start), np.searchsorted(path.progress_m, end, side="right")
-    if reference and stop - first > 1:
-        return path.points[first:stop]
-    ends = path.pose_at(np.array([start, end]))[:, :2]
-    if not start < end:
-        return ends[:1]
-    inner = path.points[np.searchsorted(path.progress_m, start, side="right") : np.searchsorted(path.progress_m, end)]
-    return np.ascontiguousarray(np.concatenate([ends[:1], inner, ends[1:]]))
 
 
 def corridor_polygon(line: FloatArray, half_width_m: float) -> shapely.Geometry:
@@ -150,20 +131,39 @@ def corridor_polygon(line: FloatArray, half_width_m: float) -> shapely.Geometry:
     return geometry.buffer(half_width_m, cap_style="square")
 
 
-def _roll(path, line, targets, forecast, config, vehicle, steps, poses, idm, leads, found) -> None:
-    """Roll the proposals of one path on through `steps`, first and last, in place."""
-    every, half_width = config.lead_every, 0.5 * vehicle.width_m
-    looks = np.array(
-        [
-            (k if config.reference else k - 1) // config.forecast_every * config.forecast_every
-            for k in range(steps[0], steps[1] + 1)
-            if (k if config.reference else k - 1) % every == 0
-        ],
-        dtype=np.int64,
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Rolling:
+    """The arrays that a roll-out of F proposals fills: (F, T, 3), (F, T, 2), (F, T, 3), (F, 6), see `planners.pdm.roll`."""
+
+    poses: FloatArray
+    idm: FloatArray
+    leads: FloatArray
+    found: FloatArray
+
+
+def _roll(
+    path: ProposalPath,
+    targets: FloatArray,
+    all_targets: FloatArray,
+    forecast: Forecast,
+    config: PdmParameters,
+    vehicle: VehicleParameters,
+    first_step: int,
+    rolling: _Rolling,
+) -> FloatArray:
+    """Roll the proposals of one path on from `first_step`, in place. Returns the corridor's line."""
+    half_width, last_step = 0.5 * vehicle.width_m, rolling.poses.shape[1] - 1
+    samples = _samples(config.reference, config.lead_every, config.forecast_every, first_step, last_step)
+    arrays = (path.points, path.headings_rad, path.progress_m, path.blocks)
+    ahead = float(np.abs(all_targets).max()) * config.plan_steps * INTERVAL_S
+    objects = (forecast.corners, forecast.velocities_mps, forecast.ignored)
+    start, exact = rolling.idm[0, 0, 0], not config.reference
+    outlines, edges, begins, _, _ = forecast.outlines
+    line, inside, lit, along = survey(
+        arrays, start, ahead, exact, half_width, objects, samples, INTERVAL_S, forecast.outlines
     )
-    samples = np.unique(looks) if len(looks) else np.zeros(1, dtype=np.int64)
-    inside = _inside(line, forecast, samples, half_width)
-    lights = _lights(path, line, forecast, half_width)
+    if UNSURE in inside or UNSURE in lit:
+        _make_sure(line, forecast, samples, half_width, inside, lit)
     law = (
         INTERVAL_S,
         config.min_gap_m,
@@ -173,61 +173,41 @@ def _roll(path, line, targets, forecast, config, vehicle, steps, poses, idm, lea
         config.exponent,
         float(config.clamp_needed_gap),
         float(not config.reference),
-        float(every),
+        float(config.lead_every),
         path.length_m,
         0.5 * vehicle.length_m if config.reference else vehicle.front_m,
         (0.5 * vehicle.length_m, half_width, vehicle.rear_axle_to_center_m),
     )
-    arrays = (path.points, path.headings_rad, path.progress_m, path.blocks)
-    objects = (
+    moving = (
         forecast.corners, forecast.velocities_mps, forecast.headings_rad, forecast.speeds_mps, inside, samples
     )  # fmt: skip
-    roll(arrays, objects, lights, law, targets, steps, poses, idm, leads, found)
+    steps = (first_step, last_step)
+    lights = (outlines, edges, begins, along, lit)
+    roll(arrays, moving, lights, law, targets, steps, rolling.poses, rolling.idm, rolling.leads, rolling.found)
+    return line
 
 
-def _inside(line: FloatArray, forecast: Forecast, samples: np.ndarray, half_width: float) -> np.ndarray:
-    """(S, N) int8: which objects are in the corridor at which sample; those near its edge asked of the real polygon."""
-    if not len(forecast):
-        return np.zeros((len(samples), 0), dtype=np.int8)
-    if not _has_length(line):
-        inside = np.where(forecast.ignored, OUTSIDE, UNSURE) * np.ones((len(samples), 1))
-        inside = inside.astype(np.int8)
-    else:
-        inside = boxes_in_corridor(
-            line, blocks_of(line), half_width, forecast.corners, forecast.velocities_mps, forecast.ignored, samples, INTERVAL_S
-        )  # fmt: skip
+@lru_cache(maxsize=16)
+def _samples(reference: bool, lead_every: int, forecast_every: int, first_step: int, last_step: int) -> np.ndarray:
+    """(S,): the steps of the forecast at which a lead is looked for, while rolling from the first step to the last."""
+    looks = [k if reference else k - 1 for k in range(first_step, last_step + 1)]
+    found = {k // forecast_every * forecast_every for k in looks if k % lead_every == 0}
+    return np.array(sorted(found) or [0], dtype=np.int64)
+
+
+def _make_sure(
+    line: FloatArray, forecast: Forecast, samples: np.ndarray, half_width: float, inside: np.ndarray, lit: np.ndarray
+) -> None:
+    """Ask the real polygon about everything that is near the corridor's edge."""
+    corridor = corridor_polygon(line, half_width)
     at, row = np.nonzero(inside == UNSURE)
     if len(at):
         moved = (samples[at] * INTERVAL_S)[:, None, None] * forecast.velocities_mps[row][:, None, :]
         boxes = shapely.polygons(forecast.corners[row] + moved)
-        inside[at, row] = shapely.intersects(corridor_polygon(line, half_width), boxes)
-    return inside
-
-
-def _lights(
-    path: ProposalPath, line: FloatArray, forecast: Forecast, half_width: float
-) -> tuple[FloatArray, np.ndarray, FloatArray, np.ndarray]:
-    """All red connectors' points (K, 2), where each begins (L + 1,), their progress (L,), and which are in the corridor."""
-    if not forecast.red_lights:
-        return _NO_LIGHTS
-    areas = [area for _, area in forecast.red_lights]
-    inside = np.zeros(len(areas), dtype=np.bool_)
-    along = np.zeros(len(areas))
-    blocks = blocks_of(line) if _has_length(line) else None
-    for m, area in enumerate(areas):
-        if forecast.red_ignored[m] or len(area) < 3:
-            continue
-        state = UNSURE if blocks is None else polygon_in_corridor(line, blocks, half_width, area)
-        if state == UNSURE:
-            state = shapely.intersects(corridor_polygon(line, half_width), shapely.Polygon(area))
-        inside[m] = state == INSIDE
-        if inside[m]:
-            along[m] = path.project(*centroid(area))
-    begins = np.cumsum([0, *(len(area) for area in areas)])
-    return np.concatenate(areas), begins, along, inside
-
-
-_NO_LIGHTS = (np.zeros((0, 2)), np.zeros(1, dtype=np.int64), np.zeros(0), np.zeros(0, dtype=np.bool_))
+        inside[at, row] = np.where(shapely.intersects(corridor, boxes), INSIDE, OUTSIDE)
+    for light in np.flatnonzero(lit == UNSURE):
+        area = shapely.Polygon(forecast.red_lights[light][1])
+        lit[light] = INSIDE if shapely.intersects(corridor, area) else OUTSIDE
 
 
 def _lead(row: list[float], forecast: Forecast) -> Lead | None:
@@ -237,7 +217,3 @@ def _lead(row: list[float], forecast: Forecast) -> Lead | None:
     red = kind == LIGHT
     about = forecast.red_lights[int(index)][0] if red else forecast.ids[int(index)]
     return Lead(about=about, red_light=red, gap_m=gap, speed_mps=speed, step=int(step), ego_speed_mps=ego_speed)
-
-
-def _has_length(line: FloatArray) -> bool:
-    return len(line) > 1 and bool((np.abs(line[-1] - line[0]) > LEAST_PROGRESS_M).any() or len(line) > 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from planners.pdm.corridor import box_distance, polygon_distance
+from planners.pdm.corridor import INSIDE, box_corners, box_distance, polygon_distance
 from planners.pdm.paths import pose_into, project
 from planners.pdm.tree import tree_ranks
 
@@ -31,18 +31,19 @@ def roll(
     """Roll F proposals on from step steps[0] to steps[1], into poses (F, T, 3), idm (F, T, 2) and leads (F, T, 3).
 
     path: points, headings, progress, blocks. objects: corners (N, 4, 2) now, velocities (N, 2), headings (N,), speeds (N,),
-    inside (S, N), the S samples' steps. lights: all polygons' points (K, 2), where each begins (L + 1,), progress (L,),
-    inside (L,). law: the constants of `planners.pdm.generate._law`. targets (F,): target speeds. found (F, 6): the first lead
-    of each proposal: kind, index, gap, speed, step, ego speed; kind NOTHING where there is none yet.
+    inside (S, N), the S samples' steps. lights: all polygons' points (K, 2) and `edges_of`, where each begins (L + 1,),
+    progress (L,), inside (L,). law: constants, as unpacked below. targets (F,): target speeds. found (F, 6): the first
+    lead of each proposal: kind, index, gap, speed, step, ego speed; kind NOTHING where there is none yet.
     """
     points, headings, progress, blocks = path
     corners, velocities, object_headings, speeds, inside, samples = objects
-    outlines, begins, light_progress, light_inside = lights
+    outlines, edges, begins, light_progress, light_inside = lights
     dt, s0, headway, a, b, exponent, clamp, mended, every, length, rear, size = law
     count, proposals = corners.shape[0], targets.shape[0]
     ranks, ranked = np.empty(count + light_progress.shape[0], dtype=np.int64), -1
     boxes, middles, along = np.empty((count, 4, 2)), np.empty((count, 3)), np.empty(count)
     radius = np.sqrt(size[0] ** 2 + size[1] ** 2)
+    rounds = _rounds(edges, begins)
     ego, last_sample = np.empty((4, 2)), -1
     root = 2.0 * np.sqrt(a * b)
     for k in range(steps[0], steps[1] + 1):
@@ -65,7 +66,7 @@ def roll(
                 nearest, kind, which, lead_speed = np.inf, NOTHING, -1, 0.0
                 cx, cy = 0.5 * (ego[0, 0] + ego[2, 0]), 0.5 * (ego[0, 1] + ego[2, 1])
                 for n in range(count):
-                    if inside[sample, n] == 0:
+                    if inside[sample, n] != INSIDE:
                         continue
                     dx, dy, reach = middles[n, 0] - cx, middles[n, 1] - cy, nearest + radius + middles[n, 2] + 1e-6
                     if dx * dx + dy * dy > reach * reach:
@@ -86,9 +87,13 @@ def roll(
                             continue
                     nearest, kind, which, lead_speed = d, OBJECT, n, speed
                 for m in range(light_progress.shape[0]):
-                    if not light_inside[m] or not light_progress[m] > s:
+                    if light_inside[m] != INSIDE or not light_progress[m] > s:
                         continue
-                    d = polygon_distance(ego, outlines[begins[m] : begins[m + 1]], nearest)
+                    dx, dy, reach = rounds[m, 0] - cx, rounds[m, 1] - cy, nearest + radius + rounds[m, 2] + 1e-6
+                    if dx * dx + dy * dy > reach * reach:
+                        continue
+                    of = slice(begins[m], begins[m + 1])
+                    d = polygon_distance(ego, outlines[of], edges[of], nearest)
                     if d > nearest:
                         continue
                     if d == nearest:
@@ -118,10 +123,25 @@ def roll(
 
 
 @njit(cache=True)
+def _rounds(edges, begins):
+    """(L, 3): centre and radius of a circle around each light's polygon."""
+    out = np.zeros((begins.shape[0] - 1, 3))
+    for m in range(out.shape[0]):
+        first, last = begins[m], begins[m + 1]
+        if last <= first:
+            continue
+        x, y = np.mean(edges[first:last, 0]), np.mean(edges[first:last, 1])
+        for k in range(first, last):
+            out[m, 2] = max(out[m, 2], np.sqrt((edges[k, 0] - x) ** 2 + (edges[k, 1] - y) ** 2) + edges[k, 2])
+        out[m, 0], out[m, 1] = x, y
+    return out
+
+
+@njit(cache=True)
 def _place(corners, velocities, inside, elapsed, boxes, middles):
     """Boxes (N, 4, 2) at a sample, and the circles around them (N, 3), of the objects in the corridor."""
     for n in range(corners.shape[0]):
-        if inside[n] == 0:
+        if inside[n] != INSIDE:
             continue
         for c in range(4):
             boxes[n, c, 0] = corners[n, c, 0] + elapsed * velocities[n, 0]
@@ -163,12 +183,5 @@ def _projected(speed, heading, velocity, ego_heading, mended):
 @njit(cache=True)
 def _ego_box(pose, size, out):
     """Corners (4, 2) of the ego whose rear axle is at a pose; size: half length, half width, rear axle to centre."""
-    half_length, half_width, to_center = size
-    cos, sin = np.cos(pose[2]), np.sin(pose[2])
-    cos_left, sin_left = np.cos(pose[2] + np.pi / 2.0), np.sin(pose[2] + np.pi / 2.0)
-    x, y = pose[0] + to_center * cos, pose[1] + to_center * sin
-    for c in range(4):
-        lon = half_length if c == 0 or c == 3 else -half_length
-        lat = half_width if c < 2 else -half_width
-        out[c, 0] = x + (lat * cos_left + lon * cos)
-        out[c, 1] = y + (lat * sin_left + lon * sin)
+    x, y = pose[0] + size[2] * np.cos(pose[2]), pose[1] + size[2] * np.sin(pose[2])
+    box_corners(x, y, pose[2], size[0], size[1], out)

@@ -19,7 +19,8 @@ def proposals(ego: EgoState, count: int, rng: np.random.Generator) -> FloatArray
         along = np.maximum.accumulate(rng.uniform(0.0, 12.0) * TIMES + 0.5 * rng.uniform(-3.0, 2.0) * TIMES**2)
         heading = ego.heading_rad + rng.uniform(-0.05, 0.05) * along
         steps = np.diff(along)[:, None] * np.stack([np.cos(heading[:-1]), np.sin(heading[:-1])], axis=-1)
-        poses[p, :, :2] = [ego.x_m, ego.y_m] + np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
+        poses[p, 0, :2] = ego.x_m, ego.y_m
+        poses[p, 1:, :2] = poses[p, 0, :2] + np.cumsum(steps, axis=0)
         poses[p, :, 2] = (heading + np.pi) % (2.0 * np.pi) - np.pi
     return poses
 
@@ -49,13 +50,14 @@ def test_the_fast_simulation_is_the_readable_one(seed, reference):
     np.testing.assert_allclose(fast.centers, readable.centers, rtol=0.0, atol=1e-8)
 
 
-def test_the_public_codes_ego_brakes_later_than_the_ego_will():
+def test_the_public_codes_ego_believes_itself_a_little_faster_while_it_stops():
     ego = EgoState(time_s=0.0, x_m=0.0, y_m=0.0, heading_rad=0.0, speed_mps=8.0)
     poses = np.zeros((1, 41, 3))
     poses[0, :, 0] = np.maximum.accumulate(8.0 * TIMES - 0.5 * 3.0 * TIMES**2)
-    slow = simulate_proposals(poses, ego, reference=False).states[0, :, SPEED]
-    slower = simulate_proposals(poses, ego).states[0, :, SPEED]
-    assert slower[10] > slow[10] + 0.1
+    real = simulate_proposals(poses, ego, reference=False).states[0, :, SPEED]
+    believed = simulate_proposals(poses, ego).states[0, :, SPEED]
+    assert 0.01 < np.max(believed - real) < 0.05
+    assert np.min(believed - real) > -1e-3
 
 
 def test_every_motion_starts_at_the_ego_and_its_corners_are_the_cars():

@@ -14,8 +14,8 @@ from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import make_rig
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.synthetic import SyntheticConfig
+from nsdrive.trace.build import build_trace
 from nsdrive.trace.text import parse, render
-from nsdrive.trace.trace import build_trace
 from nsdrive.world.navigation import navigation
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import HISTORY_TICKS

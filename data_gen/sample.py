@@ -15,10 +15,10 @@ import numpy as np
 from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import Camera, Rig
 from nsdrive.dataset import Sample
+from nsdrive.trace.build import build_trace
 from nsdrive.trace.record import to_json
 from nsdrive.trace.rounding import recorded
 from nsdrive.trace.text import render
-from nsdrive.trace.trace import build_trace
 from nsdrive.vla.prompt import N_WAYPOINTS, build_prompt, render_answer
 from nsdrive.world.geometry import to_ego, wrap_angle
 from nsdrive.world.navigation import navigation

@@ -23,8 +23,8 @@ from nsdrive.scenarios.manoeuvres import MANOEUVRES, load_manoeuvre
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource
 from nsdrive.scenarios.source import ScenarioSource
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, SyntheticSource
+from nsdrive.trace.build import build_trace
 from nsdrive.trace.text import render
-from nsdrive.trace.trace import build_trace
 from nsdrive.world.geometry import to_global
 from nsdrive.world.navigation import navigation
 from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, FloatArray, Planner, Scenario

@@ -6,7 +6,7 @@ A decision's proposals are some hundred numbers a tick; these are the few that d
         chosen=Motion(path="keep", offset_m=0.0, speed_fraction=0.8), score=0.91, flaw=None,
         runner_up=Motion(path="keep", offset_m=-1.0, speed_fraction=0.8), margin=0.021, loses_for=Blame(term="progress"),
         losers=(
-            Losers(count=3, blame=Blame(term="no_at_fault_collision", about="vehicle-2", measured=1.8)),
+            Losers(count=3, blame=Blame(term="no_at_fault_collision", about="vehicle-2", time_s=1.8)),
             Losers(count=10, blame=Blame(term="progress")),
         ),
     )
@@ -16,6 +16,7 @@ Everything here follows from the record (`choice_of`, `news_of`): a text that sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -39,17 +40,17 @@ class Motion:
 @dataclass(frozen=True, kw_only=True)
 class Blame:
     """A term for which something loses score. term: key of `scoring.TERMS`; None where it loses for nothing but its place in
-    the list, its score being equal. about: name of the object that made it so. measured: when (seconds) or how far (metres)
-    it failed; None for terms of another unit."""
+    the list, its score being equal. about: name of the object that made it so. time_s: until a collision; None for other
+    terms, whose numbers decide nothing."""
 
     term: str | None
     about: str | None = None
-    measured: float | None = None
+    time_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losers:
-    """Proposals that lose for the same term and object. Their `measured` is that of the one that fails soonest, or furthest."""
+    """Proposals that lose for the same term and object; the time is that of the one that collides soonest."""
 
     count: int
     blame: Blame
@@ -59,7 +60,7 @@ class Losers:
 class Choice:
     """A choice as a text states it. flaw: what keeps the chosen proposal from a score of 1.0, None where nothing does.
     runner_up, margin, loses_for: the second best, by how much score and for which term; None where there is only one.
-    losers: all others, in the order of the terms."""
+    losers: all others, in the order of the terms; their times are those of when this was last news (`same_losers`)."""
 
     chosen: Motion
     score: float
@@ -126,7 +127,7 @@ def choice_of(proposals: Sequence[Proposal], chosen: int | None, runner_up: int 
             groups.setdefault((blame.term, blame.about), []).append(blame)
     order = [*TERMS, None]
     losers = [
-        Losers(count=len(blames), blame=min(blames, key=_severity))
+        Losers(count=len(blames), blame=min(blames, key=lambda b: math.inf if b.time_s is None else b.time_s))
         for _, blames in sorted(groups.items(), key=lambda kv: (order.index(kv[0][0]), kv[0][1] or ""))
     ]
     second = proposals[runner_up]
@@ -170,13 +171,15 @@ def _flaw(winner: Proposal) -> Blame | None:
 
 
 def _blame(term: Term) -> Blame:
-    unit = TERMS[term.name].measured
-    told = term.name != "progress" and unit.endswith(("_s", "_m"))
-    return Blame(term=term.name, about=term.about, measured=term.measured if told else None)
+    return Blame(
+        term=term.name, about=term.about, time_s=term.measured if term.name == "no_at_fault_collision" else None
+    )
 
 
-def _severity(blame: Blame) -> float:
-    """The less, the worse: soonest first, furthest first, the unmeasured last."""
-    if blame.measured is None or blame.term is None:
-        return float("inf")
-    return blame.measured if TERMS[blame.term].measured.endswith("_s") else -blame.measured
+def same_losers(now: Sequence[Losers], before: Sequence[Losers]) -> bool:
+    """Whether as many lose for the same reasons as before. That a collision is half a second nearer is no news."""
+    return [_who(group) for group in now] == [_who(group) for group in before]
+
+
+def _who(group: Losers) -> tuple[int, str | None, str | None]:
+    return group.count, group.blame.term, group.blame.about

@@ -73,6 +73,8 @@ def _step_to_json(step: Step, before: Sequence[Proposal]) -> dict[str, Any]:
     row = {name: getattr(step, name) for name in ("time_s", "speed_mps", "accel_mps2", "lateral_offset_m")}
     row["constraints"] = [_plain(vars(c)) for c in step.constraints]
     row |= {"binding": step.binding, "tied": list(step.tied), "command_mps2": step.command_mps2}
+    if step.moved_m is not None:
+        row["moved_m"] = step.moved_m
     if step.proposals:
         row |= {
             "proposals": _proposals_to_json(step.proposals, before),

@@ -1,9 +1,9 @@
-"""What a text implies, and whether it holds: the motion it states, its own arithmetic, and its words about the path.
+"""What a text implies, and whether it holds: the motion it states, its own arithmetic, and its words about choice and path.
 
-`replay` integrates the speeds and accelerations that a text prints; on every sample its progress must meet the label's within
-TOLERANCE_M. `arithmetic_errors` recomputes each printed evaluation from its printed inputs with `nsdrive.world.rules`, allowing
-for nothing but rounding. `choice_errors` adds up the recorded scores again, ranks them, and asks whether what is said of a choice
-can be so. `lateral_errors` holds what is said of offset and turn against the driven poses.
+`replay` integrates the speeds and accelerations that a text prints (or takes what it says to have moved); on every sample its
+progress must meet the label's within TOLERANCE_M. `arithmetic_errors` recomputes each printed evaluation from its printed inputs
+with `nsdrive.world.rules`, allowing for nothing but rounding. `choice_errors` adds up the recorded scores again, ranks them, and
+asks whether what is said of a choice can be so. `lateral_errors` holds what is said of offset and turn against the driven poses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from nsdrive.trace.choice import Blame, LaneVerdict
 from nsdrive.trace.rounding import DIGITS, rounded
 from nsdrive.trace.templates import places
-from nsdrive.trace.trace import N_STEPS, STEP_S, Step, Trace, manoeuvre, phases_of
+from nsdrive.trace.trace import N_STEPS, STEP_S, Step, Trace, implied_m, manoeuvre, phases_of
 from nsdrive.world.decision import BINDING_TOLERANCE_MPS2, Constraint
 from nsdrive.world.geometry import Path, wrap_angle
 from nsdrive.world.rules import IdmParameters, recompute
@@ -43,18 +43,13 @@ class Replay:
 
 
 def replay(trace: Trace, path: Path | None = None, start_progress_m: float = 0.0) -> Replay:
-    """The motion that a trace states, from its speeds and accelerations alone; never backwards.
-
-    Hermite-corrected trapezoid over each half second (Euler-Maclaurin, second order): ds = dt/2 (v0 + v1) + dt^2/12 (a0 - a1).
-    The driven motion moves each tick by the speed at the tick's start (nuPlan's kinematic bicycle is a forward Euler), which
-    adds h/2 (v0 - v1) - h^2/12 (a0 - a1) with h = 0.1 s.
-    """
+    """The motion that a trace states: how far each half second goes by its speeds and accelerations (`implied_m`), or as said."""
     speeds = np.array([*(s.speed_mps for s in trace.steps), trace.end.speed_mps])
     accels = np.array([*(s.accel_mps2 for s in trace.steps), trace.end.accel_mps2])
-    slower, eased = -np.diff(speeds), -np.diff(accels)
-    moved = 0.5 * STEP_S * (speeds[1:] + speeds[:-1]) + 0.5 * INTERVAL_S * slower
-    moved += (STEP_S**2 - INTERVAL_S**2) / 12.0 * eased
-    progress = np.concatenate([[0.0], np.cumsum(np.maximum(moved, 0.0))])
+    moved = implied_m(speeds, accels)
+    for k, step in enumerate(trace.steps):
+        moved[k] = moved[k] if step.moved_m is None else max(0.0, step.moved_m)
+    progress = np.concatenate([[0.0], np.cumsum(moved)])
     times = np.linspace(0.0, N_STEPS * STEP_S, N_STEPS + 1)
     poses = None if path is None else path.pose_at(start_progress_m + progress)
     return Replay(times_s=times, progress_m=progress, poses_global=poses)
@@ -182,8 +177,8 @@ def _choice_errors(step: Step) -> list[str]:
             errors.append(f"{choice.loses_for.term} must cost the runner-up more than {choice.margin:g}")  # type: ignore[union-attr]
     blames = [choice.flaw, choice.loses_for, *(group.blame for group in choice.losers)]
     for blame in blames:
-        if blame is not None and blame.measured is not None and blame.measured < 0.0:
-            errors.append(f"{blame.term} cannot fail at {blame.measured:g}")
+        if blame is not None and blame.time_s is not None and blame.time_s < 0.0:
+            errors.append(f"a collision cannot be {blame.time_s:g} s ahead")
     return errors
 
 

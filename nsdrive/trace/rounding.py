@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nsdrive.trace.choice import Blame, Choice, LaneVerdict, Motion, choice_of, news_of
+from nsdrive.trace.choice import Blame, Choice, LaneVerdict, Losers, Motion, choice_of, news_of, same_losers
 from nsdrive.trace.templates import FOLLOW, known_level, places
 from nsdrive.trace.trace import EndState, ObjectFacts, Step, Trace, decimals, with_margins
 from nsdrive.world.decision import Constraint, LaneChange, Proposal, Term
@@ -89,8 +89,15 @@ def _object(thing: ObjectFacts) -> ObjectFacts:
 
 
 def _steps(steps: Sequence[Step]) -> tuple[Step, ...]:
-    news = news_of([s.lane_changes for s in steps])
-    return tuple(_step(s, s.lane_news or said) for s, said in zip(steps, news, strict=True))
+    printed: list[Step] = []
+    losers: tuple[Losers, ...] = ()
+    for step, news in zip(steps, news_of([s.lane_changes for s in steps]), strict=True):
+        now = _step(step, step.lane_news or news)
+        if now.choice is not None:
+            losers = losers if same_losers(now.choice.losers, losers) else now.choice.losers
+            now = replace(now, choice=replace(now.choice, losers=losers))
+        printed.append(now)
+    return tuple(printed)
 
 
 def _motion(step: Step) -> Step:
@@ -99,6 +106,7 @@ def _motion(step: Step) -> Step:
         speed_mps=decimals(step.speed_mps, 2),
         accel_mps2=decimals(step.accel_mps2, 2),
         lateral_offset_m=None,
+        moved_m=None if step.moved_m is None else decimals(step.moved_m, 2),
     )
 
 
@@ -136,9 +144,9 @@ def _rounded_motion(motion: Motion) -> Motion:
 
 
 def _rounded_blame(blame: Blame | None) -> Blame | None:
-    if blame is None or blame.measured is None:
+    if blame is None or blame.time_s is None:
         return blame
-    return replace(blame, measured=decimals(blame.measured, 1))
+    return replace(blame, time_s=decimals(blame.time_s, 1))
 
 
 def _rounded_verdict(v: LaneVerdict) -> LaneVerdict:

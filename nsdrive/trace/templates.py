@@ -67,51 +67,43 @@ def _read_count(part: str) -> tuple[str, int]:
 
 def _show_motion(motion: Motion | None) -> str:
     if motion is None:
-        return "same"
+        return "nothing"
     offset = decimals(motion.offset_m, 1)
-    beside = f" offset {offset:.1f}" if offset else ""
-    return f"{motion.path}{beside} {decimals(motion.speed_fraction * 100.0, 0):.0f}%"
+    return f"{motion.path}{f' {offset:+g}' if offset else ''} {decimals(motion.speed_fraction * 100.0, 0):.0f}%"
 
 
 def _read_motion(text: str) -> Motion | None:
-    if text == "same":
+    if text == "nothing":
         return None
     path, *offset, share = text.split(" ")
-    return Motion(path=path, offset_m=float(offset[1]) if offset else 0.0, speed_fraction=float(share[:-1]) / 100.0)
+    return Motion(path=path, offset_m=float(offset[0]) if offset else 0.0, speed_fraction=float(share[:-1]) / 100.0)
 
 
 def _show_blame(blame: Blame) -> str:
     about = "" if blame.about is None else f" {blame.about}"
-    if blame.measured is None or blame.term is None:
-        return f"{TERM_WORDS[blame.term]}{about}"
-    value = decimals(blame.measured, 1)
-    return (
-        f"{TERM_WORDS[blame.term]}{about} {f'in {value:.1f} s' if _in_seconds(blame.term) else f'over {value:.1f} m'}"
-    )
+    time = "" if blame.time_s is None else f" in {decimals(blame.time_s, 1):.1f} s"
+    return f"{TERM_WORDS[blame.term]}{about}{time}"
 
 
 def _read_blame(text: str) -> Blame:
-    word, about, measured = re.fullmatch(rf"([a-z_-]+)(?: ({_NAME}))?(?: (?:in|over) (-?[0-9.]+) .)?", text).groups()  # type: ignore[union-attr]
+    word, about, time = re.fullmatch(rf"([a-z_-]+)(?: ({_NAME}))?(?: in (-?[0-9.]+) s)?", text).groups()  # type: ignore[union-attr]
     term = next(name for name, known in TERM_WORDS.items() if known == word)
-    return Blame(term=term, about=about, measured=None if measured is None else float(measured))
+    return Blame(term=term, about=about, time_s=None if time is None else float(time))
 
 
-def _in_seconds(term: str) -> bool:
-    return TERMS[term].measured.endswith("_s")
+def _scored(places: int, never: str) -> Kind:
+    """A number and whom or what it is owed to."""
 
+    def show(value: tuple[float, Blame | None]) -> str:
+        return f"{decimals(value[0], places):.{places}f}" + (
+            "" if value[1] is None else f" for {_show_blame(value[1])}"
+        )
 
-def _show_second(second: tuple[Motion | None, float, Blame] | None) -> str:
-    if second is None:
-        return ""
-    return f", {_show_motion(second[0])} {decimals(second[1], 3):.3f} less for {_show_blame(second[2])}"
+    def read(text: str) -> tuple[float, Blame | None]:
+        number, _, blame = text.partition(" for ")
+        return float(number), _read_blame(blame) if blame else None
 
-
-def _read_second(text: str) -> tuple[Motion | None, float, Blame] | None:
-    if not text:
-        return None
-    before, blame = text[2:].split(" less for ")
-    motion, margin = before.rsplit(" ", 1)
-    return _read_motion(motion), float(margin), _read_blame(blame)
+    return Kind(regex=rf"-?[0-9]{{1,5}}\.[0-9]{{{places}}}(?: for {_BLAME}){never}", show=show, read=read)
 
 
 def _read_losers(text: str) -> tuple[Losers, ...]:
@@ -140,11 +132,10 @@ _FAULTS = {
 TERM_WORDS: dict[str | None, str] = {name: _FAULTS.get(name, name) for name in TERMS}
 TERM_WORDS[None] = "order"  # an equal score, later in the list
 _NAME = r"[a-z]+-[1-9][0-9]{0,3}"
-_MOTION = rf"same|(?:{'|'.join(PATHS)})(?: offset -?[0-9]{{1,3}}\.[0-9])? [0-9]{{1,3}}%"
-_BLAME = (
-    rf"(?:{'|'.join(TERM_WORDS.values())})(?: {_NAME})?(?: in -?[0-9]{{1,3}}\.[0-9] s| over -?[0-9]{{1,3}}\.[0-9] m)?"
-)
+_MOTION = rf"nothing|(?:{'|'.join(PATHS)})(?: [+-][0-9]{{1,3}}(?:\.[0-9])?)? [0-9]{{1,3}}%"
+_BLAME = rf"(?:{'|'.join(TERM_WORDS.values())})(?: {_NAME})?(?: in -?[0-9]{{1,3}}\.[0-9] s)?"
 _LOSERS = rf"[1-9][0-9]{{0,3}} {_BLAME}"
+_SOME = r"(?:-|-?[0-9]{1,3}\.[0-9]{2})"
 _ACCEL = r"-?[0-9]{1,3}\.[0-9]{2}"
 _COUNT = rf"[1-9][0-9]{{0,3}} (?:{'|'.join(KIND_WORDS.values())})s?"
 _NUMBER_ROW = rf"-?[0-9]{{1,3}}\.[0-9]{{2}}(?: -?[0-9]{{1,3}}\.[0-9]{{2}}){{{N_STEPS}}}"
@@ -201,16 +192,11 @@ KINDS: dict[str, Kind] = {
         read=_read_command,
     ),
     "motion": Kind(regex=_MOTION, show=_show_motion, read=_read_motion),
-    "flaw": Kind(
-        regex=rf"(?: for {_BLAME})?",
-        show=lambda v: "" if v is None else f" for {_show_blame(v)}",
-        read=lambda text: _read_blame(text.removeprefix(" for ")) if text else None,
+    "rival": Kind(  # a motion or None, in a tuple: here None is something to say
+        regex=_MOTION, show=lambda v: _show_motion(v[0]), read=lambda text: (_read_motion(text),)
     ),
-    "second": Kind(
-        regex=rf"(?:, (?:{_MOTION}) -?[0-9]{{1,5}}\.[0-9]{{3}} less for {_BLAME})?",
-        show=_show_second,
-        read=_read_second,
-    ),
+    "scored": _scored(2, "?"),
+    "lost": _scored(3, ""),
     "losers": Kind(
         regex=rf"none|{_LOSERS}(?:, {_LOSERS})*",
         show=lambda v: ", ".join(f"{group.count} {_show_blame(group.blame)}" for group in v) or "none",
@@ -231,6 +217,11 @@ KINDS: dict[str, Kind] = {
         show=lambda v: "" if v == PATHS[0] else f", {v}",
         read=lambda text: text[2:] or PATHS[0],
     ),
+    "some": Kind(  # a row of which most need not be said
+        regex=rf"{_SOME}(?: {_SOME}){{{N_STEPS - 1}}}",
+        show=lambda values: " ".join("-" if v is None else f"{decimals(v, 2):.2f}" for v in values),
+        read=lambda text: tuple(None if v == "-" else float(v) for v in text.split()),
+    ),
     "row": Kind(
         regex=_NUMBER_ROW,
         show=lambda values: " ".join(f"{decimals(v, 2):.2f}" for v in values),
@@ -240,18 +231,27 @@ KINDS: dict[str, Kind] = {
 
 
 class Template:
-    """A line: fixed words and {field:kind} places, compiled to a formatter and to a regular expression."""
+    """A line: fixed words and {field:kind} places, compiled to a formatter and to a regular expression.
+
+    What stands in [brackets] around a place is left out with it where its value is None.
+    """
 
     def __init__(self, line: str) -> None:
-        parts = re.split(r"\{(\w+):(\w+)\}", line)
-        self.fixed, self.fields = parts[::3], list(zip(parts[1::3], parts[2::3], strict=True))
-        kinds = [KINDS[kind].regex for _, kind in self.fields] + [""]
+        self.fixed, self.fields, self.kinds, at = [], [], [], 0
+        for match in re.finditer(r"\[([^\[{]*)\{(\w+):(\w+)\}([^\]]*)\]|\{(\w+):(\w+)\}", line):
+            before, maybe, maybe_kind, after, field, kind = match.groups()
+            self.fixed.append(line[at : match.start()])
+            self.fields.append((maybe or field, maybe_kind or kind))
+            self.kinds.append(_optional(before, KINDS[maybe_kind], after) if maybe else KINDS[kind])
+            at = match.end()
+        self.fixed.append(line[at:])
+        kinds = [kind.regex for kind in self.kinds] + [""]
         escaped = [re.escape(fixed) for fixed in self.fixed]
         self._groups = re.compile("".join(f"{a}({b})" for a, b in zip(escaped, kinds, strict=True)))
         self.regex = "".join(f"{a}(?:{b})" for a, b in zip(escaped, kinds, strict=True))
 
     def format(self, values: Mapping[str, Any]) -> str:
-        shown = [KINDS[kind].show(values[field]) for field, kind in self.fields]
+        shown = [kind.show(values[field]) for (field, _), kind in zip(self.fields, self.kinds, strict=True)]
         return "".join(a + b for a, b in zip(self.fixed, [*shown, ""], strict=True))
 
     def read(self, line: str) -> dict[str, Any] | None:
@@ -259,7 +259,8 @@ class Template:
         match = self._groups.fullmatch(line)
         if match is None:
             return None
-        values = {f: KINDS[kind].read(text) for (f, kind), text in zip(self.fields, match.groups(), strict=False)}
+        found = zip(self.fields, self.kinds, match.groups()[: len(self.fields)], strict=True)
+        values = {field: kind.read(text) for (field, _), kind, text in found}
         return values if self.format(values) == line else None  # no "-0.00", no "007"
 
     def reaches(self, line: str) -> int:
@@ -270,11 +271,21 @@ class Template:
                 return at + next((k for k, c in enumerate(fixed) if at + k >= len(line) or line[at + k] != c), 0)
             at += len(fixed)
             if i < len(self.fields):
-                match = re.compile(KINDS[self.fields[i][1]].regex).match(line, at)
+                match = re.compile(self.kinds[i].regex).match(line, at)
                 if match is None:
                     return at
                 at = match.end()
         return at
+
+
+def _optional(before: str, kind: Kind, after: str) -> Kind:
+    def show(value: Any) -> str:
+        return "" if value is None else f"{before}{kind.show(value)}{after}"
+
+    def read(text: str) -> Any:
+        return kind.read(text[len(before) : len(text) - len(after)]) if text else None
+
+    return Kind(regex=f"(?:{re.escape(before)}(?:{kind.regex}){re.escape(after)})?", show=show, read=read)
 
 
 # ---- the table ----------------------------------------------------------------------------------------------------------
@@ -284,45 +295,29 @@ ROUTE = Template("Route: {command:command}, limit {limit:limit}")
 OBJECT = Template("{name:name} {distance_m:1} m {sector:sector}, {speed_mps:speed}{cameras:cameras}")
 HIDDEN = Template("{name:name} ({kind:kind}) {distance_m:1} m {sector:sector}, {speed_mps:speed}, not seen")
 LATER = Template("{name:name} ({kind:kind}) comes later")
-STEP = Template("{time_s:1} speed {speed_mps:2} accel {accel_mps2:2}{lateral_offset_m:offset}")
-_ALLOWS = " allows {allows_mps2:2}{mark:mark}"
+# In brackets: left out where it is as it was when last said (an offset at first 0.0), which is most of a text's length.
+# "moved" is said where speeds and accelerations alone would not tell how far the next half second goes.
+STEP = Template("{time_s:1} speed {speed_mps:2} accel {accel_mps2:2}[ offset {lateral_offset_m:1}][ moved {moved_m:2}]")
+_ALLOWS = "[ allows {allows_mps2:2}]{mark:mark}"
+_GAP, _NEEDS = "[ {about:name}][ gap {gap_m:1}]", "[ needs {threshold:1}]"
 EVALUATIONS = {
-    "target_speed": Template("target_speed {threshold:2}" + _ALLOWS),
-    "curve_speed": Template("curve_speed {threshold:1} in {distance_m:1} radius {radius_m:1}" + _ALLOWS),
-    "path_end": Template("path_end gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
-    "lead": Template("lead {about:name} gap {gap_m:1} speed {lead_speed_mps:1} needs {threshold:1}" + _ALLOWS),
-    "red_light": Template("red_light {about:name} gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
-    "amber_light": Template(
-        "amber_light {about:name} gap {gap_m:1} accel {accel_mps2:1} brakes up to {threshold:1}" + _ALLOWS
-    ),
-    "stop_sign": Template(
-        "stop_sign {about:name} gap {gap_m:1} waited {waited_s:1} of {threshold:1} crossing {crossing:0}" + _ALLOWS
-    ),
-    "crosswalk": Template("crosswalk {about:name} gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
-    "yield": Template(
-        "yield {about:name} gap {gap_m:1} clears {clears_s:1} arrives {arrives_s:1} margin {threshold:1}" + _ALLOWS
-    ),
-    "emergency_brake": Template(
-        "emergency_brake {about:name} collision in {collision_s:1} within {threshold:1}" + _ALLOWS
-    ),
+    rule: Template(rule + pieces + _ALLOWS)
+    for rule, pieces in {
+        "target_speed": "[ {threshold:2}]",
+        "curve_speed": "[ {threshold:1}][ in {distance_m:1}][ radius {radius_m:1}]",
+        "path_end": "[ gap {gap_m:1}]" + _NEEDS,
+        "lead": _GAP + "[ speed {lead_speed_mps:1}]" + _NEEDS,
+        "red_light": _GAP + _NEEDS,
+        "amber_light": _GAP + "[ accel {accel_mps2:1}][ brakes up to {threshold:1}]",
+        "stop_sign": _GAP + "[ waited {waited_s:1}][ of {threshold:1}][ crossing {crossing:0}]",
+        "crosswalk": _GAP + _NEEDS,
+        "yield": _GAP + "[ clears {clears_s:1}][ arrives {arrives_s:1}][ margin {threshold:1}]",
+        "emergency_brake": "[ {about:name}][ collision in {collision_s:1}][ within {threshold:1}]",
+    }.items()
 }
-# What is as it was in the last evaluation of the same rule need not be said again: lossless, and most of a text's length.
-REPEATED = {
-    "target_speed": Template("target_speed" + _ALLOWS),
-    "curve_speed": Template("curve_speed {threshold:1} in {distance_m:1}" + _ALLOWS),
-    "lead": Template("lead gap {gap_m:1} speed {lead_speed_mps:1} needs {threshold:1}" + _ALLOWS),
-    "red_light": Template("red_light gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
-    "amber_light": Template("amber_light gap {gap_m:1} accel {accel_mps2:1}" + _ALLOWS),
-    "stop_sign": Template("stop_sign gap {gap_m:1} waited {waited_s:1} crossing {crossing:0}" + _ALLOWS),
-    "crosswalk": Template("crosswalk gap {gap_m:1} needs {threshold:1}" + _ALLOWS),
-    "yield": Template("yield gap {gap_m:1} clears {clears_s:1} arrives {arrives_s:1}" + _ALLOWS),
-    "emergency_brake": Template("emergency_brake collision in {collision_s:1}" + _ALLOWS),
-}
-# The same numbers as the rule's last evaluation, and the same object where none is named.
-LIKEWISE = Template("{rule:rule}{about:about} likewise{mark:mark}")
 # What was chosen, its score and what keeps it from 1.0; the runner-up, by how much and for what it loses; why the others do.
-# "same" is the chosen or second one of the last step; where the others are as they were, their line is left out.
-CHOICE = Template("{chosen:motion} scores {score:2}{flaw:flaw}{second:second}")
+CHOICE = Template("choose[ {chosen:motion}][ scores {score:scored}][ over {runner_up:rival}][ by {margin:lost}]")
+NO_CHOICE = Template("choose nothing")
 LOSERS = Template("lose {losers:losers}")
 # A neighbouring lane, said when its verdict is new: incentive against threshold; then what the follower would have to brake.
 LANE_UNWANTED = Template("{path:path} for {reason:reason} {incentive_mps2:2} of {threshold_mps2:2}")
@@ -335,6 +330,7 @@ PHASE = Template(
 )
 SPEEDS = Template("speed {values:row}")
 ACCELS = Template("accel {values:row}")
+MOVED = Template("moved {values:some}")
 TURNED = Template("turned {turned_deg:0} deg")
 
 
@@ -350,10 +346,10 @@ def pattern(level: str) -> str:
     one_of = "|".join(t.regex for t in (OBJECT, HIDDEN, LATER))
     head = rf"{SCENE.regex}\n{ROUTE.regex}\n(?:(?:{one_of})\n)*"
     if level == "brief":
-        return rf"{head}(?:{PHASE.regex}\n)+{SPEEDS.regex}\n{ACCELS.regex}\n{TURNED.regex}"
-    evaluations = "|".join(t.regex for t in (*EVALUATIONS.values(), *REPEATED.values(), LIKEWISE))
+        return rf"{head}(?:{PHASE.regex}\n)+{SPEEDS.regex}\n{ACCELS.regex}\n(?:{MOVED.regex}\n)?{TURNED.regex}"
+    evaluations = "|".join(t.regex for t in EVALUATIONS.values())
     lanes = "|".join(t.regex for t in (LANE_WANTED, LANE_UNWANTED, LANE_GONE))
-    choice = rf"(?:{CHOICE.regex}\n(?:{LOSERS.regex}\n)?)?(?:(?:{lanes})\n)*"
+    choice = rf"(?:(?:{CHOICE.regex}|{NO_CHOICE.regex})\n)?(?:{LOSERS.regex}\n)?(?:(?:{lanes})\n)*"
     step = rf"{STEP.regex}\n{choice}(?:(?:{evaluations})\n)+"
     return rf"{head}(?:{step}){{{N_STEPS}}}{STEP.regex}\n{TURNED.regex}(?:\n{PHASE.regex})+"
 

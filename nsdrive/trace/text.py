@@ -6,15 +6,16 @@ route, the phases with the objects that they name, and the motion; "detailed" ev
 and, of a planner that weighs proposals, what it chose:
 
     1.0 speed 11.77 accel -0.53
-    keep 80% scores 0.91, keep offset -1.0 80% 0.021 less for progress
+    choose keep 80% scores 0.91 for progress over keep -1 80% by 0.021 for progress
     lose 3 collision vehicle-2 in 1.8 s, 10 progress
     change_left for speed 0.35 of 0.20 follower vehicle-4 -2.60 of -2.00 blocked by vehicle-4
 
-It stays short (a detailed text under 1,200 tokens) because of what is *not* repeated: an evaluation's words and numbers that are
-as in the rule's last one, a chosen or second proposal that is the "same", the others' reasons if they did not change, and a
-neighbouring lane of which the verdict (wanted, safe, because of whom) is the old one. And because proposals that lose for the
-same term and object are counted, not listed: their scores are in the record (`nsdrive.trace.record`). What decides is always
-said: the winner, the margin to the second, and for each loser its reason.
+Path, offset [m] and share of the speed limit name a proposal; "for" is what keeps its score from 1.0, and that for which the
+second and the others lose. It stays short (a detailed text under 1,200 tokens) by one idiom: what is as it was when last said is
+not said again, be it an evaluation's number or object, the chosen proposal, its score, the margin, the reasons of the others, or
+a neighbouring lane whose verdict (wanted, safe, because of whom) is the old one. And proposals that lose for the same term and
+object are counted, not listed: their numbers are in the record (`nsdrive.trace.record`). What decides is always said: the
+winner, the margin to the second, and for each loser its reason.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nsdrive.trace.choice import Choice, LaneVerdict, Losers, Motion
+from nsdrive.trace.choice import Choice, LaneVerdict
 from nsdrive.trace.rounding import rounded
 from nsdrive.trace.templates import (
     ACCELS,
@@ -34,11 +35,11 @@ from nsdrive.trace.templates import (
     LANE_UNWANTED,
     LANE_WANTED,
     LATER,
-    LIKEWISE,
     LOSERS,
+    MOVED,
+    NO_CHOICE,
     OBJECT,
     PHASE,
-    REPEATED,
     ROUTE,
     SCENE,
     SPEEDS,
@@ -105,15 +106,17 @@ def _lines(trace: Trace, level: str) -> list[str]:
     if level == "brief":
         speeds = SPEEDS.format({"values": [*(s.speed_mps for s in trace.steps), trace.end.speed_mps]})
         accels = ACCELS.format({"values": [*(s.accel_mps2 for s in trace.steps), trace.end.accel_mps2]})
-        return [*lines, *phases, speeds, accels, turned]
+        moved = [s.moved_m for s in trace.steps]
+        told = [MOVED.format({"values": moved})] if any(m is not None for m in moved) else []
+        return [*lines, *phases, speeds, accels, *told, turned]
     said = _Said()
     for step in trace.steps:
         if step.binding is None:
             raise ValueError("a trace read from a brief text has no evaluations, so it has no detailed text")
-        lines += [STEP.format(vars(step)), *_choice_lines(step.choice, said)]
+        lines += [_state_line(vars(step), said), *_choice_lines(step.choice, said)]
         lines += [_verdict_line(verdict) for verdict in step.lane_news]
         lines += [_evaluation_line(step, i, said) for i in range(len(step.constraints))]
-    lines.append(STEP.format({**vars(trace.end), "time_s": N_STEPS * STEP_S}))
+    lines.append(_state_line({**vars(trace.end), "time_s": N_STEPS * STEP_S, "moved_m": None}, said))
     return [*lines, turned, *phases]
 
 
@@ -121,24 +124,38 @@ def _lines(trace: Trace, level: str) -> list[str]:
 class _Said:
     """What was said last, for that which need not be said again. evaluations: by rule, their fields."""
 
+    offset_m: float = 0.0
+    choice: Choice | None = None
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
-    chosen: Motion | None = None
-    runner_up: Motion | None = None
-    losers: tuple[Losers, ...] = ()
+
+
+def _state_line(state: Mapping[str, Any], said: _Said) -> str:
+    offset = state["lateral_offset_m"]
+    news, said.offset_m = None if offset == said.offset_m else offset, offset
+    return STEP.format({**state, "lateral_offset_m": news})
 
 
 def _choice_lines(choice: Choice | None, said: _Said) -> list[str]:
+    last, said.choice = said.choice, choice
     if choice is None:
-        return []
-    second = None
-    if choice.runner_up is not None:
-        second = (None if choice.runner_up == said.runner_up else choice.runner_up, choice.margin, choice.loses_for)
-    chosen = None if choice.chosen == said.chosen else choice.chosen
-    lines = [CHOICE.format({"chosen": chosen, "score": choice.score, "flaw": choice.flaw, "second": second})]
-    if choice.losers != said.losers:
+        return [NO_CHOICE.format({})] if last is not None else []
+    before = _pieces(last) if last is not None else {}
+    pieces = {name: piece if piece != before.get(name) else None for name, piece in _pieces(choice).items()}
+    lines = [CHOICE.format(pieces)] if set(pieces.values()) != {None} else []
+    if choice.losers != (last.losers if last is not None else ()):
         lines.append(LOSERS.format({"losers": choice.losers}))
-    said.chosen, said.runner_up, said.losers = choice.chosen, choice.runner_up or said.runner_up, choice.losers
     return lines
+
+
+def _pieces(choice: Choice) -> dict[str, Any]:
+    """The places of CHOICE."""
+    lost = None if choice.runner_up is None else (choice.margin, choice.loses_for)
+    return {
+        "chosen": choice.chosen,
+        "score": (choice.score, choice.flaw),
+        "runner_up": (choice.runner_up,),
+        "margin": lost,
+    }
 
 
 def _verdict_line(verdict: LaneVerdict) -> str:
@@ -152,23 +169,14 @@ def _verdict_line(verdict: LaneVerdict) -> str:
 
 
 def _evaluation_line(step: Step, index: int, said: _Said) -> str:
-    """The shortest form that says it, after what was said of the same rule."""
+    """What is new in it since the rule's last one."""
     c = step.constraints[index]
     mark = " binds" if index == step.binding else " ties" if index in step.tied else ""
     fields = {**c.inputs, "about": c.about, "threshold": c.threshold, "allows_mps2": c.allows_mps2}
-    last = said.evaluations.get(c.rule)
+    last = said.evaluations.get(c.rule, {})
     said.evaluations[c.rule] = fields
-    if last is not None and {**last, "about": c.about} == fields:
-        about = None if last["about"] == c.about else c.about
-        return LIKEWISE.format({"rule": c.rule, "about": about, "mark": mark})
-    short = last is not None and c.rule in REPEATED and _filled(c.rule, fields, last) == fields
-    return (REPEATED if short else EVALUATIONS)[c.rule].format({**fields, "mark": mark})
-
-
-def _filled(rule: str, fields: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields with those that the repeated form leaves out taken from the rule's last evaluation."""
-    told = {name for name, _ in REPEATED[rule].fields}
-    return {name: fields[name] if name in told else last[name] for name in last}
+    news = {name: value if value != last.get(name) else None for name, value in fields.items()}
+    return EVALUATIONS[c.rule].format({**news, "mark": mark})
 
 
 def _object_template(thing: ObjectFacts) -> Template:
@@ -244,8 +252,10 @@ def _object(fields: Mapping[str, Any]) -> ObjectFacts:
 
 def _read_motion(reader: _Reader) -> tuple[list[Step], EndState]:
     speeds, accels = reader.take(SPEEDS)["values"], reader.take(ACCELS)["values"]
+    told = reader.maybe(MOVED)
+    moved = told["values"] if told is not None else [None] * N_STEPS
     steps = [
-        Step(time_s=k * STEP_S, speed_mps=speeds[k], accel_mps2=accels[k], lateral_offset_m=None)
+        Step(time_s=k * STEP_S, speed_mps=speeds[k], accel_mps2=accels[k], lateral_offset_m=None, moved_m=moved[k])
         for k in range(N_STEPS)
     ]
     turned = reader.take(TURNED)["turned_deg"]
@@ -256,7 +266,7 @@ def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
     steps = []
     said = _Said()
     for k in range(N_STEPS):
-        state = _read_state(reader, k * STEP_S)
+        state = _read_state(reader, k * STEP_S, said)
         choice = _read_choice(reader, said)
         news = []
         while (fields := reader.maybe(LANE_WANTED, LANE_UNWANTED, LANE_GONE)) is not None:
@@ -284,25 +294,35 @@ def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
                 lane_news=tuple(news),
             )
         )
-    state = _read_state(reader, N_STEPS * STEP_S)
-    del state["time_s"]
+    state = _read_state(reader, N_STEPS * STEP_S, said)
+    del state["time_s"], state["moved_m"]
     return steps, EndState(**state, turned_deg=reader.take(TURNED)["turned_deg"])
 
 
 def _read_choice(reader: _Reader, said: _Said) -> Choice | None:
-    fields = reader.maybe(CHOICE)
-    if fields is None:
+    if reader.maybe(NO_CHOICE) is not None:
+        said.choice = None
         return None
-    if (losers := reader.maybe(LOSERS)) is not None:
-        said.losers = losers["losers"]
-    said.chosen = fields["chosen"] or said.chosen
-    choice = {"chosen": said.chosen, "score": fields["score"], "flaw": fields["flaw"], "losers": said.losers}
-    if fields["second"] is not None:
-        motion, choice["margin"], choice["loses_for"] = fields["second"]
-        said.runner_up = choice["runner_up"] = motion or said.runner_up
-    if None in (said.chosen, choice.get("runner_up", said.chosen)):
-        raise ValueError(f"line {reader.at}, column 1: 'same', but no such proposal was named before")
-    return Choice(**choice)
+    fields, losers = reader.maybe(CHOICE), reader.maybe(LOSERS)
+    if fields is None and losers is None:
+        return said.choice
+    unsaid = dict.fromkeys(("chosen", "score", "runner_up", "margin"))
+    told: dict[str, Any] = _pieces(said.choice) if said.choice is not None else unsaid
+    told |= {name: piece for name, piece in (fields or {}).items() if piece is not None}
+    alone = told["runner_up"] == (None,)
+    if None in (told["chosen"], told["score"], told["runner_up"]) or (told["margin"] is None and not alone):
+        raise ValueError(f"line {reader.at}, column 1: not all of a choice is said, and none was said before")
+    before = said.choice.losers if said.choice is not None else ()
+    said.choice = Choice(
+        chosen=told["chosen"],
+        score=told["score"][0],
+        flaw=told["score"][1],
+        runner_up=told["runner_up"][0],
+        margin=None if alone else told["margin"][0],
+        loses_for=None if alone else told["margin"][1],
+        losers=before if losers is None else losers["losers"],
+    )
+    return said.choice
 
 
 def _verdict(fields: Mapping[str, Any]) -> LaneVerdict:
@@ -314,24 +334,20 @@ def _verdict(fields: Mapping[str, Any]) -> LaneVerdict:
 
 
 def _read_evaluation(reader: _Reader, rule: str, said: _Said) -> tuple[Constraint, str]:
-    """An evaluation and its mark, completed from the rule's last one where the line is short."""
-    last = said.evaluations.get(rule)
-    full = reader.maybe(EVALUATIONS[rule])
-    if full is not None:
-        mark = full.pop("mark")
-    elif last is None:
-        reader.fail(EVALUATIONS[rule])
-    elif (again := reader.maybe(LIKEWISE)) is not None:
-        mark, full = again["mark"], {**last, "about": again["about"] or last["about"]}
-    else:
-        short = reader.take(EVALUATIONS[rule], *([REPEATED[rule]] if rule in REPEATED else []), LIKEWISE)
-        mark, full = short["mark"], _filled(rule, short, last)
-    assert full is not None
-    full.setdefault("about", None)
+    """An evaluation and its mark, completed from the rule's last one."""
+    fields = reader.take(EVALUATIONS[rule])
+    mark = fields.pop("mark")
+    last = said.evaluations.get(rule, {})
+    full: dict[str, Any] = {name: last.get(name) if value is None else value for name, value in fields.items()}
+    missing = [name for name, value in full.items() if value is None]
+    if missing:
+        raise ValueError(
+            f"line {reader.at}, column {len(rule) + 1}: {rule} does not say its {missing[0]}, nor was it said before"
+        )
     said.evaluations[rule] = full
     constraint = Constraint(
         rule=rule,
-        about=full["about"],
+        about=full.get("about"),
         inputs={name: full[name] for name in RULES[rule].inputs},
         threshold=full["threshold"],
         allows_mps2=full["allows_mps2"],
@@ -339,8 +355,10 @@ def _read_evaluation(reader: _Reader, rule: str, said: _Said) -> tuple[Constrain
     return constraint, mark
 
 
-def _read_state(reader: _Reader, time_s: float) -> dict[str, Any]:
+def _read_state(reader: _Reader, time_s: float, said: _Said) -> dict[str, Any]:
     state = reader.take(STEP)
     if state["time_s"] != time_s:
         raise ValueError(f"line {reader.at}, column 1: the time is {state['time_s']:.1f}, expected {time_s:.1f}")
-    return state
+    if state["lateral_offset_m"] is not None:
+        said.offset_m = state["lateral_offset_m"]
+    return {**state, "lateral_offset_m": said.offset_m}

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scenes import scene, straight_road, thing
 
+from nsdrive.trace.build import build_trace
 from nsdrive.trace.text import parse, render
-from nsdrive.trace.trace import N_STEPS, STEP_S, build_trace, manoeuvre
+from nsdrive.trace.trace import N_STEPS, STEP_S, manoeuvre
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import Plan, Rollout
 from planners.idm import IdmPlanner

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from scenes import scene, straight_road, thing
 
 from nsdrive.dataset import json_line
+from nsdrive.trace.build import build_trace
 from nsdrive.trace.choice import Blame, LaneVerdict, blame_of, choice_of, news_of
 from nsdrive.trace.record import from_json, to_json
 from nsdrive.trace.replay import arithmetic_errors, choice_errors
 from nsdrive.trace.rounding import recorded, rounded
 from nsdrive.trace.templates import TERM_WORDS
 from nsdrive.trace.text import parse, render
-from nsdrive.trace.trace import Trace, build_trace
+from nsdrive.trace.trace import Trace
 from nsdrive.world.decision import LaneChange, Proposal, Term
 from nsdrive.world.scoring import TERMS, ranking, total
 from nsdrive.world.simulate import simulate
@@ -91,9 +92,9 @@ def test_every_loser_is_counted_once_under_the_reason_for_which_it_loses(seed):
             if (b.term, b.about) == (group.blame.term, group.blame.about)
         ]
         assert len(same) == group.count
-        if group.blame.measured is not None:
-            times = [b.measured for b in same if b.measured is not None]
-            assert group.blame.measured == (max(times) if group.blame.term == "driving_direction" else min(times))
+        if group.blame.time_s is not None:
+            times = [b.time_s for b in same if b.time_s is not None]
+            assert group.blame.time_s == min(times)
 
 
 @given(seed=SEEDS)
@@ -160,13 +161,12 @@ def test_a_step_reads_like_a_sentence():
     trace, names = build_trace(Rollout(**{**vars(driven()), "plans": plans}), 0)
     lines = render(trace, "detailed").split("\n")
     lead, behind = (next(name for name, track in names.items() if track == t) for t in ("lead", "behind"))
-    first = lines.index("keep 80% scores 0.91 for progress, keep 40% 0.118 less for progress")
+    first = lines.index("choose keep 80% scores 0.91 for progress over keep 40% by 0.118 for progress")
     assert lines[first + 1] == f"lose 2 collision {lead} in 1.8 s, 1 progress"
     assert (
         lines[first + 2] == f"change_left for speed 0.35 of 0.20 follower {behind} -2.60 of -2.00 blocked by {behind}"
     )
-    assert lines.count("same scores 0.91 for progress, same 0.118 less for progress") == 9
-    assert sum(line.startswith(("lose", "change_left")) for line in lines) == 2
+    assert sum(line.startswith(("choose", "lose", "change_left")) for line in lines) == 3
 
 
 def _terms(**changed: object) -> tuple[Term, ...]:
@@ -229,9 +229,9 @@ def test_another_winner_is_not_believed():
     [
         ("scores 0.91 for progress", "scores 1.91 for progress", "not within 0 and 1"),
         ("scores 0.91 for progress", "scores 0.91", "nothing is said to lower it"),
-        ("0.118 less", "0.990 less", "cannot score 0.99 less than 0.91"),
-        ("less for progress", "less for order", "by order alone"),
-        ("less for progress", "less for off-road in 1.0 s", "must cost the runner-up more"),
+        ("by 0.118", "by 0.990", "cannot score 0.99 less than 0.91"),
+        ("0.118 for progress", "0.118 for order", "by order alone"),
+        ("0.118 for progress", "0.118 for off-road", "must cost the runner-up more"),
         ("0.35 of 0.20", "0.15 of 0.20", "is wanted with an incentive of 0.15"),
         ("blocked by vehicle-1", "safe", "would have to brake by -2.6"),
     ],

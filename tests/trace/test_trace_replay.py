@@ -8,11 +8,11 @@ import pytest
 from scenes import scene, straight_road, thing
 
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, build
+from nsdrive.trace.build import build_trace
 from nsdrive.trace.replay import arithmetic_errors, lateral_errors, progress_errors, replay
 from nsdrive.trace.rounding import rounded
 from nsdrive.trace.templates import pattern
 from nsdrive.trace.text import parse, render
-from nsdrive.trace.trace import build_trace
 from nsdrive.world.route import centerline, find_route, nearest_lane
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import Rollout

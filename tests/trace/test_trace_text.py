@@ -210,7 +210,7 @@ def test_an_error_names_the_line_and_column_that_cannot_be_read():
     text = render(_plain_trace(), "detailed").split("\n")
     line = next(i for i, words in enumerate(text) if words.startswith("target_speed"))
     broken = "\n".join([*text[:line], text[line].replace("allows", "permits"), *text[line + 1 :]])
-    with pytest.raises(ValueError, match=rf"line {line + 1}, column 20: cannot read 'target_speed 13.41 permits"):
+    with pytest.raises(ValueError, match=rf"line {line + 1}, column 19: cannot read 'target_speed 13.41 permits"):
         parse(broken)
     with pytest.raises(ValueError, match=r"the text ends after line 5"):
         parse("\n".join(text[:5]))

@@ -90,6 +90,28 @@ details { margin: 10px 0; } summary { cursor: pointer; color: var(--soft); font-
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; font-size: 14px; margin: 8px 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 footer { margin-top: 56px; color: var(--faint); font-size: 13px; border-top: 1px solid var(--rule); padding-top: 14px; }
+.planners h4 { text-transform: none; font-size: 13px; letter-spacing: 0; color: var(--ink); }
+.planners { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 18px 24px; }
+.checks { list-style: none; padding: 0; margin: 8px 0 0; font-size: 12.5px; line-height: 1.5; }
+.checks em { float: right; font-style: normal; color: var(--soft); font-variant-numeric: tabular-nums; margin-left: 10px; }
+.checks li { overflow: hidden; } .ok > b, b.ok { color: var(--good); } .no > b, b.no { color: var(--bad); }
+.checks .no, .checks .no em { color: var(--bad); } .checks .na, .checks .na em, b.na { color: var(--faint); }
+.glance { columns: 3 280px; column-gap: 28px; list-style: none; padding: 0; font-size: 13px; }
+.glance li { display: flex; justify-content: space-between; border-bottom: 1px solid var(--rule); padding: 1px 0; }
+.glance a { color: inherit; text-decoration: none; } .glance b { display: inline-block; width: 1.4em; text-align: center; }
+svg.above { background: var(--wash); border-radius: 6px; }
+svg.above polyline, svg.above path { fill: none; stroke-linejoin: round; stroke-linecap: round; }
+svg.above .road { fill: var(--rule); } svg.above .crosswalk { fill: var(--paper); opacity: 0.6; }
+svg.above .m-white { stroke: var(--paper); stroke-width: 0.9; } svg.above .m-yellow { stroke: #d9a21b; stroke-width: 1; }
+svg.above .m-dashed { stroke-dasharray: 5 5; } svg.above .stop { stroke: var(--ink); stroke-width: 2; }
+svg.above .trail { stroke: var(--faint); stroke-width: 0.9; stroke-dasharray: 2 3; }
+svg.above .way { stroke-width: 2.6; } svg.above .tick { fill: var(--ink); opacity: 0.55; }
+svg.above .other { fill: var(--faint); stroke: var(--soft); stroke-width: 0.6; }
+svg.above .pedestrian, svg.above .bicycle { fill: #d4527a; stroke: none; }
+svg.above .traffic_cone, svg.above .barrier { fill: #e8711c; stroke: none; }
+svg.above .car { fill: var(--s0); fill-opacity: 0.85; stroke: var(--ink); stroke-width: 0.6; }
+svg.above .start { fill: none; stroke: var(--s0); } svg.above .hit { stroke: var(--bad); stroke-width: 2.6; }
+svg.above .scale { stroke: var(--soft); stroke-width: 1.4; } svg.above text { font-size: 9px; }
 @media print { .case { break-inside: avoid; } pre { max-height: none; } }
 """ + "".join(
     f"svg .s{k} {{ stroke: var(--s{k}); fill: none; }} svg .band.s{k}, svg .dot.s{k} {{ fill: var(--s{k}); stroke: none; }} "

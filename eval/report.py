@@ -20,6 +20,7 @@ from eval.cases import Painter, case_html, choose
 from eval.closed_loop_tables import ClosedLoopRun, closed_loop_html, closed_loop_markdown
 from eval.evaluate import DEFINITIONS, SCORE_VERSION
 from eval.figures import Series, legend, line_chart
+from eval.manoeuvres_tables import has_manoeuvres, manoeuvres_html, manoeuvres_markdown
 from eval.page import clean, page
 from eval.runs import Comparison, load_runs
 from eval.table import Cell, Table, markdown_text
@@ -59,13 +60,16 @@ def report(
     if (out / REPORT_HTML).exists() and not overwrite:
         raise ValueError(f"{out} has a report. Replace it with --overwrite, or choose another --out")
     comparisons, drives = load_runs(runs)
+    manoeuvres = [drive for drive in drives if has_manoeuvres(drive)]
+    loops = [drive for drive in drives if not has_manoeuvres(drive)]
     body = "\n".join(
         [
             "<h1>Driving evaluation</h1>",
             '<p class="lead">Predicted waypoints against the planner\'s own, and predicted reasons against the waypoints '
             "that they explain.</p>",
             *(_comparison_html(comparison, birds_eye) for comparison in comparisons),
-            *([closed_loop_html(drives)] if drives else []),
+            *([closed_loop_html(loops)] if loops else []),
+            *([manoeuvres_html(manoeuvres)] if manoeuvres else []),
             *([_published_html(), _definitions_html()] if comparisons else []),
             f"<h2>To get this page again</h2><pre>{clean(_commands(runs, comparisons))}</pre>",
             f"<footer>nsdrive {clean(__version__)} · score version {SCORE_VERSION} · this file holds no scripts and loads "
@@ -308,7 +312,10 @@ def _markdown(folders: Sequence[str | Path], comparisons: Sequence[Comparison], 
         reasons = tables.reasoning(comparison)
         if reasons:
             parts += ["### Reasons against waypoints", "", reasons.markdown(), ""]
-    parts += closed_loop_markdown(drives) if drives else []
+    manoeuvres = [drive for drive in drives if has_manoeuvres(drive)]
+    loops = [drive for drive in drives if not has_manoeuvres(drive)]
+    parts += closed_loop_markdown(loops) if loops else []
+    parts += manoeuvres_markdown(manoeuvres) if manoeuvres else []
     if comparisons:
         parts += ["## What the numbers mean", ""]
         parts += [f"- {key}: {markdown_text(text)}" for key, text in DEFINITIONS.items()]

@@ -20,7 +20,6 @@ from typing import ClassVar
 
 import numpy as np
 import shapely
-from pyproj.exceptions import ProjError
 
 from nsdrive.config import did_you_mean
 from nsdrive.scenarios.nuplan_log import LogExtract, TaggedRow, has_token, read_extract, tagged_rows
@@ -152,7 +151,7 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
         ArithmeticError,
         LookupError,
         OSError,
-        ProjError,
+        RuntimeError,
         TypeError,
         ValueError,
         shapely.errors.ShapelyError,

@@ -16,17 +16,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import Transformer
-from pyproj.exceptions import ProjError
 
 from nsdrive.scenarios.nuplan_sqlite import columns_of, opened, select_in
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.types import FloatArray
+
+if TYPE_CHECKING:
+    from pyproj import Transformer
 
 ENVELOPE_BYTES = (0, 32, 48, 48, 64)  # by the header's envelope code; GeoPackage 1.3, 2.1.3
 SLACK_DEG = 1e-5  # chosen by us: about 1 m, for what a bent box of metres sticks out of its box of degrees
@@ -196,13 +197,15 @@ def _open(path: Path, size: int, changed_ns: int) -> GeoPackage:
     crs = str(row["value"])
     try:
         _transformer(crs)
-    except ProjError as error:
+    except RuntimeError as error:  # pyproj's errors are such
         raise ScenarioError(f"{path}: its projectedCoordSystem {crs!r} is no coordinate system") from error
     return GeoPackage(path, crs, layers)
 
 
 @lru_cache(maxsize=8)
 def _transformer(crs: str) -> Transformer:
+    from pyproj import Transformer  # here, because whoever lists the sources of scenarios need not have a map
+
     return Transformer.from_crs("EPSG:4326", crs.upper(), always_xy=True)
 
 

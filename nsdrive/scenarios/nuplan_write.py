@@ -72,17 +72,18 @@ class LogTick:
 def write_scenario(scenario: Scenario, folder: Path, planner: Planner | None = None) -> Written:
     """Write log and map; nothing that is there is left half changed. planner: who drives on where the ego's log ends.
 
-    Raises ScenarioError, naming the scenario, for a map or a route that nuPlan's format cannot hold.
+    Raises ScenarioError, naming the scenario, for a map or a route that nuPlan's format cannot hold, and an ego that the
+    planner cannot drive on.
     """
     to = places(scenario, folder)
     shaped = alternated(scenario)
-    ticks = log_ticks(shaped, planner)
     map_name = to.map.parents[1].name
     epsg, origin_m = _frame(scenario)
     try:
+        ticks = log_ticks(shaped, planner)
         fids = write_map(shaped.lane_map, to.map, epsg=epsg, origin_m=origin_m)
     except ValueError as error:
-        raise ScenarioError(f"{scenario.scenario_id}: {error}") from error
+        raise ScenarioError(f"{scenario.scenario_id}: not written for nuPlan: {error}") from error
     route = fids.route(_two_or_more(shaped))
     if len(route) < 2:
         raise ScenarioError(

@@ -276,6 +276,16 @@ def test_a_route_that_is_not_on_the_map_is_one_line(tmp_path):
         write_scenario(world, tmp_path, None)
 
 
+def test_an_ego_that_cannot_be_driven_on_is_one_line(tmp_path):
+    class Lost(IdmPlanner):
+        def plan(self, observation):
+            raise ValueError("nowhere to go")
+
+    world = scenario(straight_map(200.0), objects=[], speed_mps=8.0)
+    with pytest.raises(ScenarioError, match="test-scenario: not written for nuPlan: nowhere to go"):
+        write_scenario(world, tmp_path, Lost(IdmConfig()))
+
+
 def test_baseline_nodes_are_at_most_a_metre_apart_and_never_twice_the_same():
     line = dense(np.array([[0.0, 0.0], [0.0, 0.0], [3.5, 0.0], [3.5, 0.4]]))
     steps = np.hypot(*np.diff(line, axis=0).T)

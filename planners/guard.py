@@ -15,11 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from nsdrive.world.decision import Decision, arg_min
 from nsdrive.world.kernels import overlap_matrix
+from nsdrive.world.lane_map import Lane, LaneMap
 from nsdrive.world.lanes_driven import is_in_a_lane
 from nsdrive.world.rules import IdmParameters, evaluate
 from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray, Mission, ObjectFrame, Observation, Plan, Trajectory
@@ -46,7 +48,12 @@ def guarded(cls: P) -> P:
     plan: Callable[[Any, Observation], Plan] = cls.plan  # type: ignore[attr-defined]
 
     def guarded_initialize(self: Any, mission: Mission, ego: EgoState) -> None:
-        self._guard = State(mission=mission, notes=mission_notes(mission), problem=_begin(self, mission, ego))
+        lane_map, notes = usable_map(mission.lane_map)
+        if notes:
+            mission = replace(mission, lane_map=lane_map)
+        self._guard = State(
+            mission=mission, notes=(*notes, *mission_notes(mission)), problem=_begin(self, mission, ego)
+        )
 
     def guarded_plan(self: Any, observation: Observation) -> Plan:
         state: State | None = getattr(self, "_guard", None)
@@ -72,6 +79,8 @@ def guarded(cls: P) -> P:
     def _begin(planner: Any, mission: Mission, ego: EgoState) -> str | None:
         if not _is_finite(ego):
             return "the ego's place is not known"
+        if not mission.lane_map.lanes:
+            return "there is no lane to follow"
         try:
             initialize(planner, mission, ego)
         except Exception as error:
@@ -81,6 +90,27 @@ def guarded(cls: P) -> P:
     guarded_initialize.__doc__, guarded_plan.__doc__ = initialize.__doc__, plan.__doc__
     cls.initialize, cls.plan = guarded_initialize, guarded_plan  # type: ignore[attr-defined]
     return cls
+
+
+def usable_map(lane_map: LaneMap) -> tuple[LaneMap, tuple[str, ...]]:
+    """The map without the lanes that have no finite lines or no length, and a note where there are any; else the same map."""
+    if lane_map not in _BROKEN:
+        _BROKEN[lane_map] = tuple(key for key, lane in lane_map.lanes.items() if not _has_lines(lane))
+    broken = _BROKEN[lane_map]
+    if not broken:
+        return lane_map, ()
+    lanes = {key: lane for key, lane in lane_map.lanes.items() if key not in broken}
+    return replace(lane_map, lanes=lanes), (
+        f"without finite lines of some length, left out: lane {_named(list(broken))}",
+    )
+
+
+_BROKEN: WeakKeyDictionary[LaneMap, tuple[str, ...]] = WeakKeyDictionary()
+
+
+def _has_lines(lane: Lane) -> bool:
+    lines = [np.asarray(line) for line in (lane.centerline, lane.left_boundary, lane.right_boundary)]
+    return all(np.isfinite(line).all() for line in lines) and bool(np.ptp(lines[0], axis=0).max() > 1e-3)
 
 
 def mission_notes(mission: Mission) -> tuple[str, ...]:
@@ -195,10 +225,9 @@ def _last_known(observation: Observation, history: tuple[EgoState, ...]) -> tupl
 def _finite_objects(objects: ObjectFrame, notes: list[str]) -> ObjectFrame:
     """Without the objects that have no finite box with a size; what has no finite velocity stands."""
     boxes = objects.boxes
-    if (
-        math.isfinite(boxes.sum() + objects.velocities_mps.sum() + objects.accels_mps2.sum())
-        and boxes[:, 3:].min() > 0.0
-    ):
+    with np.errstate(invalid="ignore"):  # inf - inf
+        total = boxes.sum() + objects.velocities_mps.sum() + objects.accels_mps2.sum()
+    if math.isfinite(total) and boxes[:, 3:].min() > 0.0:
         return objects
     if not (np.isfinite(boxes).all() and (boxes[:, 3:] > 0.0).all()):
         good = np.asarray(np.isfinite(boxes).all(axis=1) & (boxes[:, 3:] > 0.0).all(axis=1))

@@ -21,13 +21,22 @@ class PdmParameters(IdmParameters):
 
     - The first step of a roll-out has no lead yet, and the law is asked with a lead at progress 0: every proposal brakes
       at `decel_max_mps2` for 0.1 s. Mended: the lead is looked for before the first step.
+    - The proposals of a path share one record of the lead. What one leaves in it is the next one's: one that has nothing ahead,
+      or a red light, is asked with the speed of the lead of a slower proposal; one that has a lead loses half the ego's length
+      of its gap if a slower one had nothing ahead. Mended: each has its own.
     - The speed of a roll-out may sink below zero and the proposal then drives backwards. Mended: it stays at zero.
     - The corridor in which a lead is looked for starts at the path's next vertex, up to a metre ahead of the ego's rear
       axle, and ends at the vertex before its end. Mended: it starts and ends where it should.
     - Where nothing is ahead, the path's end holds a virtual lead, and half the ego's length is taken off the distance from
       the rear axle. Mended: the distance from rear axle to front bumper is.
-    - A pedestrian or cyclist walking or riding across is a lead with its speed times the cosine of the heading difference to
-      the box, whichever way it moves in it (a car that reverses counts as driving forward). Mended: the projected velocity.
+    - The speed of a lead is taken along its box's heading, so that one that reverses counts as driving forward. Mended: along
+      the direction in which it is forecast to move.
+    - The tracker that simulates proposals holds back their acceleration where it means to hold back its change (see
+      `planners.pdm.simulate`). Mended: it is the tracker that drives the ego.
+    - Whether an object is ahead or behind is undefined, and then taken as neither, where rounding makes a cosine greater than
+      one, which happens to what is dead ahead. Mended: the cosine is held within its range.
+    - Nobody feels a lateral acceleration in a curve. Mended: comfort bounds speed times yaw rate.
+    - The emergency brake asks for a constant speed that may point backwards. Mended: it brakes until it stands.
     """
 
     target_speed_mps: float = 15.0  # tuplan_garage fallback_target_velocity, where the lane has no known limit

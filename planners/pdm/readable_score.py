@@ -108,7 +108,7 @@ def score_readably(
         infraction = _first_infraction(simulated, p, where[p], crossing[p], forecast, config)
         if infraction is not None:
             values[p, 4], measured[p, 4], about[p, 4] = 0.0, infraction[0] * INTERVAL_S, infraction[1]
-        values[p, 5] = _is_comfortable(simulated.states[p])
+        values[p, 5] = _is_comfortable(simulated.states[p], config.reference)
     score, values[:, 3] = fast.weigh(values, measured[:, 3])
     return Scores(
         score=score,
@@ -203,13 +203,16 @@ def _longest_wrong_way_m(centers: FloatArray, oncoming: np.ndarray) -> float:
     return longest
 
 
-def _is_comfortable(states: FloatArray) -> bool:
+def _is_comfortable(states: FloatArray, reference: bool) -> bool:
     """Six bounds on smoothed signals; windows of the whole motion are one parabola through it."""
     count = len(states)
-    accel, lateral = states[:, ACCEL], states[:, LATERAL_ACCEL]
     heading = states[:, HEADING] - 2.0 * np.pi * np.concatenate(
         [[0.0], np.cumsum(np.round(np.diff(states[:, HEADING]) / (2.0 * np.pi)))]
     )
+
+    yaw_rate = np.round(_smooth(heading, 5, 2, 1), 8)
+    accel = states[:, ACCEL]
+    lateral = states[:, LATERAL_ACCEL] if reference else states[:, SPEED] * yaw_rate
 
     def jerk(signal: FloatArray) -> FloatArray:
         return _smooth(np.round(_smooth(signal, 8, 2, 0), 8), count, 2, 1)
@@ -220,7 +223,7 @@ def _is_comfortable(states: FloatArray) -> bool:
         (jerk(np.hypot(accel, lateral)), (-fast.MAX_JERK_MPS3, fast.MAX_JERK_MPS3)),
         (jerk(accel), (-fast.MAX_LON_JERK_MPS3, fast.MAX_LON_JERK_MPS3)),
         (_smooth(heading, 5, 3, 2), (-fast.MAX_YAW_ACCEL_RADPS2, fast.MAX_YAW_ACCEL_RADPS2)),
-        (_smooth(heading, 5, 2, 1), (-fast.MAX_YAW_RATE_RADPS, fast.MAX_YAW_RATE_RADPS)),
+        (yaw_rate, (-fast.MAX_YAW_RATE_RADPS, fast.MAX_YAW_RATE_RADPS)),
     )
     return all(bool(np.all((np.round(s, 8) > low) & (np.round(s, 8) < high))) for s, (low, high) in bounds)
 

@@ -25,7 +25,7 @@ from planners.pdm.config import PdmParameters
 from planners.pdm.forecast import Forecast
 from planners.pdm.hits import first_hits
 from planners.pdm.paths import ProposalPath
-from planners.pdm.simulate import ACCEL, HEADING, LATERAL_ACCEL, Simulated
+from planners.pdm.simulate import ACCEL, HEADING, LATERAL_ACCEL, SPEED, Simulated
 
 NAMES = (  # the terms, in the order of the columns of `Scores`
     "no_at_fault_collision",
@@ -99,7 +99,7 @@ def score_proposals(
     measured[:, 2] = np.where(wrong_way > 0.0, wrong_way, np.nan)
     measured[:, 3] = _progress_m(simulated, centerline)
     values[:, 4], measured[:, 4], about[:, 4] = hits[:, 5] < 0, _time_s(hits[:, 5]), hits[:, 6]
-    values[:, 5] = comfortable(states)
+    values[:, 5] = comfortable(states, config.reference)
     score, values[:, 3] = weigh(values, measured[:, 3])
     return Scores(
         score=score,
@@ -140,35 +140,40 @@ def weigh(values: FloatArray, progress_m: FloatArray) -> tuple[FloatArray, Float
     return product * (weighted / sum(weights)), share
 
 
-def comfortable(states: FloatArray) -> np.ndarray:
+def comfortable(states: FloatArray, reference: bool = True) -> np.ndarray:
     """(P,) bool for states (P, T, 8): whether all of six bounds hold at every state. False for what is not finite.
 
     Smoothed as the public code does, which is not quite as nuPlan's metric: its accelerations and jerks are those of one
-    parabola through the whole motion, and the only lateral acceleration is the ego's own now.
+    parabola through the whole motion, and the only lateral acceleration is the ego's own now. Without `reference` the lateral
+    acceleration is what a passenger feels, speed times yaw rate.
     """
     finite = np.logical_and.reduce(np.isfinite(states), axis=(1, 2))
-    states = np.where(finite[:, None, None], states, 0.0)
+    states = states if finite.all() else np.where(finite[:, None, None], states, 0.0)
     count = states.shape[1]
-    accel, lateral, headings = states[:, :, ACCEL], states[:, :, LATERAL_ACCEL], states[:, :, HEADING]
+    accel, headings = states[:, :, ACCEL], states[:, :, HEADING]
     smooth, whole = savgol(count, 8, 2, 0, INTERVAL_S), savgol(count, count, 2, 0, INTERVAL_S)
     slope = savgol(count, count, 2, 1, INTERVAL_S)
-    turned = np.round(np.diff(headings, axis=1) / (2.0 * np.pi))
-    headings = headings.copy()
-    headings[:, 1:] -= 2.0 * np.pi * np.cumsum(turned, axis=1)
-    ok: np.ndarray = finite & _between(np.round(accel @ whole, 8), *LON_ACCEL_MPS2)
-    ok &= _between(np.round(np.round(np.hypot(accel, lateral) @ smooth, 8) @ slope, 8), -MAX_JERK_MPS3, MAX_JERK_MPS3)
-    ok &= _between(np.round(np.round(accel @ smooth, 8) @ slope, 8), -MAX_LON_JERK_MPS3, MAX_LON_JERK_MPS3)
-    yaw_accel = np.round(headings @ savgol(count, 5, 3, 2, INTERVAL_S), 8)
-    ok &= _between(yaw_accel, -MAX_YAW_ACCEL_RADPS2, MAX_YAW_ACCEL_RADPS2)
+    turns = np.round((headings[:, 1:] - headings[:, :-1]) / (2.0 * np.pi))
+    if turns.any():
+        headings = headings.copy()
+        headings[:, 1:] -= 2.0 * np.pi * np.cumsum(turns, axis=1)
     yaw_rate = np.round(headings @ savgol(count, 5, 2, 1, INTERVAL_S), 8)
-    ok &= _between(yaw_rate, -MAX_YAW_RATE_RADPS, MAX_YAW_RATE_RADPS)
+    yaw_accel = np.round(headings @ savgol(count, 5, 3, 2, INTERVAL_S), 8)
+    lateral = states[:, :, LATERAL_ACCEL] if reference else states[:, :, SPEED] * yaw_rate
+    jerk = np.round(np.round(np.hypot(accel, lateral) @ smooth, 8) @ slope, 8)
+    lon_jerk = np.round(np.round(accel @ smooth, 8) @ slope, 8)
+    ok: np.ndarray = finite & _between(np.round(accel @ whole, 8), *LON_ACCEL_MPS2)
     if lateral.any():
         ok &= _between(np.round(lateral @ whole, 8), -MAX_LAT_ACCEL_MPS2, MAX_LAT_ACCEL_MPS2)
+    ok &= _between(jerk, -MAX_JERK_MPS3, MAX_JERK_MPS3)
+    ok &= _between(lon_jerk, -MAX_LON_JERK_MPS3, MAX_LON_JERK_MPS3)
+    ok &= _between(yaw_accel, -MAX_YAW_ACCEL_RADPS2, MAX_YAW_ACCEL_RADPS2)
+    ok &= _between(yaw_rate, -MAX_YAW_RATE_RADPS, MAX_YAW_RATE_RADPS)
     return ok
 
 
 def _between(signal: FloatArray, low: float, high: float) -> np.ndarray:
-    return np.logical_and.reduce((signal > low) & (signal < high), axis=1)
+    return (signal.min(axis=1) > low) & (signal.max(axis=1) < high)
 
 
 def _hits(

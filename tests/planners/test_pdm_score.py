@@ -15,7 +15,7 @@ from planners.pdm.forecast import Forecast, forecast
 from planners.pdm.paths import ProposalPath
 from planners.pdm.readable_score import ReadableAreas, score_readably
 from planners.pdm.readable_simulate import simulate_readably
-from planners.pdm.score import NAMES, Scores, score_proposals, terms_of
+from planners.pdm.score import NAMES, Scores, comfortable, score_proposals, terms_of
 from planners.pdm.simulate import simulate_proposals
 
 ROUTE = ("0-0", "1-0")
@@ -161,6 +161,15 @@ def test_a_hard_stop_is_uncomfortable():
     assert scores.values[:, 5].tolist() == [1.0, 0.0]
 
 
+def test_a_passenger_feels_a_fast_curve_unless_the_reference_is_asked_for():
+    ego = EgoState(time_s=0.0, x_m=0.0, y_m=0.0, heading_rad=0.0, speed_mps=12.0, steering_rad=math.atan(3.089 / 25.0))
+    turn = np.arange(41) * 1.2 / 25.0
+    poses = np.stack([25.0 * np.sin(turn), 25.0 * (1.0 - np.cos(turn)), turn], axis=-1)[None]
+    states = simulate_proposals(poses, ego, reference=False).states
+    assert comfortable(states, reference=True)[0]
+    assert not comfortable(states, reference=False)[0]  # 12^2 / 25 = 5.8 m/s2
+
+
 def test_terms_make_the_score_bit_for_bit():
     objects = [thing("parked", 45.0, 0.0), thing("cone", 38.0, 1.2, kind="traffic_cone", length_m=0.4, width_m=0.4)]
     scores, seen = judge(objects, speeds=(0.5, 2.0, 3.0, 5.0, 8.0))
@@ -228,6 +237,28 @@ def test_an_ego_far_from_any_road_gets_defined_scores():
     assert scores.values[0, 1] == 0.0
     assert scores.score[0] == 0.0
     assert Areas.near(road, np.array([np.nan, 0.0])).lane_ids == ()
+
+
+def test_a_map_without_lanes_or_with_broken_ones_holds_nobody():
+    line = np.array([[0.0, 0.0], [1.0, 0.0]])
+    right_side = np.column_stack([np.arange(50.0), np.full(50, -2.0)])
+    left_side = right_side * [1.0, -1.0]
+    lanes = {
+        key: Lane(
+            lane_id=key, roadblock_id="b", is_connector=False, centerline=line, speed_limit_mps=None,
+            left_boundary=left, right_boundary=right,
+        )
+        for key, left, right in (
+            ("short", line[:1], line[1:]), ("nan", line * np.nan, line), ("flat", line, line), ("ok", left_side, right_side)
+        )
+    }  # fmt: skip
+    box, middle = np.array([[[[30.0, 1.0], [25.0, 1.0], [25.0, -1.0], [30.0, -1.0]]]]), np.array([[[27.5, 0.0]]])
+    for lane_map in (LaneMap(name="empty", lanes={}), LaneMap(name="broken", lanes=lanes)):
+        areas = Areas.near(lane_map, middle[0, 0])
+        several, off, wrong = areas.ego_areas(box, middle, ("ok",))[0, 0]
+        assert not several
+        assert off == wrong == (lane_map.name == "empty")
+        assert not areas.in_intersection(middle).any()
 
 
 def test_five_hundred_objects_are_scored():

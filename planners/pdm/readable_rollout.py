@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import shapely
@@ -94,27 +95,27 @@ def generate(
 ) -> Generated:
     """As `planners.pdm.generate.generate`."""
     targets = np.maximum(np.asarray(target_speeds_mps, dtype=np.float64), 0.1)
-    rolled = []
+    rolled: list[tuple[_World, list[_Proposal]]] = []
     for path in paths:
         world = _World(path, forecast, config, vehicle)
         start = _project(path, ego.x_m, ego.y_m)
         speed = ego.speed_mps if math.isfinite(ego.speed_mps) else 0.0
         world.lay_corridor(start, start + np.max(np.abs(targets)) * config.plan_steps * INTERVAL_S)
-        for target in targets:
-            states, leads = [(start, speed)], [(0.0, 0.0, 0.0)]
-            first = _roll(world, states, leads, float(target), range(1, config.proposal_steps + 1))
-            rolled.append((world, states, leads, first))
+        proposals = [_Proposal(target, [(start, speed)], [(0.0, 0.0, 0.0)]) for target in targets.tolist()]
+        _roll(world, proposals, range(1, config.proposal_steps + 1))
+        rolled.append((world, proposals))
+    everyone = [(world, proposal) for world, proposals in rolled for proposal in proposals]
     return Generated(
-        poses=np.array([[world.pose_at(s) for s, _ in states] for world, states, _, _ in rolled]),
-        idm=np.array([states for _, states, _, _ in rolled]),
-        lead_states=np.array([leads for _, _, leads, _ in rolled]),
-        leads=tuple(first for _, _, _, first in rolled),
+        poses=np.array([[world.pose_at(s) for s, _ in proposal.states] for world, proposal in everyone]),
+        idm=np.array([proposal.states for _, proposal in everyone]),
+        lead_states=np.array([proposal.leads for _, proposal in everyone]),
+        leads=tuple(proposal.first_lead for _, proposal in everyone),
         path_of=np.repeat(np.arange(len(paths)), len(targets)),
         fraction_of=np.tile(np.arange(len(targets)), len(paths)),
         paths=tuple(paths),
         target_speeds_mps=targets,
         forecast=forecast,
-        corridors=tuple(world.line for world, *_ in rolled[:: len(targets)]),
+        corridors=tuple(world.line for world, _ in rolled),
     )
 
 
@@ -123,14 +124,27 @@ def extend(
 ) -> Extended:
     """As `planners.pdm.generate.extend`."""
     world = _World(generated.paths[generated.path_of[proposal]], generated.forecast, config, vehicle)
-    states = [tuple(state) for state in generated.idm[proposal].tolist()]
-    leads = [tuple(lead) for lead in generated.lead_states[proposal].tolist()]
     targets = generated.target_speeds_mps
-    world.lay_corridor(states[0][0], states[0][0] + np.max(targets) * config.plan_steps * INTERVAL_S)
-    target = float(targets[generated.fraction_of[proposal]])
-    _roll(world, states, leads, target, range(len(states), config.plan_steps + 1))
-    progress, speeds = np.array(states).T
+    alone = _Proposal(
+        float(targets[generated.fraction_of[proposal]]),
+        [(s, v) for s, v in generated.idm[proposal].tolist()],
+        [(s, v, rear) for s, v, rear in generated.lead_states[proposal].tolist()],
+    )
+    start = alone.states[0][0]
+    world.lay_corridor(start, start + np.max(targets) * config.plan_steps * INTERVAL_S)
+    _roll(world, [alone], range(len(alone.states), config.plan_steps + 1))
+    progress, speeds = np.array(alone.states).T
     return Extended(poses=np.array([world.pose_at(s) for s in progress]), speeds_mps=speeds, progress_m=progress)
+
+
+@dataclass
+class _Proposal:
+    """A target speed, the states rolled out so far (progress, speed), and the lead of each (progress, speed, rear length)."""
+
+    target: float
+    states: list[tuple[float, float]]
+    leads: list[tuple[float, float, float]]
+    first_lead: Lead | None = None
 
 
 class _World:
@@ -183,40 +197,40 @@ class _World:
         return np.array([pose[0], pose[1], _normalize(pose[2])])
 
 
-def _roll(
-    world: _World,
-    states: list[tuple[float, float]],
-    leads: list[tuple[float, float, float]],
-    target: float,
-    steps: range,
-) -> Lead | None:
-    """Append progress and speed, and the lead that made them, for each step; the first lead found."""
-    first: Lead | None = None
+def _roll(world: _World, proposals: list[_Proposal], steps: range) -> None:
+    """Roll the proposals of one path on, step by step."""
+    c = world.config
     for step in steps:
-        # The public code looks for a lead in every second step, the first one included in the mended version.
-        look = step if world.config.reference else step - 1
-        if look % world.config.lead_every != 0:
-            leads.append(leads[-1])
-        else:
-            state, found = _lead(world, states[-1], step, look)
-            leads.append(state)
-            first = first or found
-        states.append(_law(states[-1], leads[-1], target, world.config))
-    return first
+        # The public code looks for a lead in every second step; mended, the first one is among them.
+        look = step if c.reference else step - 1
+        left_speed, left_rear = 0.0, 0.0
+        for proposal in proposals:
+            if look % c.lead_every != 0:
+                proposal.leads.append(proposal.leads[-1])
+            else:
+                found = _lead(world, proposal.states[-1], step, look)
+                if not c.reference:
+                    left_speed, left_rear = 0.0, 0.0
+                if found is None:
+                    progress = world.linestring.length
+                    left_rear = world.vehicle.length_m / 2.0 if c.reference else world.vehicle.front_m
+                else:
+                    progress = proposal.states[-1][0] + found.gap_m
+                    left_speed = left_speed if found.red_light else found.speed_mps
+                # The public code has one record for all proposals: what is not written stays from the one before.
+                proposal.leads.append((progress, left_speed, left_rear))
+                proposal.first_lead = proposal.first_lead or found
+            proposal.states.append(_law(proposal.states[-1], proposal.leads[-1], proposal.target, c))
 
 
-def _lead(
-    world: _World, ego: tuple[float, float], step: int, look: int
-) -> tuple[tuple[float, float, float], Lead | None]:
+def _lead(world: _World, ego: tuple[float, float], step: int, look: int) -> Lead | None:
     """The nearest of what is in the corridor and whose centre is further along the path than the ego's rear axle."""
     progress, speed = ego
     polygons, rows = world.at(look)
     pose = world.pose_at(progress)
     ahead = [row for row in rows if _project(world.path, *_xy(polygons[row].centroid)) > progress]
     if not ahead:
-        v = world.vehicle
-        rear = v.length_m / 2.0 if world.config.reference else v.front_m
-        return (world.linestring.length, 0.0, rear), None
+        return None
     footprint = shapely.Polygon(
         _corners(*_center_of_ego(pose, world.vehicle), pose[2], world.vehicle.length_m, world.vehicle.width_m)
     )
@@ -225,10 +239,9 @@ def _lead(
     row, gap, f = ahead[nearest], distances[nearest], world.forecast
     red_light, lead_speed = row >= len(f), _speed_ahead(world, row, pose[2])
     about = f.red_lights[row - len(f)][0] if red_light else f.ids[row]
-    found = Lead(
+    return Lead(
         about=about, red_light=red_light, gap_m=gap, speed_mps=lead_speed, step=step, ego_speed_mps=speed
     )  # fmt: skip
-    return (progress + gap, lead_speed, 0.0), found
 
 
 def _speed_ahead(world: _World, row: int, ego_heading: float) -> float:

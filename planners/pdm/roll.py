@@ -46,6 +46,7 @@ def roll(
     rounds = _rounds(edges, begins)
     ego, last_sample = np.empty((4, 2)), -1
     root = 2.0 * np.sqrt(a * b)
+    left_speed, left_rear = 0.0, 0.0  # what the proposal before leaves behind, see PdmParameters
     for k in range(steps[0], steps[1] + 1):
         if mended > 0.0:
             update, at = (k - 1) % int(every) == 0, k - 1
@@ -103,10 +104,16 @@ def roll(
                         if ranks[count + m] > ranks[which]:
                             continue
                     nearest, kind, which, lead_speed = d, LIGHT, count + m, 0.0
+                if f == 0 or mended > 0.0:
+                    left_speed, left_rear = 0.0, 0.0
+                if kind == OBJECT:
+                    left_speed = lead_speed
                 if kind == NOTHING:
-                    leads[f, k, 0], leads[f, k, 1], leads[f, k, 2] = length, 0.0, rear
+                    left_rear = rear
+                leads[f, k, 0], leads[f, k, 1], leads[f, k, 2] = s + nearest, left_speed, left_rear
+                if kind == NOTHING:
+                    leads[f, k, 0] = length
                 else:
-                    leads[f, k, 0], leads[f, k, 1], leads[f, k, 2] = s + nearest, lead_speed, 0.0
                     if found[f, 0] == NOTHING:
                         found[f, 0], found[f, 1] = kind, which - (count if kind == LIGHT else 0)
                         found[f, 2], found[f, 3], found[f, 4], found[f, 5] = nearest, lead_speed, k, v

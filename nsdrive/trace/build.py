@@ -33,7 +33,7 @@ from nsdrive.world.rules import RULES
 from nsdrive.world.types import ObjectFrame, Rollout
 from nsdrive.world.vehicle import ego_box
 
-MAX_OBJECTS = 8  # as the published release: the eight nearest
+MAX_OBJECTS = 8  # as the published release; more only where a text speaks of more
 NEAR_M = 60.0  # chosen by us: what is further is listed only if a text speaks of it
 TELLING_M = 0.008  # chosen by us: so much off in every half second would still be within replay's TOLERANCE_M
 
@@ -121,8 +121,8 @@ def _spoken(steps: Sequence[Step]) -> list[str]:
         spoken += [c.about for c in step.constraints]
         choice = choice_of(step.proposals, step.chosen, step.runner_up)
         if choice is not None:
-            blames = [choice.flaw, choice.loses_for, *(group.blame for group in choice.losers)]
-            spoken += [blame.about for blame in blames if blame is not None]
+            spoken += [blame.about for blame in (choice.flaw, choice.loses_for) if blame is not None]
+            spoken += [group.about for group in choice.losers]
         spoken += [name for verdict in news for name in (verdict.follower, verdict.blocker)]
     return [name for name in spoken if name is not None]
 
@@ -168,16 +168,17 @@ class Names:
         return SceneFacts(in_view=in_view, light=self._light())
 
     def objects(self) -> tuple[ObjectFacts, ...]:
-        """Facts of the nearest seen objects, and of every object that a text speaks of; nearest first, absent ones last."""
+        """Facts of every object that a text speaks of, and of the nearest seen ones to make MAX_OBJECTS; nearest first, absent
+        ones last."""
         tracks = {key[1]: name for key, name in self.given.items() if key[0] == "track id"}
         rows = [row for row in self.nearest if self.frame.ids[row] in tracks]
-        shown = [row for row in rows if self._is_seen(self.frame.ids[row]) and self.distances[row] <= NEAR_M][
-            :MAX_OBJECTS
-        ]
+        spoken = [row for row in rows if tracks[self.frame.ids[row]] in self.spoken]
+        near = [row for row in rows if self._is_seen(self.frame.ids[row]) and self.distances[row] <= NEAR_M]
+        others = [row for row in near if row not in spoken][: max(0, MAX_OBJECTS - len(spoken))]
         facts = []
         for row in rows:
-            name = tracks[self.frame.ids[row]]
-            if row in shown or name in self.spoken:
+            if row in spoken or row in others:
+                name = tracks[self.frame.ids[row]]
                 self.used[name] = None
                 facts.append(self._facts(row, name))
         for track_id, name in tracks.items():

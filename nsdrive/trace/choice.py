@@ -5,10 +5,7 @@ A decision's proposals are some hundred numbers a tick; these are the few that d
     Choice(
         chosen=Motion(path="keep", offset_m=0.0, speed_fraction=0.8), score=0.91, flaw=None,
         runner_up=Motion(path="keep", offset_m=-1.0, speed_fraction=0.8), margin=0.021, loses_for=Blame(term="progress"),
-        losers=(
-            Losers(count=3, blame=Blame(term="no_at_fault_collision", about="vehicle-2", time_s=1.8)),
-            Losers(count=10, blame=Blame(term="progress")),
-        ),
+        losers=(Losers(count=3, term="no_at_fault_collision", about="vehicle-2"), Losers(count=10, term="progress")),
     )
 
 Everything here follows from the record (`choice_of`, `news_of`): a text that says otherwise is wrong.
@@ -16,7 +13,7 @@ Everything here follows from the record (`choice_of`, `news_of`): a text that sa
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -50,17 +47,18 @@ class Blame:
 
 @dataclass(frozen=True, kw_only=True)
 class Losers:
-    """Proposals that lose for the same term and object; the time is that of the one that collides soonest."""
+    """How many proposals lose for the same term and object (see Blame)."""
 
     count: int
-    blame: Blame
+    term: str | None
+    about: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A choice as a text states it. flaw: what keeps the chosen proposal from a score of 1.0, None where nothing does.
-    runner_up, margin, loses_for: the second best, by how much score and for which term; None where there is only one.
-    losers: all others, in the order of the terms; their times are those of when this was last news (`same_losers`)."""
+    """A choice as a text states it. flaw: what keeps the chosen proposal from a score of 1.0, None where that is nothing but
+    missing progress. runner_up, margin, loses_for: the second best, by how much score and for which term; None where there is
+    only one. losers: all others, in the order of the terms."""
 
     chosen: Motion
     score: float
@@ -120,15 +118,12 @@ def choice_of(proposals: Sequence[Proposal], chosen: int | None, runner_up: int 
     choice = Choice(chosen=Motion.of(winner), score=winner.score, flaw=_flaw(winner))
     if runner_up is None:
         return choice
-    groups: dict[tuple[str | None, str | None], list[Blame]] = {}
-    for i, loser in enumerate(proposals):
-        if i not in (chosen, runner_up):
-            blame = blame_of(loser, winner)
-            groups.setdefault((blame.term, blame.about), []).append(blame)
+    blames = [blame_of(p, winner) for i, p in enumerate(proposals) if i not in (chosen, runner_up)]
+    groups = Counter((blame.term, blame.about) for blame in blames)
     order = [*TERMS, None]
     losers = [
-        Losers(count=len(blames), blame=min(blames, key=lambda b: math.inf if b.time_s is None else b.time_s))
-        for _, blames in sorted(groups.items(), key=lambda kv: (order.index(kv[0][0]), kv[0][1] or ""))
+        Losers(count=n, term=term, about=about)
+        for (term, about), n in sorted(groups.items(), key=lambda kv: (order.index(kv[0][0]), kv[0][1] or ""))
     ]
     second = proposals[runner_up]
     return replace(
@@ -165,8 +160,8 @@ def news_of(lane_changes: Sequence[Sequence[LaneChange]]) -> list[tuple[LaneVerd
 
 
 def _flaw(winner: Proposal) -> Blame | None:
-    perfect = replace(winner, terms=tuple(Term(name=term.name, value=1.0) for term in winner.terms))
-    blame = blame_of(winner, perfect)
+    faultless = [term if term.name == "progress" else Term(name=term.name, value=1.0) for term in winner.terms]
+    blame = blame_of(winner, replace(winner, terms=tuple(faultless)))
     return None if blame.term is None else blame
 
 
@@ -174,12 +169,3 @@ def _blame(term: Term) -> Blame:
     return Blame(
         term=term.name, about=term.about, time_s=term.measured if term.name == "no_at_fault_collision" else None
     )
-
-
-def same_losers(now: Sequence[Losers], before: Sequence[Losers]) -> bool:
-    """Whether as many lose for the same reasons as before. That a collision is half a second nearer is no news."""
-    return [_who(group) for group in now] == [_who(group) for group in before]
-
-
-def _who(group: Losers) -> tuple[int, str | None, str | None]:
-    return group.count, group.blame.term, group.blame.about

@@ -189,7 +189,7 @@ def _choice_from_json(row: Mapping[str, Any]) -> Choice:
     given["runner_up"] = None if row["runner_up"] is None else Motion(**row["runner_up"])
     for name in ("flaw", "loses_for"):
         given[name] = None if row[name] is None else Blame(**row[name])
-    given["losers"] = tuple(Losers(count=g["count"], blame=Blame(**g["blame"])) for g in row["losers"])
+    given["losers"] = tuple(Losers(**group) for group in row["losers"])
     return Choice(**given)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nsdrive.trace.choice import Blame, Choice, LaneVerdict, Losers, Motion, choice_of, news_of, same_losers
+from nsdrive.trace.choice import Blame, Choice, LaneVerdict, Motion, choice_of, news_of
 from nsdrive.trace.templates import FOLLOW, known_level, places
 from nsdrive.trace.trace import EndState, ObjectFacts, Step, Trace, decimals, with_margins
 from nsdrive.world.decision import Constraint, LaneChange, Proposal, Term
@@ -73,9 +73,8 @@ def rounded_choice(choice: Choice) -> Choice:
         score=decimals(choice.score, 2),
         flaw=_rounded_blame(choice.flaw),
         runner_up=None if choice.runner_up is None else _rounded_motion(choice.runner_up),
-        margin=None if choice.margin is None else decimals(choice.margin, 3),
+        margin=None if choice.margin is None else decimals(choice.margin, 2),
         loses_for=_rounded_blame(choice.loses_for),
-        losers=tuple(replace(group, blame=_rounded_blame(group.blame) or group.blame) for group in choice.losers),
     )
 
 
@@ -89,15 +88,8 @@ def _object(thing: ObjectFacts) -> ObjectFacts:
 
 
 def _steps(steps: Sequence[Step]) -> tuple[Step, ...]:
-    printed: list[Step] = []
-    losers: tuple[Losers, ...] = ()
-    for step, news in zip(steps, news_of([s.lane_changes for s in steps]), strict=True):
-        now = _step(step, step.lane_news or news)
-        if now.choice is not None:
-            losers = losers if same_losers(now.choice.losers, losers) else now.choice.losers
-            now = replace(now, choice=replace(now.choice, losers=losers))
-        printed.append(now)
-    return tuple(printed)
+    news = news_of([s.lane_changes for s in steps])
+    return tuple(_step(s, s.lane_news or said) for s, said in zip(steps, news, strict=True))
 
 
 def _motion(step: Step) -> Step:

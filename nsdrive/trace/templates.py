@@ -91,26 +91,25 @@ def _read_blame(text: str) -> Blame:
     return Blame(term=term, about=about, time_s=None if time is None else float(time))
 
 
-def _scored(places: int, never: str) -> Kind:
-    """A number and whom or what it is owed to."""
+def _show_score(value: tuple[float, Blame | None]) -> str:
+    return f"{decimals(value[0], 2):.2f}" + ("" if value[1] is None else f" for {_show_blame(value[1])}")
 
-    def show(value: tuple[float, Blame | None]) -> str:
-        return f"{decimals(value[0], places):.{places}f}" + (
-            "" if value[1] is None else f" for {_show_blame(value[1])}"
-        )
 
-    def read(text: str) -> tuple[float, Blame | None]:
-        number, _, blame = text.partition(" for ")
-        return float(number), _read_blame(blame) if blame else None
+def _read_score(text: str) -> tuple[float, Blame | None]:
+    number, _, blame = text.partition(" for ")
+    return float(number), _read_blame(blame) if blame else None
 
-    return Kind(regex=rf"-?[0-9]{{1,5}}\.[0-9]{{{places}}}(?: for {_BLAME}){never}", show=show, read=read)
+
+def _show_group(group: Losers) -> str:
+    return f"{group.count} {_show_blame(Blame(term=group.term, about=group.about))}"
 
 
 def _read_losers(text: str) -> tuple[Losers, ...]:
     if text == "none":
         return ()
-    parts = (part.split(" ", 1) for part in text.split(", "))
-    return tuple(Losers(count=int(count), blame=_read_blame(blame)) for count, blame in parts)
+    parts = [part.split(" ", 1) for part in text.split(", ")]
+    blames = [_read_blame(blame) for _, blame in parts]
+    return tuple(Losers(count=int(n), term=b.term, about=b.about) for (n, _), b in zip(parts, blames, strict=True))
 
 
 def _read_follower(text: str) -> tuple[str, float, float] | None:
@@ -134,9 +133,9 @@ TERM_WORDS[None] = "order"  # an equal score, later in the list
 _NAME = r"[a-z]+-[1-9][0-9]{0,3}"
 _MOTION = rf"nothing|(?:{'|'.join(PATHS)})(?: [+-][0-9]{{1,3}}(?:\.[0-9])?)? [0-9]{{1,3}}%"
 _BLAME = rf"(?:{'|'.join(TERM_WORDS.values())})(?: {_NAME})?(?: in -?[0-9]{{1,3}}\.[0-9] s)?"
-_LOSERS = rf"[1-9][0-9]{{0,3}} {_BLAME}"
+_LOSERS = rf"[1-9][0-9]{{0,3}} (?:{'|'.join(TERM_WORDS.values())})(?: {_NAME})?"
 _SOME = r"(?:-|-?[0-9]{1,3}\.[0-9]{2})"
-_ACCEL = r"-?[0-9]{1,3}\.[0-9]{2}"
+_HUNDREDTHS = r"-?[0-9]{1,3}\.[0-9]{2}"
 _COUNT = rf"[1-9][0-9]{{0,3}} (?:{'|'.join(KIND_WORDS.values())})s?"
 _NUMBER_ROW = rf"-?[0-9]{{1,3}}\.[0-9]{{2}}(?: -?[0-9]{{1,3}}\.[0-9]{{2}}){{{N_STEPS}}}"
 KINDS: dict[str, Kind] = {
@@ -195,15 +194,15 @@ KINDS: dict[str, Kind] = {
     "rival": Kind(  # a motion or None, in a tuple: here None is something to say
         regex=_MOTION, show=lambda v: _show_motion(v[0]), read=lambda text: (_read_motion(text),)
     ),
-    "scored": _scored(2, "?"),
-    "lost": _scored(3, ""),
+    "score": Kind(regex=rf"{_HUNDREDTHS}(?: for {_BLAME})?", show=_show_score, read=_read_score),
+    "margin": Kind(regex=rf"{_HUNDREDTHS} for {_BLAME}", show=_show_score, read=_read_score),
     "losers": Kind(
         regex=rf"none|{_LOSERS}(?:, {_LOSERS})*",
-        show=lambda v: ", ".join(f"{group.count} {_show_blame(group.blame)}" for group in v) or "none",
+        show=lambda v: ", ".join(_show_group(group) for group in v) or "none",
         read=_read_losers,
     ),
     "follower": Kind(  # what the change asks of it, and what it may ask
-        regex=rf"(?: follower {_NAME} {_ACCEL} of {_ACCEL})?",
+        regex=rf"(?: follower {_NAME} {_HUNDREDTHS} of {_HUNDREDTHS})?",
         show=lambda v: "" if v is None else f" follower {v[0]} {decimals(v[1], 2):.2f} of {decimals(v[2], 2):.2f}",
         read=_read_follower,
     ),
@@ -316,7 +315,7 @@ EVALUATIONS = {
     }.items()
 }
 # What was chosen, its score and what keeps it from 1.0; the runner-up, by how much and for what it loses; why the others do.
-CHOICE = Template("choose[ {chosen:motion}][ scores {score:scored}][ over {runner_up:rival}][ by {margin:lost}]")
+CHOICE = Template("choose[ {chosen:motion}][ scores {score:score}][ over {runner_up:rival}][ by {margin:margin}]")
 NO_CHOICE = Template("choose nothing")
 LOSERS = Template("lose {losers:losers}")
 # A neighbouring lane, said when its verdict is new: incentive against threshold; then what the follower would have to brake.
@@ -325,9 +324,8 @@ LANE_WANTED = Template(
     "{path:path} for {reason:reason} {incentive_mps2:2} of {threshold_mps2:2}{behind:follower} {safe:safe}"
 )
 LANE_GONE = Template("no {path:path}")
-PHASE = Template(
-    "{start_s:1} to {end_s:1} s {rule:rule}{about:about}: {manoeuvre:manoeuvre}{path:way}{offset_m:offset}"
-)
+# From the end of the phase before.
+PHASE = Template("until {end_s:1} s {rule:rule}{about:about}: {manoeuvre:manoeuvre}{path:way}{offset_m:offset}")
 SPEEDS = Template("speed {values:row}")
 ACCELS = Template("accel {values:row}")
 MOVED = Template("moved {values:some}")

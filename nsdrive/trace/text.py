@@ -6,16 +6,16 @@ route, the phases with the objects that they name, and the motion; "detailed" ev
 and, of a planner that weighs proposals, what it chose:
 
     1.0 speed 11.77 accel -0.53
-    choose keep 80% scores 0.91 for progress over keep -1 80% by 0.021 for progress
-    lose 3 collision vehicle-2 in 1.8 s, 10 progress
+    choose keep 80% scores 0.91 over keep 100% by 0.91 for collision vehicle-2 in 1.8 s
+    lose 2 collision vehicle-2, 1 ttc vehicle-3, 10 progress
     change_left for speed 0.35 of 0.20 follower vehicle-4 -2.60 of -2.00 blocked by vehicle-4
 
-Path, offset [m] and share of the speed limit name a proposal; "for" is what keeps its score from 1.0, and that for which the
-second and the others lose. It stays short (a detailed text under 1,200 tokens) by one idiom: what is as it was when last said is
-not said again, be it an evaluation's number or object, the chosen proposal, its score, the margin, the reasons of the others, or
-a neighbouring lane whose verdict (wanted, safe, because of whom) is the old one. And proposals that lose for the same term and
-object are counted, not listed: their numbers are in the record (`nsdrive.trace.record`). What decides is always said: the
-winner, the margin to the second, and for each loser its reason.
+Path, offset [m] and share of the speed limit name a proposal; "for" is what keeps its score from 1.0 (but missing progress)
+and that for which the second loses; so many others lose for so many reasons. A text stays short (a detailed one under 1,200
+tokens) by one idiom: what is as it was when last said is not said again, be it an evaluation's number or object, the chosen
+proposal, its score, the margin, the reasons of the others, or a neighbouring lane whose verdict (wanted, safe, because of whom)
+is the old one. And proposals that lose for the same term and object are counted, not listed: their numbers are in the record
+(`nsdrive.trace.record`). What decides is always said: the winner, the margin to the second, for each loser its reason.
 """
 
 from __future__ import annotations
@@ -76,12 +76,14 @@ def parse(text: str) -> Trace:
     objects = []
     while (fields := reader.maybe(OBJECT, HIDDEN, LATER)) is not None:
         objects.append(_object(fields))
-    phases = [Phase(**fields) for fields in reader.many(PHASE)]
+    phases = _read_phases(reader)
     if phases:
         steps, end = _read_motion(reader)
     else:
         steps, end = _read_steps(reader)
-        phases = [Phase(**fields) for fields in reader.many(PHASE, at_least=1)]
+        phases = _read_phases(reader)
+        if not phases:
+            reader.fail(PHASE)
     reader.finish()
     manoeuvre, distance = route["command"]
     return Trace(
@@ -211,12 +213,6 @@ class _Reader:
         assert fields is not None
         return fields
 
-    def many(self, template: Template, at_least: int = 0) -> list[dict[str, Any]]:
-        found = [self.take(template) for _ in range(at_least)]
-        while (fields := self.maybe(template)) is not None:
-            found.append(fields)
-        return found
-
     def word(self) -> str:
         """The first word of the next line."""
         return self.lines[self.at].split(" ")[0] if self.at < len(self.lines) else ""
@@ -248,6 +244,13 @@ def _object(fields: Mapping[str, Any]) -> ObjectFacts:
         speed_mps=fields.get("speed_mps"),
         cameras=fields.get("cameras", ()),
     )
+
+
+def _read_phases(reader: _Reader) -> list[Phase]:
+    phases: list[Phase] = []
+    while (fields := reader.maybe(PHASE)) is not None:
+        phases.append(Phase(start_s=phases[-1].end_s if phases else 0.0, **fields))
+    return phases
 
 
 def _read_motion(reader: _Reader) -> tuple[list[Step], EndState]:

@@ -16,7 +16,7 @@ import shapely
 from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.types import INTERVAL_S, FloatArray
 from planners.pdm import score as fast
-from planners.pdm.areas import MULTIPLE_LANES, NON_DRIVABLE, ONCOMING
+from planners.pdm.areas import MULTIPLE_LANES, NON_DRIVABLE, ONCOMING, Areas
 from planners.pdm.config import PdmParameters
 from planners.pdm.forecast import Forecast
 from planners.pdm.paths import ProposalPath
@@ -74,15 +74,15 @@ class ReadableAreas:
         return out
 
 
-def score_readably(
+def score_proposals(
     simulated: Simulated,
     forecast: Forecast,
     centerline: ProposalPath,
-    areas: ReadableAreas,
+    areas: Areas | ReadableAreas,
     route_lane_ids: Collection[str],
     config: PdmParameters,
 ) -> Scores:
-    """As `score_proposals`. Finite input only."""
+    """As the fast one. Finite input only."""
     count = len(simulated)
     where = areas.ego_areas(simulated.corners, simulated.centers, route_lane_ids)
     crossing = areas.in_intersection(simulated.states[:, :, :2])

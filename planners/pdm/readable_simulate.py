@@ -14,7 +14,7 @@ from nsdrive.world.vehicle import PACIFICA, EgoModel, VehicleParameters, ego_box
 from planners.pdm.simulate import LATERAL_ACCEL, LATERAL_SPEED, Simulated
 
 
-def simulate_readably(
+def simulate_proposals(
     poses: FloatArray,
     ego: EgoState,
     vehicle: VehicleParameters = PACIFICA,
@@ -23,7 +23,7 @@ def simulate_readably(
     lateral_accel_mps2: float = 0.0,
     reference: bool = True,
 ) -> Simulated:
-    """As `simulate_proposals`. Finite input only."""
+    """As the fast one. Finite input only."""
     model = EgoModel(vehicle=vehicle)
     count, ticks = poses.shape[:2]
     states = np.zeros((count, ticks, 8))

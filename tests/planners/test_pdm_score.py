@@ -8,13 +8,13 @@ from nsdrive.world.decision import Proposal
 from nsdrive.world.lane_map import Intersection, Lane, LaneMap
 from nsdrive.world.scoring import is_consistent, total
 from nsdrive.world.types import EgoState, FloatArray, ObjectFrame, TrackedObject
+from planners.pdm import readable_score, readable_simulate
 from planners.pdm.areas import MULTIPLE_LANES, NON_DRIVABLE, ONCOMING, Areas
 from planners.pdm.brake import emergency_trajectory, must_brake
 from planners.pdm.config import PdmParameters
 from planners.pdm.forecast import Forecast, forecast
 from planners.pdm.paths import ProposalPath
-from planners.pdm.readable_score import ReadableAreas, score_readably
-from planners.pdm.readable_simulate import simulate_readably
+from planners.pdm.readable_score import ReadableAreas
 from planners.pdm.score import NAMES, Scores, comfortable, score_proposals, terms_of
 from planners.pdm.simulate import simulate_proposals
 
@@ -368,7 +368,7 @@ def test_the_fast_scores_are_the_readable_ones(seed):
     seen = see(objects, ego, config)
     more = {"lateral_speed_mps": rng.normal(0.0, 0.1), "lateral_accel_mps2": rng.normal(0.0, 3.0)}
     more["reference"] = config.reference
-    fast, readable = simulate_proposals(poses, ego, **more), simulate_readably(poses, ego, **more)
+    fast, readable = simulate_proposals(poses, ego, **more), readable_simulate.simulate_proposals(poses, ego, **more)
     np.testing.assert_allclose(fast.states, readable.states, rtol=0.0, atol=1e-8)
     np.testing.assert_allclose(fast.corners, readable.corners, rtol=0.0, atol=1e-8)
 
@@ -380,7 +380,7 @@ def test_the_fast_scores_are_the_readable_ones(seed):
     assert (areas.in_intersection(points) == spelled.in_intersection(points)).all()
 
     got = score_proposals(fast, seen, centerline, areas, route, config)
-    want = score_readably(fast, seen, centerline, spelled, route, config)
+    want = readable_score.score_proposals(fast, seen, centerline, spelled, route, config)
     np.testing.assert_array_equal(got.values[:, [0, 1, 2, 4, 5]], want.values[:, [0, 1, 2, 4, 5]])
     np.testing.assert_array_equal(got.about, want.about)
     np.testing.assert_array_equal(got.collision_s, want.collision_s)

@@ -3,7 +3,7 @@ import pytest
 
 from nsdrive.world.types import EgoState, FloatArray, Trajectory
 from nsdrive.world.vehicle import EgoModel
-from planners.pdm.readable_simulate import simulate_readably
+from planners.pdm import readable_simulate
 from planners.pdm.simulate import ACCEL, HEADING, LATERAL_ACCEL, LATERAL_SPEED, SPEED, simulate_proposals
 
 TIMES = 0.1 * np.arange(41)
@@ -44,7 +44,7 @@ def test_a_mended_simulation_is_the_egos_own_tracker_and_bicycle_state_by_state(
 def test_the_fast_simulation_is_the_readable_one(seed, reference):
     poses = proposals(EGO, 8, np.random.default_rng(seed))
     fast = simulate_proposals(poses, EGO, reference=reference)
-    readable = simulate_readably(poses, EGO, reference=reference)
+    readable = readable_simulate.simulate_proposals(poses, EGO, reference=reference)
     np.testing.assert_allclose(fast.states, readable.states, rtol=0.0, atol=1e-8)
     np.testing.assert_allclose(fast.corners, readable.corners, rtol=0.0, atol=1e-8)
     np.testing.assert_allclose(fast.centers, readable.centers, rtol=0.0, atol=1e-8)

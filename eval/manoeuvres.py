@@ -25,6 +25,7 @@ from eval.manoeuvres_checks import (
     GetsPast,
     KeepsGap,
     LateralAtMost,
+    LetsPass,
     NeverBelow,
     NoAtFaultCollision,
     PassesLine,
@@ -50,12 +51,12 @@ _IN_LANE = StaysInLane()
 
 EXPECTED: dict[str, tuple[Check, ...]] = {
     # its own speed and place
-    "start_from_standstill": (ReachesSpeed(speed_mps=9.0, within_s=14.0), _IN_LANE, _COMFORT),
+    "start_from_standstill": (ReachesSpeed(speed_mps=9.0, within_s=12.0), _IN_LANE, _COMFORT),
     "starts_too_fast": (EndsBelow(speed_mps=11.9, from_s=6.0), BrakesAtMost(most_mps2=4.05), NeverBelow(speed_mps=9.5)),
     "starts_beside_lane": (ReturnsToLane(within_s=6.0), NeverBelow(speed_mps=8.0), _COMFORT),
     "speed_limit_drop": (
         EndsBelow(speed_mps=11.1),  # nuPlan's max_overspeed_value_threshold above the limit of 8.9
-        EndsBelow(speed_mps=9.4, from_s=13.0),
+        EndsBelow(speed_mps=9.8, from_s=11.0),
         BrakesAtMost(most_mps2=3.0),
         _COMFORT,
     ),
@@ -79,14 +80,14 @@ EXPECTED: dict[str, tuple[Check, ...]] = {
     "lead_brakes_hard": (StopsBehind(what="lead-1"), BrakesAtMost(most_mps2=HARD_MPS2)),
     "lead_brakes_then_goes": (
         KeepsGap(least_m=1.5),
-        ReachesSpeed(speed_mps=10.0, within_s=20.0),
+        ReachesSpeed(speed_mps=10.0, within_s=18.0),
         NeverBelow(speed_mps=0.5),
     ),
     "stop_and_go": (KeepsGap(least_m=0.5), _COMFORT),
     "cut_in_close": (KeepsGap(least_m=0.8), BrakesAtMost(most_mps2=4.05), NeverBelow(speed_mps=4.0)),
     "cut_in_at_speed": (KeepsGap(least_m=3.0), BrakesAtMost(most_mps2=4.05), NeverBelow(speed_mps=8.0)),
     "cut_out_reveals_stopped_car": (StopsBehind(what="stopped-1"), BrakesAtMost(most_mps2=HARD_MPS2)),
-    "tailgated": (NeverBelow(speed_mps=12.4), EndsBelow(speed_mps=14.0, from_s=0.0), BrakesAtMost(most_mps2=1.0)),
+    "tailgated": (NeverBelow(speed_mps=11.4), EndsBelow(speed_mps=14.4, from_s=0.0), BrakesAtMost(most_mps2=2.0)),
     "slow_vehicle_one_lane": (KeepsGap(least_m=2.0), _IN_LANE, NeverBelow(speed_mps=2.0), _COMFORT),
     "slow_vehicle_no_passing": (KeepsGap(least_m=2.0), _IN_LANE, NeverBelow(speed_mps=2.0), _COMFORT),
     "slow_vehicle_two_way": (
@@ -110,9 +111,9 @@ EXPECTED: dict[str, tuple[Check, ...]] = {
     ),
     "cyclist_crosses": (KeepsGap(least_m=0.8), BrakesAtMost(most_mps2=HARD_MPS2)),
     # what stands in the way
-    "parked_car_room_in_lane": (GetsPast(what="parked-1", within_s=20.0), KeepsGap(least_m=0.25), _IN_LANE),
+    "parked_car_room_in_lane": (GetsPast(what="parked-1", within_s=18.0), KeepsGap(least_m=0.25), _IN_LANE),
     "parked_car_free_oncoming": (
-        GetsPast(what="parked-1", within_s=20.0, needs=LANE_CHANGES),
+        GetsPast(what="parked-1", within_s=18.0, needs=LANE_CHANGES),
         StopsBehind(what="parked-1", unless=LANE_CHANGES),
         KeepsGap(least_m=0.25),
         _COMFORT,
@@ -120,7 +121,7 @@ EXPECTED: dict[str, tuple[Check, ...]] = {
     "parked_car_oncoming": (
         GetsPast(what="parked-1", within_s=24.0, needs=LANE_CHANGES),
         StopsBehind(what="parked-1", unless=LANE_CHANGES),
-        YieldsTo(whom="oncoming2-1", needs=LANE_CHANGES),
+        LetsPass(whom="oncoming2-1", needs=LANE_CHANGES),
         KeepsGap(least_m=0.25),
     ),
     "blocked_lane_free_neighbour": (
@@ -147,14 +148,14 @@ EXPECTED: dict[str, tuple[Check, ...]] = {
         _COMFORT,
     ),
     "overtaking_fast_follower": (
-        GetsPast(what="slow-1", within_s=20.0, needs=LANE_CHANGES),
-        YieldsTo(whom="fast-1", needs=LANE_CHANGES),
+        GetsPast(what="slow-1", within_s=18.0, needs=LANE_CHANGES),
+        LetsPass(whom="fast-1", needs=LANE_CHANGES),
         KeepsGap(least_m=0.5),
         NeverBelow(speed_mps=2.0),
     ),
     "oncoming_while_overtaking": (
         GetsPast(what="slow-1", within_s=28.0, needs=LANE_CHANGES),
-        YieldsTo(whom="oncoming1-1", needs=LANE_CHANGES),
+        LetsPass(whom="oncoming1-1", needs=LANE_CHANGES),
         KeepsGap(least_m=0.5),
         NeverBelow(speed_mps=1.0),
     ),

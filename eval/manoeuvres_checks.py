@@ -225,6 +225,28 @@ class YieldsTo(Check):
         return Verdict(holds=entered - left >= self.least_s, measured=f"{entered - left:+.1f} s after it")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LetsPass(Check):
+    """Where the ego first enters the lane that the other drives in, the other has been already: it does not cut in on it."""
+
+    whom: str
+    least_s: float = 0.3  # chosen by us
+
+    @property
+    def says(self) -> str:
+        return f"enters the lane after {self.whom}"
+
+    def judge(self, facts: Facts) -> Verdict:
+        ticks, boxes = facts.of(self.whom)
+        ego, other = shapely.polygons(box_corners(facts.boxes)), shapely.polygons(box_corners(boxes))
+        entered = _first(shapely.intersects(ego, shapely.union_all(other).buffer(-PER_TOUCH_M)))
+        if entered is None:
+            return Verdict(holds=True, measured="never enters it")
+        there = np.flatnonzero(shapely.intersects(other, ego[entered]))
+        after_s = float(facts.times_s[entered] - facts.times_s[ticks[there[-1]]])
+        return Verdict(holds=after_s >= self.least_s, measured=f"{after_s:+.1f} s after it")
+
+
 # ---- speed and comfort ------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """Building blocks of the named manoeuvres: everyone is placed exactly, and does as written whatever the ego does.
 
-    scene = Scene(plain_road(limit_mps=13.4), drive_s=15.0)
+    scene = Scene(plain_road(limit_mps=13.4), drive_s=12.0)
     way = scene.lane(0)
     scene.ego(way, front_m=150.0, speed_mps=10.0)
     scene.car("lead", way, rear_m=scene.ahead_m(40.0), speed_mps=6.0, speeds=((3.0, 6.0), (5.0, 0.0)))
@@ -47,7 +47,7 @@ class Manoeuvre:
 class Scene:
     """A stage on which nothing is drawn by chance."""
 
-    def __init__(self, layout: Layout, *, drive_s: float = 15.0) -> None:
+    def __init__(self, layout: Layout, *, drive_s: float = 12.0) -> None:
         self.stage = Stage(np.random.default_rng(0), layout, PAST_S + drive_s, exact=True)
         self.notes: dict[str, Any] = {}
         self.front_m = 0.0

@@ -31,7 +31,7 @@ def bend() -> Scene:
 
 
 def end_of_route() -> Scene:
-    scene = Scene(plain_road(length_m=250.0), drive_s=20.0)
+    scene = Scene(plain_road(length_m=250.0), drive_s=16.0)
     way = scene.lane()
     scene.ego(way, front_m=FRONT_M, speed_mps=12.0)
     scene.note_line(way, float(way.arc_m[-1]))
@@ -46,7 +46,7 @@ def light(
     yellow_at_s: float | None = None,
     limit_mps: float = 13.4,
     queue: int = 0,
-    drive_s: float = 15.0,
+    drive_s: float = 12.0,
 ) -> Scene:
     """A straight way over a junction. Queued cars set off one after the other when it turns green."""
     scene = Scene(plain_crossing(limit_mps=limit_mps), drive_s=drive_s)
@@ -108,7 +108,7 @@ MANOEUVRES = {
     "red_light_at_17": Manoeuvre(
         sentence="Red, 120 m ahead; the ego comes at 17 m/s.",
         scenario_type="stopping_at_traffic_light_without_lead",
-        build=partial(light, speed_mps=17.0, distance_m=120.0, yellow_at_s=-8.0, limit_mps=17.9, drive_s=20.0),
+        build=partial(light, speed_mps=17.0, distance_m=120.0, yellow_at_s=-8.0, limit_mps=17.9, drive_s=16.0),
     ),
     "red_light_queue": Manoeuvre(
         sentence="Red, and two cars wait before the line.",
@@ -133,7 +133,7 @@ MANOEUVRES = {
     "green_with_queue": Manoeuvre(
         sentence="The light turns green and three cars set off, one after the other.",
         scenario_type="accelerating_at_traffic_light_with_lead",
-        build=partial(light, speed_mps=10.0, distance_m=45.0, green_at_s=1.0, queue=3, drive_s=20.0),
+        build=partial(light, speed_mps=10.0, distance_m=45.0, green_at_s=1.0, queue=3, drive_s=17.0),
     ),
     "stop_sign_alone": Manoeuvre(
         sentence="A stop sign, and nobody else at the junction.",

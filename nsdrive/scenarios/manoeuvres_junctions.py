@@ -27,12 +27,12 @@ def route_lane_change(*, turn: str, busy: bool = False) -> Scene:
     return scene
 
 
-def unprotected_left(*, passes_s: tuple[float, ...], distance_m: float = 45.0) -> Scene:
+def unprotected_left(*, passes_s: tuple[float, ...], drive_s: float) -> Scene:
     """Green for both directions; oncoming cars go straight on and clear the junction at these times."""
-    scene = Scene(plain_crossing(phasing="permissive"), drive_s=22.0)
+    scene = Scene(plain_crossing(phasing="permissive"), drive_s=drive_s)
     way, there = scene.through("left"), scene.through("straight", arm="north")
     scene.light(way, green_at_s=-3.0)
-    scene.ego(way, front_m=way.line_m - distance_m, speed_mps=9.0)
+    scene.ego(way, front_m=way.line_m - 45.0, speed_mps=9.0)
     for k, at_s in enumerate(passes_s):
         scene.car(f"oncoming{k}", there, rear_m=there.after_m, at_s=at_s, speed_mps=11.0)
     _note_exit(scene, way)
@@ -45,7 +45,7 @@ def turns_in_front() -> Scene:
     way, there = scene.through("straight"), scene.through("left", arm="north")
     scene.light(way, green_at_s=-3.0)
     scene.ego(way, front_m=way.line_m - 48.0, speed_mps=11.0)
-    scene.car("turner", there, rear_m=there.line_m, at_s=3.4, speed_mps=7.0)
+    scene.car("turner", there, rear_m=there.line_m, at_s=3.0, speed_mps=7.0)
     return scene
 
 
@@ -59,7 +59,7 @@ def runs_red() -> Scene:
 
 
 def right_turn_pedestrian() -> Scene:
-    scene = Scene(plain_crossing(), drive_s=20.0)
+    scene = Scene(plain_crossing(), drive_s=18.0)
     way = scene.through("right")
     scene.light(way, green_at_s=-3.0)
     scene.ego(way, front_m=way.line_m - 35.0, speed_mps=8.0)
@@ -75,7 +75,7 @@ def right_turn_pedestrian() -> Scene:
 
 def unsignalised(*, arm: str, gives_way: bool) -> Scene:
     """Two equal roads without sign or light. From the right it has the way; from the left it waits for the ego."""
-    scene = Scene(plain_crossing(kind="default", crosswalks=False, limit_mps=11.2), drive_s=16.0)
+    scene = Scene(plain_crossing(kind="default", crosswalks=False, limit_mps=11.2), drive_s=14.0)
     way, there = scene.through("straight"), scene.through("straight", arm=arm)
     scene.ego(way, front_m=way.line_m - 50.0, speed_mps=9.0)
     if gives_way:
@@ -118,17 +118,17 @@ MANOEUVRES = {
     "unprotected_left_free": Manoeuvre(
         sentence="A left turn on a green that oncoming traffic shares; nobody comes.",
         scenario_type="starting_unprotected_cross_turn",
-        build=partial(unprotected_left, passes_s=()),
+        build=partial(unprotected_left, passes_s=(), drive_s=14.0),
     ),
     "unprotected_left_oncoming": Manoeuvre(
         sentence="The same, and an oncoming car would meet the ego in the junction.",
         scenario_type="starting_unprotected_cross_turn",
-        build=partial(unprotected_left, passes_s=(8.0,)),
+        build=partial(unprotected_left, passes_s=(8.0,), drive_s=18.0),
     ),
     "unprotected_left_gap_later": Manoeuvre(
         sentence="The same with four oncoming cars 2.5 s apart, then a gap.",
         scenario_type="starting_unprotected_cross_turn",
-        build=partial(unprotected_left, passes_s=(5.0, 7.5, 10.0, 12.5)),
+        build=partial(unprotected_left, passes_s=(5.0, 7.5, 10.0, 12.5), drive_s=22.0),
     ),
     "oncoming_turns_in_front": Manoeuvre(
         sentence="The ego goes straight on at green; an oncoming car turns left across its way.",

@@ -9,15 +9,15 @@ from nsdrive.scenarios.layouts import Layout, plain_road
 from nsdrive.scenarios.manoeuvre_scene import CAR, FRONT_M, TRUCK, Manoeuvre, Scene, Speeds
 
 
-def stopped_car(*, speed_mps: float, gap_m: float) -> Scene:
-    scene = Scene(_one_way(speed_mps))
+def stopped_car(*, speed_mps: float, gap_m: float, drive_s: float = 12.0) -> Scene:
+    scene = Scene(_one_way(speed_mps), drive_s=drive_s)
     way = scene.lane()
     scene.ego(way, front_m=FRONT_M, speed_mps=speed_mps)
     scene.standing("stopped", way, at_m=scene.ahead_m(gap_m + CAR[1] / 2))
     return scene
 
 
-def lead(*, speed_mps: float, lead_mps: float, gap_m: float, speeds: Speeds = (), drive_s: float = 15.0) -> Scene:
+def lead(*, speed_mps: float, lead_mps: float, gap_m: float, speeds: Speeds = (), drive_s: float = 12.0) -> Scene:
     scene = Scene(_one_way(speed_mps), drive_s=drive_s)
     way = scene.lane()
     scene.ego(way, front_m=FRONT_M, speed_mps=speed_mps)
@@ -43,19 +43,19 @@ def cut_in(*, speed_mps: float, car_mps: float, gap_m: float, takes_s: float) ->
 
 
 def cut_out() -> Scene:
-    scene = Scene(plain_road(forward=2))
+    scene = Scene(plain_road(forward=2), drive_s=15.0)
     fast, own = scene.lane(0), scene.lane(1)
     scene.ego(own, front_m=FRONT_M, speed_mps=12.0)
     way = changing_lanes(own, fast, scene.ahead_m(44.0), scene.ahead_m(74.0))
     scene.car("lead", way, rear_m=scene.ahead_m(18.0), speed_mps=12.0)
     scene.standing("stopped", own, at_m=scene.ahead_m(98.0 + CAR[1] / 2))
-    for k in range(6):  # the lane beside is taken, so that braking is all there is
-        scene.car(f"beside{k}", fast, rear_m=scene.ahead_m(-22.0 - 13.0 * k), speed_mps=10.5)
+    for k in range(9):  # the lane beside is taken, so that braking is all there is
+        scene.car(f"beside{k}", fast, rear_m=scene.ahead_m(2.0 - 13.0 * k), speed_mps=10.5)
     return scene
 
 
 def stop_and_go() -> Scene:
-    scene = Scene(_one_way(6.0), drive_s=20.0)
+    scene = Scene(_one_way(6.0), drive_s=18.0)
     way = scene.lane()
     scene.ego(way, front_m=FRONT_M, speed_mps=6.0)
     for k, gap_m in enumerate((10.0, 24.0, 38.0)):  # a wave runs back through the queue
@@ -96,7 +96,7 @@ MANOEUVRES = {
     "stopped_car_at_20": Manoeuvre(
         sentence="A car stands in the only lane; the ego comes at 20 m/s from 150 m.",
         scenario_type="stopping_with_lead",
-        build=partial(stopped_car, speed_mps=20.0, gap_m=150.0),
+        build=partial(stopped_car, speed_mps=20.0, gap_m=150.0, drive_s=16.0),
     ),
     "slower_lead_at_10": Manoeuvre(
         sentence="The ego at 10 m/s closes up to a lead at 5 m/s, 40 m ahead in the only lane.",
@@ -106,7 +106,7 @@ MANOEUVRES = {
     "slower_lead_at_20": Manoeuvre(
         sentence="The ego at 20 m/s closes up to a lead at 10 m/s, 90 m ahead in the only lane.",
         scenario_type="following_lane_with_slow_lead",
-        build=partial(lead, speed_mps=20.0, lead_mps=10.0, gap_m=90.0),
+        build=partial(lead, speed_mps=20.0, lead_mps=10.0, gap_m=90.0, drive_s=16.0),
     ),
     "lead_brakes_hard": Manoeuvre(
         sentence="Both at 12 m/s and 20 m apart; the lead brakes to a stop at 4 m/s2.",
@@ -122,7 +122,7 @@ MANOEUVRES = {
             lead_mps=12.0,
             gap_m=22.0,
             speeds=((1.0, 12.0), (5.0, 2.0), (6.0, 2.0), (11.0, 12.0)),
-            drive_s=20.0,
+            drive_s=18.0,
         ),
     ),
     "stop_and_go": Manoeuvre(

@@ -73,9 +73,9 @@ def cyclist_crosses() -> Scene:
     return scene
 
 
-def parked_car(*, intrusion_m: float, oncoming: int = 0) -> Scene:
+def parked_car(*, intrusion_m: float, oncoming: int = 0, drive_s: float = 18.0) -> Scene:
     """A car parked half in the lane of a two-way road; oncoming cars pass it from 3 s on, 2.5 s apart."""
-    scene = Scene(plain_road(centre_marking="dashed_yellow", length_m=800.0), drive_s=25.0)
+    scene = Scene(plain_road(centre_marking="dashed_yellow", length_m=800.0), drive_s=drive_s)
     way = scene.lane()
     scene.ego(way, front_m=FRONT_M, speed_mps=10.0)
     at_m = scene.ahead_m(70.0)
@@ -86,9 +86,9 @@ def parked_car(*, intrusion_m: float, oncoming: int = 0) -> Scene:
     return scene
 
 
-def blocked_lane(*, cars: int, cones: bool = False) -> Scene:
+def blocked_lane(*, cars: int, cones: bool = False, drive_s: float = 15.0) -> Scene:
     """The right one of two lanes is blocked 70 m ahead; so many cars pass in the left one, too close to go between."""
-    scene = Scene(plain_road(forward=2, length_m=900.0), drive_s=25.0)
+    scene = Scene(plain_road(forward=2, length_m=900.0), drive_s=drive_s)
     left, own = scene.lane(0), scene.lane(1)
     scene.ego(own, front_m=300.0, speed_mps=10.0)
     if cones:
@@ -104,7 +104,7 @@ def blocked_lane(*, cars: int, cones: bool = False) -> Scene:
 
 
 def slow_ahead_two_lanes(*, fast_follower: bool) -> Scene:
-    scene = Scene(plain_road(forward=2, length_m=800.0, limit_mps=15.6), drive_s=20.0)
+    scene = Scene(plain_road(forward=2, length_m=800.0, limit_mps=15.6), drive_s=18.0)
     left, own = scene.lane(0), scene.lane(1)
     scene.ego(own, front_m=200.0, speed_mps=11.0)
     scene.car("slow", own, rear_m=scene.ahead_m(40.0), speed_mps=4.0, size=TRUCK)
@@ -114,7 +114,7 @@ def slow_ahead_two_lanes(*, fast_follower: bool) -> Scene:
 
 
 def oncoming_while_overtaking() -> Scene:
-    scene = Scene(plain_road(centre_marking="dashed_yellow", length_m=1000.0), drive_s=30.0)
+    scene = Scene(plain_road(centre_marking="dashed_yellow", length_m=1000.0), drive_s=28.0)
     way, there = scene.lane(), scene.lane(oncoming=True)
     scene.ego(way, front_m=FRONT_M, speed_mps=9.0)
     scene.car("slow", way, rear_m=scene.ahead_m(25.0), speed_mps=3.0)
@@ -166,14 +166,14 @@ MANOEUVRES = {
         build=partial(parked_car, intrusion_m=0.6),
     ),
     "parked_car_free_oncoming": Manoeuvre(
-        sentence="A car parked 1.3 m in the lane, the oncoming lane free, the line dashed.",
+        sentence="A car stands 1.9 m in the only lane, the oncoming lane is free, the line dashed.",
         scenario_type="traversing_narrow_lane",
-        build=partial(parked_car, intrusion_m=1.3),
+        build=partial(parked_car, intrusion_m=1.9),
     ),
     "parked_car_oncoming": Manoeuvre(
         sentence="The same with three oncoming cars: wait for them, then go round.",
         scenario_type="traversing_narrow_lane",
-        build=partial(parked_car, intrusion_m=1.3, oncoming=3),
+        build=partial(parked_car, intrusion_m=1.9, oncoming=3, drive_s=25.0),
     ),
     "blocked_lane_free_neighbour": Manoeuvre(
         sentence="A truck stands in the right lane, the left one is free.",
@@ -183,12 +183,12 @@ MANOEUVRES = {
     "blocked_lane_no_gap": Manoeuvre(
         sentence="A truck stands in the right lane, and the left one is full for as long as it lasts: wait.",
         scenario_type="stopping_with_lead",
-        build=partial(blocked_lane, cars=24),
+        build=partial(blocked_lane, cars=22, drive_s=18.0),
     ),
     "blocked_lane_gap_later": Manoeuvre(
         sentence="A truck stands in the right lane; in the left one a stream passes, and then there is room.",
         scenario_type="changing_lane_to_left",
-        build=partial(blocked_lane, cars=8),
+        build=partial(blocked_lane, cars=8, drive_s=25.0),
     ),
     "construction_closes_lane": Manoeuvre(
         sentence="Cones and a barrier close the right lane, the left one is free.",

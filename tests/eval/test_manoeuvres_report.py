@@ -61,15 +61,15 @@ def test_a_picture_is_to_scale_and_the_same_window_holds_every_planner():
     along = np.array([np.cos(start.heading_rad), np.sin(start.heading_rad)])
 
     def straight(speed_mps):
-        driven = speed_mps * 0.1 * np.arange(151)
+        driven = speed_mps * 0.1 * np.arange(121)
         places = np.array([start.x_m, start.y_m]) + driven[:, None] * along
-        rest = np.tile([start.heading_rad, speed_mps], (151, 1))
+        rest = np.tile([start.heading_rad, speed_mps], (121, 1))
         return Drive(states=np.column_stack([places, rest]), replayed=True)
 
     slow, fast = straight(3.0), straight(12.0)
     view = view_of([slow, fast])
     ends = view.pixels(np.array([slow.states[-1, :2], fast.states[-1, :2]]))
-    assert np.ptp(ends[:, 0]) / view.scale == pytest.approx(9.0 * 15.0)
+    assert np.ptp(ends[:, 0]) / view.scale == pytest.approx(9.0 * 12.0)
     assert (ends > 0.0).all()
     assert ends[:, 0].max() < 400.0
     shown = picture(scene, slow, view, "a <b>")

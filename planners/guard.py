@@ -29,6 +29,7 @@ from nsdrive.world.vehicle import PACIFICA
 
 P = TypeVar("P", bound=type)
 STOP_TICKS = 80  # 8 s, as long as the planners' plans
+TOO_LONG_M = 200.0  # chosen by us: longer than any vehicle or barrier; outlines are probed every half metre
 NEAR_M = 1.0  # chosen by us: less than half of any lane's width
 NAMED = 3  # so many ids are named in a note; the others are counted
 
@@ -223,15 +224,16 @@ def _last_known(observation: Observation, history: tuple[EgoState, ...]) -> tupl
 
 
 def _finite_objects(objects: ObjectFrame, notes: list[str]) -> ObjectFrame:
-    """Without the objects that have no finite box with a size; what has no finite velocity stands."""
+    """Without the objects that have no finite box of a size that things have; what has no finite velocity stands."""
     boxes = objects.boxes
     with np.errstate(invalid="ignore"):  # inf - inf
         total = boxes.sum() + objects.velocities_mps.sum() + objects.accels_mps2.sum()
-    if math.isfinite(total) and boxes[:, 3:].min() > 0.0:
+    sizes = boxes[:, 3:]
+    if math.isfinite(total) and sizes.min() > 0.0 and sizes.max() < TOO_LONG_M:
         return objects
-    if not (np.isfinite(boxes).all() and (boxes[:, 3:] > 0.0).all()):
-        good = np.asarray(np.isfinite(boxes).all(axis=1) & (boxes[:, 3:] > 0.0).all(axis=1))
-        notes.append(f"without a finite box, left out: {_named([objects.ids[row] for row in np.flatnonzero(~good)])}")
+    good = np.asarray(np.isfinite(boxes).all(axis=1) & (sizes > 0.0).all(axis=1) & (sizes < TOO_LONG_M).all(axis=1))
+    if not good.all():
+        notes.append(f"without a usable box, left out: {_named([objects.ids[row] for row in np.flatnonzero(~good)])}")
         objects = objects.take(good)
     if not np.isfinite(objects.velocities_mps).all():
         good = np.asarray(np.isfinite(objects.velocities_mps).all(axis=1))

@@ -16,7 +16,7 @@ A path once begun is kept by the score's `steady` term, and given up where it is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from nsdrive.world.scoring import ranking, total
 from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray, Mission, Observation, Plan, Trajectory
 from nsdrive.world.vehicle import PACIFICA, ego_box
 from planners.guard import guarded
-from planners.lanes.candidates import Candidate, easing_m, lay
+from planners.lanes.candidates import Candidate, Course, Start, easing_m, lay
 from planners.lanes.conflicts import ConflictParameters, Zone, claims, zones_of
 from planners.lanes.frenet import entries
 from planners.lanes.mobil import Beside, MobilParameters, beside, blocker_of, follow, route_need, weigh
@@ -55,11 +55,17 @@ class PdmLanesConfig(
 
     reference: bool = False  # PDM-Closed's quirks are mended
     clamp_needed_gap: bool = True  # else the ego brakes behind a lead that speeds away
-    side_fractions: tuple[float, ...] = (0.4, 0.7, 1.0)  # chosen by us: of paths other than the lane's middle
+    speed_fractions: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2)  # PDM-Closed's, the fastest first: it wins a tie
+    side_fractions: tuple[float, ...] = (1.0, 0.7, 0.4)  # chosen by us: of paths other than the lane's middle
+    yield_margin_s: float = 1.0  # chosen by us: with the time to clear, some 5 to 6 s in all (see `lanes.conflicts`)
     path_s: float = 8.0  # chosen by us: paths are as long as is driven in this time at the limit
     keep_s: float = 2.5  # chosen by us: in this time the ego is back in the middle of its lane
     change_lateral_mps2: float = 0.9  # chosen by us: a lane change of 3.5 m takes 4.7 s
+    against_mps: float = (
+        1.8  # nuPlan's driving direction: 2 m against the traffic within a second are a fault, 6 m a grave one
+    )
     pass_lateral_mps2: float = 1.2  # chosen by us: round something one steers a little more firmly
+    aside_per_m: float = 0.1  # chosen by us: what the lane term loses per metre beside the middle of the lane
     lane_scale_mps2: float = 3.0  # chosen by us: a lane this much worse in MOBIL's incentive is worth nothing
     settle_s: float = 4.0  # chosen by us: so long after a lane change another one needs a stronger reason ...
     settle_mps2: float = 1.5  # ... by this much
@@ -73,12 +79,14 @@ class _Memory:
 
     chain: Chain | None = None
     path: str = "keep"
+    offset_m: float = 0.0
     target: Chain | None = None
     until_m: float = -math.inf
     around: tuple[str, ...] = ()
+    driven: Candidate | None = None
     changed_s: float = -math.inf
     ignored: frozenset[str] = frozenset()
-    stood_s: dict[str, float] | None = None
+    stood_s: dict[str, float] = field(default_factory=dict)
     time_s: float | None = None
 
 
@@ -104,11 +112,11 @@ class PdmLanesPlanner:
 
     def __init__(self, config: PdmLanesConfig | None = None) -> None:
         self.config = config or PdmLanesConfig()
-        self._mission: Mission | None = None
+        self._mission: Mission
 
     def initialize(self, mission: Mission, ego: EgoState) -> None:
         """Judge the lanes of the route. ValueError for a map on which no lane is usable."""
-        self._mission, self._memory = mission, _Memory(stood_s={})
+        self._mission, self._memory = mission, _Memory()
         self._zones: dict[int, tuple[Zone, ...]] = {}
         self._free: dict[int, FloatArray] = {}
         self._lines: dict[int, ProposalPath] = {}
@@ -116,16 +124,18 @@ class PdmLanesPlanner:
 
     def plan(self, observation: Observation) -> Plan:
         """The best proposal as an 8 s trajectory (81 states, 0.1 s apart), and everything that was weighed."""
-        if self._mission is None:
-            raise ValueError("PdmLanesPlanner.plan was called before initialize, so there is no lane to follow.")
         c, ego, memory = self.config, observation.ego, self._memory
         self._watch(observation)
         chain = self._settle(ego)
+        self._course = Course.of(ego, memory.driven)
         here = self._outlook(chain, observation)
         speed = max(0.0, ego.speed_mps)
-        lanes, changes = self._lane_changes(observation, here)
-        options, ways = self._options(observation, here, lanes)
-        changes += ways
+        ways = self._ways(here, observation)
+        lanes, changes = self._lane_changes(
+            observation, here, blocked={i for way in ways for i in way.ids if way.speed_mps == 0.0}
+        )
+        options, considered = self._options(observation, here, lanes, ways)
+        changes += considered
 
         proposals_at = [(option, k) for option in options for k in range(len(option.fractions))]
         poses = np.concatenate([option.driven.poses for option in options])
@@ -135,7 +145,7 @@ class PdmLanesPlanner:
         areas = Areas.near(self._mission.lane_map, ego_box(ego.pose)[0, :2], c.radius_m)
         on_route = self._on_route(options)
         scores = score_proposals(simulated, seen, self._line(chain), areas, on_route, c)
-        proposals = self._proposals(proposals_at, terms_of(scores, seen), scores.measured[:, NAMES.index("progress")])
+        proposals = self._proposals(proposals_at, terms_of(scores, seen))
         chosen, runner_up = ranking([proposal.score for proposal in proposals])
         assert chosen is not None, "the lane itself is always an option"
 
@@ -152,6 +162,8 @@ class PdmLanesPlanner:
             inputs = {"collision_s": float(scores.collision_s[chosen])}
             constraints.append(evaluate("emergency_brake", about, inputs, speed, c, target_speed_mps=target))
         self._remember(option, observation.time_s)
+        if braking:
+            memory.driven = None
         filled, binding, tied = arg_min(sorted(constraints, key=_rule_order))
         decision = Decision(
             planner=self.name,
@@ -218,14 +230,14 @@ class PdmLanesPlanner:
 
     def _remember(self, option: _Option, time_s: float) -> None:
         memory, candidate = self._memory, option.candidate
-        kind = candidate.kind
+        kind, memory.driven = candidate.kind, candidate
         if kind != memory.path and memory.path.startswith("change"):  # given up
             memory.changed_s = time_s
         if kind != "keep":
             memory.until_m = candidate.settled_m
         elif memory.path != "keep":
             memory.until_m = -math.inf
-        memory.path, memory.around = kind, candidate.around
+        memory.path, memory.around, memory.offset_m = kind, candidate.around, candidate.offset_m
         memory.target = candidate.chain if kind.startswith("change") else None
 
     # ---- what lies ahead -------------------------------------------------------------------------------------------
@@ -249,10 +261,10 @@ class PdmLanesPlanner:
             parameters=c,
             margin_s=c.yield_margin_s,
         )
-        return look(chain, observation, tuple(found), c)
+        return look(chain, Start.of(chain, self._course), observation, tuple(found), c)
 
     def _lane_changes(
-        self, observation: Observation, here: Outlook
+        self, observation: Observation, here: Outlook, blocked: set[str]
     ) -> tuple[list[tuple[str, Outlook, LaneChange]], list[LaneChange]]:
         """The neighbouring lanes that there are, each weighed, and those weights alone."""
         c, ego, memory, chains = self.config, observation.ego, self._memory, self._chains
@@ -280,6 +292,7 @@ class PdmLanesPlanner:
                 c,
                 c,
                 route_mps2=own_need - need,
+                blocked_mps2=c.blocked_gain_mps2 if own.lead in blocked else 0.0,
                 begun=begun,
                 extra_threshold_mps2=c.settle_mps2 if recent and not begun else 0.0,
             )
@@ -293,11 +306,15 @@ class PdmLanesPlanner:
     # ---- paths -----------------------------------------------------------------------------------------------------
 
     def _options(
-        self, observation: Observation, here: Outlook, lanes: list[tuple[str, Outlook, LaneChange]]
+        self,
+        observation: Observation,
+        here: Outlook,
+        lanes: list[tuple[str, Outlook, LaneChange]],
+        ways: tuple[WayRound, ...],
     ) -> tuple[list[_Option], list[LaneChange]]:
         """Everything that could be driven now, and what was thought of the ways round."""
         c, memory, speed = self.config, self._memory, max(0.0, observation.ego.speed_mps)
-        around, considered, held = self._ways(observation, here)
+        around, considered, held = self._rounds(observation, here, ways)
         if held is not None:
             here = held
         ease = max(8.0, c.keep_s * speed)
@@ -342,6 +359,7 @@ class PdmLanesPlanner:
         offset_m: float,
         ids: tuple[str, ...],
         fractions: tuple[float, ...],
+        over: str = "own",
     ) -> _Option | None:
         """A path and its roll-outs, None where the chain is too short for one."""
         c, objects = self.config, observation.objects
@@ -371,32 +389,37 @@ class PdmLanesPlanner:
             c,
             steps=c.plan_steps,
             sample_s=sample_s,
+            against_mps=c.against_mps if over == "oncoming" else math.inf,
         )
         return _Option(candidate=candidate, driven=driven, fractions=fractions, outlook=outlook, met=met)
 
-    def _ways(
-        self, observation: Observation, here: Outlook
-    ) -> tuple[list[_Option | None], list[LaneChange], Outlook | None]:
-        """Ways round what is in the lane: those that can be driven now, all that were considered, and, where one is worth waiting
-        for, the outlook of an ego that waits for it."""
-        c, memory, chains = self.config, self._memory, self._chains
-        speed, progress = max(0.0, observation.ego.speed_mps), here.start.progress_m
+    def _ways(self, here: Outlook, observation: Observation) -> tuple[WayRound, ...]:
+        c, chains = self.config, self._chains
+        progress = here.start.progress_m
         lane = self._mission.lane_map.lanes[here.chain.lane_at(progress)]
         beside_left = chains.beside(here.chain, progress, "left")
         opposite = chains.opposite(here.chain, progress)
-        ways = ways_round(
+        return ways_round(
             here.chain,
             here.placed,
             progress_m=progress,
-            speed_mps=speed,
+            speed_mps=max(0.0, observation.ego.speed_mps),
             limit_mps=here.target_mps,
-            stood_s=memory.stood_s,
+            stood_s=self._memory.stood_s,
             lines_m=waiting_lines(here.chain, observation.lights),
             left="same" if beside_left is not None else ("oncoming" if opposite is not None else None),
             right="same" if chains.beside(here.chain, progress, "right") is not None else None,
             may_overtake=lane.left_marking in CROSSABLE,
             parameters=c,
         )
+
+    def _rounds(
+        self, observation: Observation, here: Outlook, ways: tuple[WayRound, ...]
+    ) -> tuple[list[_Option | None], list[LaneChange], Outlook | None]:
+        """The ways round that can be driven now, all that were considered, and, where one is worth waiting for, the outlook of
+        an ego that waits for it."""
+        c, memory = self.config, self._memory
+        speed, progress = max(0.0, observation.ego.speed_mps), here.start.progress_m
         options: list[_Option | None] = []
         considered: list[LaneChange] = []
         waits: Constraint | None = None
@@ -407,7 +430,7 @@ class PdmLanesPlanner:
             back = max(out, way.to_m)
             settled = back + easing_m(way.offset_m, max(speed, 5.0), c.pass_lateral_mps2)
             knots = ((out, way.offset_m), (back, way.offset_m), (settled, 0.0))
-            option = self._roll(observation, here, knots, way.kind, way.offset_m, way.ids, c.side_fractions)
+            option = self._roll(observation, here, knots, way.kind, way.offset_m, way.ids, c.side_fractions, way.over)
             if option is None:
                 continue
             free, about, arrives, needs = self._is_free(observation, here, way, option, settled, begun)
@@ -426,7 +449,9 @@ class PdmLanesPlanner:
             considered.append(
                 LaneChange(
                     path=way.kind,
-                    lane_id=opposite if way.over == "oncoming" else self._side_lane(here, way.kind),
+                    lane_id=self._chains.opposite(here.chain, progress)
+                    if way.over == "oncoming"
+                    else self._side_lane(here, way.kind),
                     reason="blocked",
                     incentive_mps2=worth,
                     threshold_mps2=c.change_threshold_mps2,
@@ -449,7 +474,7 @@ class PdmLanesPlanner:
         """(whether nobody else needs the room, who does, when they arrive, when the ego is back)."""
         c, speed, progress = self.config, max(0.0, observation.ego.speed_mps), here.start.progress_m
         back_m = way.to_m + 0.5 * (settled_m - way.to_m)
-        needs = _time_to(option, option.candidate.arc_at(back_m))
+        needs = self._alone_s(option.candidate, speed, back_m, way.over == "oncoming")
         if way.over == "own":
             return True, None, math.inf, needs
         if way.over == "same":
@@ -488,6 +513,24 @@ class PdmLanesPlanner:
         )
         return gap.free, gap.about, min(gap.arrives_s, gap.unseen_s), needs
 
+    def _alone_s(self, candidate: Candidate, speed: float, to_m: float, oncoming: bool) -> float:
+        """How long it takes to a place on a path with nobody else there; inf where the path ends before it."""
+        c = self.config
+        nobody = np.zeros((3, 1, 0))
+        arc = drive(
+            candidate,
+            speed,
+            (1.0,),
+            (),
+            nobody,
+            c,
+            steps=2 * c.plan_steps,
+            sample_s=INTERVAL_S,
+            against_mps=c.against_mps if oncoming else math.inf,
+        ).arc_m[0]
+        at = candidate.arc_at(to_m)
+        return math.inf if arc[-1] < at else float(np.searchsorted(arc, at)) * INTERVAL_S
+
     def _gain(self, here: Outlook, way: WayRound, speed: float) -> float:
         """What it gains in acceleration not to be behind it."""
         c = self.config
@@ -511,10 +554,9 @@ class PdmLanesPlanner:
             self._lines[id(chain)] = ProposalPath.of(chain.path.points, chain.path.heading_rad, ids)
         return self._lines[id(chain)]
 
-    def _proposals(
-        self, at: list[tuple[_Option, int]], scored: tuple[tuple[Term, ...], ...], progress_m: FloatArray
-    ) -> tuple[Proposal, ...]:
-        """Every proposal with PDM-Closed's terms and ours: right of way, lane, steadiness; progress is shared out anew."""
+    def _proposals(self, at: list[tuple[_Option, int]], scored: tuple[tuple[Term, ...], ...]) -> tuple[Proposal, ...]:
+        """Every proposal with PDM-Closed's terms and ours: right of way, lane, steadiness. Progress is that of all eight seconds
+        of the roll-out: to wait for a gap and then go is more than to crawl."""
         c, memory = self.config, self._memory
         best_worth = max(option.worth_mps2 for option, _ in at)
         rows = []
@@ -524,15 +566,19 @@ class PdmLanesPlanner:
                 named["driving_direction"] = replace(named["driving_direction"], value=1.0)
             multipliers = [named[name] for name in NAMES[:3]] + [_right_of_way(option, k)]
             worse = (best_worth - option.worth_mps2) / c.lane_scale_mps2
+            kind, offset = option.candidate.kind, option.candidate.offset_m
+            aside = c.aside_per_m * abs(offset) if kind == "keep" and not option.candidate.around else 0.0
+            same = (1.0 if abs(offset - memory.offset_m) < 0.5 else 0.8) if kind == memory.path else 0.0
             rest = [
                 named["time_to_collision"],
                 named["comfort"],
-                Term(name="lane", value=min(1.0, max(0.0, 1.0 - worse))),
-                Term(name="steady", value=float(option.candidate.kind == memory.path)),
+                Term(name="lane", value=min(1.0, max(0.0, 1.0 - worse - aside))),
+                Term(name="steady", value=same),
             ]
             rows.append((multipliers, rest))
+        progress_m = np.array([_progress(option, k) for option, k in at])
         product = np.array([math.prod(term.value for term in multipliers) for multipliers, _ in rows])
-        allowed = np.nan_to_num(progress_m) * product
+        allowed = progress_m * product
         best = float(allowed.max())
         shares = allowed / best if best > 0.1 else np.where(product == 0.0, 0.0, 1.0)
         made = []
@@ -553,6 +599,13 @@ class PdmLanesPlanner:
         return tuple(made)
 
 
+def _progress(option: _Option, k: int) -> float:
+    """How far a roll-out gets in its eight seconds, along the chain that it follows."""
+    candidate = option.candidate
+    end = float(np.interp(option.driven.arc_m[k, -1], candidate.arc_m, candidate.base_m))
+    return max(0.0, end - option.outlook.start.progress_m)
+
+
 def _right_of_way(option: _Option, k: int) -> Term:
     """0 where the ego's nose passes a line while the one who goes first has not gone yet."""
     outlook = option.outlook
@@ -568,15 +621,6 @@ def _right_of_way(option: _Option, k: int) -> Term:
     return Term(name="right_of_way", value=1.0)
 
 
-def _time_to(option: _Option, arc_m: float) -> float:
-    """When the fastest roll-out gets to a place on its path; after its end at its last speed, inf if it stands there."""
-    arc = option.driven.arc_m[-1]
-    if arc[-1] >= arc_m:
-        return float(np.searchsorted(arc, arc_m)) * INTERVAL_S
-    speed = float(option.driven.speeds_mps[-1, -1])
-    return math.inf if speed < 0.5 else (len(arc) - 1) * INTERVAL_S + (arc_m - float(arc[-1])) / speed
-
-
 _ORDER = list(RULES)
 
 
@@ -585,10 +629,8 @@ def _rule_order(constraint: Constraint) -> int:
 
 
 def _along(ego: EgoState, driven: Driven, k: int) -> Trajectory:
-    """One roll-out as a plan that starts at the ego itself."""
-    poses = driven.poses[k].copy()
-    poses[0] = ego.pose
-    return _trajectory(ego, poses, driven.speeds_mps[k], driven.accels_mps2[k])
+    """One roll-out as a plan. It begins on its path, beside which the ego may be by what the tracker is off."""
+    return _trajectory(ego, driven.poses[k], driven.speeds_mps[k], driven.accels_mps2[k])
 
 
 def _braking(ego: EgoState, poses: FloatArray) -> Trajectory:

@@ -20,6 +20,10 @@ from planners.lanes.topology import Chain
 
 QUINTIC_PEAK = 5.7735  # greatest |d''| of the fifth-order step from 0 to 1: 10 / sqrt(3)
 STEP_M = 1.0  # chosen by us, as dense as the paths of the map
+COURSE_M, COURSE_RAD = (
+    0.6,
+    0.3,
+)  # chosen by us: an ego further than this from its path, or turned more, begins a new one
 STEEPEST = 0.55  # chosen by us: a start at more than 30 degrees to the lane is taken as this slope
 
 
@@ -52,8 +56,48 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Course:
+    """Where new paths begin: a place, a heading and a curvature, global frame.
+
+    It is the ego's place on the path that it drives already, so that the tracker keeps correcting what it is off that path and
+    a manoeuvre goes on as it began; the ego's own where it is too far from there, or drives no path yet.
+    """
+
+    x_m: float
+    y_m: float
+    heading_rad: float
+    curvature_1pm: float
+
+    @staticmethod
+    def of(ego: EgoState, driven: Candidate | None) -> Course:
+        own = Course(
+            x_m=ego.x_m,
+            y_m=ego.y_m,
+            heading_rad=ego.heading_rad,
+            curvature_1pm=math.tan(ego.steering_rad) / PACIFICA.wheel_base_m,
+        )
+        if driven is None:
+            return own
+        away = np.hypot(driven.points[:, 0] - ego.x_m, driven.points[:, 1] - ego.y_m)
+        k = int(np.argmin(away))
+        heading = float(driven.headings_rad[k])
+        ahead = (ego.x_m - driven.points[k, 0]) * math.cos(heading) + (ego.y_m - driven.points[k, 1]) * math.sin(
+            heading
+        )
+        at = float(driven.arc_m[k]) + ahead
+        x, y, heading, curvature = (
+            float(np.interp(at, driven.arc_m, column))
+            for column in (driven.points[:, 0], driven.points[:, 1], driven.headings_rad, driven.curvature_1pm)
+        )
+        turned = abs(float(wrap_angle(heading - ego.heading_rad)))
+        if math.hypot(x - ego.x_m, y - ego.y_m) > COURSE_M or turned > COURSE_RAD:
+            return own
+        return Course(x_m=x, y_m=y, heading_rad=heading, curvature_1pm=curvature)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Start:
-    """The ego on a chain: progress_m and offset_m of its rear axle, slope and bend (1/m) of its own course against the lane's."""
+    """A course on a chain: progress_m and offset_m of the rear axle, slope and bend (1/m) of the course against the lane's."""
 
     progress_m: float
     offset_m: float
@@ -61,11 +105,11 @@ class Start:
     bend_1pm: float
 
     @staticmethod
-    def of(chain: Chain, ego: EgoState) -> Start:
-        progress, offset = chain.path.project(ego.x_m, ego.y_m)
+    def of(chain: Chain, course: Course) -> Start:
+        progress, offset = chain.path.project(course.x_m, course.y_m)
         heading = float(chain.path.pose_at(progress)[2])
-        slope = math.tan(min(0.5, max(-0.5, float(wrap_angle(ego.heading_rad - heading)))))
-        bend = math.tan(ego.steering_rad) / PACIFICA.wheel_base_m - float(chain.path.curvature_at(progress))
+        slope = math.tan(min(0.5, max(-0.5, float(wrap_angle(course.heading_rad - heading)))))
+        bend = course.curvature_1pm - float(chain.path.curvature_at(progress))
         return Start(
             progress_m=progress,
             offset_m=offset,

@@ -34,7 +34,7 @@ class ConflictParameters:
     conflict_width_m: float = 2.4  # chosen by us: middles of lanes nearer than this cannot both be driven on
     conflict_ahead_m: float = 60.0  # chosen by us: zones further ahead are not looked at yet
     approach_m: float = 110.0  # chosen by us: how far back the others are looked for: 8 s at 50 km/h
-    pull_away_mps2: float = 1.2  # chosen by us: how fast a standing car is taken to start
+    pull_away_mps2: float = 1.4  # chosen by us: how fast a car starts, the ego and the others
     waiting_mps: float = 0.5  # chosen by us: who moves slower and does not speed up waits
     cleared_s: float = 0.5  # chosen by us: who has left the zone this long before the ego gets there is no conflict
     stop_before_m: float = 0.7  # chosen by us: the nose stops this far from the edge of the zone

@@ -36,6 +36,8 @@ class MobilParameters:
     own_decel_mps2: float = 3.0  # chosen by us, = decel_max: the ego itself must not have to brake harder
     room_m: float = 2.0  # chosen by us: bumper to bumper, ahead and behind, at the least
     room_s: float = 0.35  # chosen by us: and this many seconds of the speed of the one behind
+    anticipation_s: float = 1.5  # chosen by us: a faster lead has this long to open its gap while the ego moves over
+    blocked_gain_mps2: float = 2.0  # chosen by us: what it is worth not to stay behind what will not move
     drift_s: float = 1.5  # chosen by us: who will be in a lane this soon is in it
     route_gain_mps2: float = 4.0  # chosen by us: what the last chance to take the route's lane is worth
     route_change_m: float = 40.0  # chosen by us: room that a change needs at any speed ...
@@ -105,10 +107,12 @@ def weigh(
     parameters: MobilParameters,
     *,
     route_mps2: float = 0.0,
+    blocked_mps2: float = 0.0,
     begun: bool = False,
     extra_threshold_mps2: float = 0.0,
 ) -> LaneChange:
     """The incentive of a change and its safety. route_mps2: what the route adds to it (`route_need` there against here).
+    blocked_mps2: what is added because the own lane is blocked.
 
     begun: the change is under way: it need not be wanted anew, and is given up only for `continue_decel_mps2`.
     """
@@ -118,7 +122,8 @@ def weigh(
         return follow(speed, gap, lead_speed, max(target_speed_mps, speed), idm)
 
     own_here = follow(speed_mps, here.lead_gap_m, here.lead_speed_mps, target_speed_mps, idm)
-    own_there = follow(speed_mps, there.lead_gap_m, there.lead_speed_mps, target_speed_mps, idm)
+    opening = p.anticipation_s * max(0.0, there.lead_speed_mps - speed_mps)
+    own_there = follow(speed_mps, there.lead_gap_m + opening, there.lead_speed_mps, target_speed_mps, idm)
     b = idm.decel_max_mps2
     gain = max(own_there, -b) - max(own_here, -b)
     follower_after, loss, relief = 0.0, 0.0, 0.0
@@ -136,8 +141,8 @@ def weigh(
     return LaneChange(
         path=path,
         lane_id=lane_id,
-        reason="route" if abs(route_mps2) > abs(gain) else "speed",
-        incentive_mps2=gain + p.politeness * (loss + relief) + route_mps2,
+        reason=_reason(gain, route_mps2, blocked_mps2),
+        incentive_mps2=gain + p.politeness * (loss + relief) + route_mps2 + blocked_mps2,
         threshold_mps2=p.change_threshold_mps2 + extra_threshold_mps2,
         lead=there.lead,
         follower=there.follower,
@@ -165,6 +170,13 @@ def route_need(changes: float, room_m: float, speed_mps: float, parameters: Mobi
     p, changes = parameters, min(changes, 3.0)
     needs = changes * (p.route_change_m + p.route_change_s * speed_mps)
     return p.route_gain_mps2 * changes * min(1.0, needs / max(room_m, 1.0)) ** 2
+
+
+def _reason(gain: float, route: float, blocked: float) -> str:
+    """What speaks loudest for the change, or against it."""
+    if blocked > 0.0 and blocked >= abs(route):
+        return "blocked"
+    return "route" if abs(route) > abs(gain) else "speed"
 
 
 def blocker_of(

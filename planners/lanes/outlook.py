@@ -39,9 +39,9 @@ class Outlook:
         return self.start.progress_m + PACIFICA.front_m
 
 
-def look(chain: Chain, observation: Observation, claims: tuple[Claim, ...], c: RoadParameters) -> Outlook:
+def look(chain: Chain, start: Start, observation: Observation, claims: tuple[Claim, ...], c: RoadParameters) -> Outlook:
     """The outlook on a chain. observation: without objects whose numbers are not finite."""
-    start, along = Start.of(chain, observation.ego), chain.along
+    along = chain.along
     speed, progress = max(0.0, observation.ego.speed_mps), start.progress_m
     target = along.target_speed_mps(progress, c)
     nose = progress + PACIFICA.front_m

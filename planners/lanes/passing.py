@@ -25,6 +25,9 @@ class PassingParameters:
 
     pass_ahead_m: float = 60.0  # chosen by us: what is further ahead is not gone round yet
     pass_clear_m: float = 0.45  # chosen by us: beside a standing thing; less passes more and looks reckless
+    pass_least_m: float = (
+        0.22  # chosen by us: so little is enough where more would bring the ego's middle over the line
+    )
     pass_clear_bicycle_m: float = 0.9  # chosen by us: beside a cyclist (3 feet is the law in most US states)
     pass_touch_m: float = 0.15  # chosen by us: what comes this near to the ego's straight way is in it
     pass_after_m: float = 2.0  # chosen by us: how far past the thing the way back begins
@@ -101,6 +104,10 @@ def ways_round(
         ("pass_left", float(high.max()), edge_left, left),
         ("pass_right", float(low.min()), edge_right, right),
     ):
+        middle = math.copysign(edge - 0.15, offset)  # where its middle is still in its own lane
+        spare = abs(offset) - abs(middle)
+        if 0.0 < spare <= float(clear.min()) - p.pass_least_m and not (kinds == BICYCLE).any():
+            offset = middle
         beyond = abs(offset) + half - edge  # how far the ego's side is over the line
         over = "own" if beyond <= 0.0 else side
         if over is None:

@@ -47,16 +47,23 @@ def drive(
     *,
     steps: int,
     sample_s: float,
+    against_mps: float = np.inf,
 ) -> Driven:
     """Drive a path at each share of its speed limit. met (3, K, N): who is on it when (`planners.lanes.frenet.entries`), sampled
-    every `sample_s`; after the last sample everyone keeps the speed."""
+    every `sample_s`; after the last sample everyone keeps the speed. against_mps: no faster than this where the car's middle is
+    over the lane's left boundary."""
     p = parameters
     along = candidate.chain.along
     limits = np.sqrt(
         envelope(np.interp(candidate.base_m, along.profile[0], along.profile[1]), candidate.arc_m, p.limit_decel_mps2)
     )
     bend = np.maximum(np.abs(candidate.curvature_1pm), 1e-4)
-    curves = envelope(p.curve_lateral_accel_mps2 / bend, candidate.arc_m, p.curve_decel_mps2)
+    curves = p.curve_lateral_accel_mps2 / bend
+    if against_mps < np.inf:
+        middle = np.interp(candidate.base_m + PACIFICA.rear_axle_to_center_m, candidate.base_m, candidate.lateral_m)
+        edge = np.interp(candidate.base_m, candidate.chain.path.progress_m, candidate.chain.left_m)
+        curves = np.where(middle > edge - 0.1, np.minimum(curves, against_mps**2), curves)
+    curves = envelope(curves, candidate.arc_m, p.curve_decel_mps2)
     held = np.array([[candidate.arc_at(stop.progress_m), stop.until_s] for stop in stops], dtype=float).reshape(-1, 2)
     idm = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent, float(p.clamp_needed_gap))
     table = _drive(

@@ -28,8 +28,9 @@ from nsdrive.world.vehicle import PACIFICA, ego_box
 from planners.guard import guarded
 from planners.pdm import forecast as fast_forecast
 from planners.pdm import generate as fast_rollout
-from planners.pdm import readable_rollout, readable_score
+from planners.pdm import readable_rollout, readable_score, readable_simulate
 from planners.pdm import score as fast_score
+from planners.pdm import simulate as fast_simulate
 from planners.pdm.areas import Areas
 from planners.pdm.brake import emergency_trajectory, must_brake
 from planners.pdm.config import PdmParameters
@@ -38,7 +39,6 @@ from planners.pdm.generate import Generated, Lead, target_speeds
 from planners.pdm.paths import offset
 from planners.pdm.route import lay_out, starting_lane
 from planners.pdm.score import Scores, terms_of
-from planners.pdm.simulate import simulate_proposals
 
 PATH_END_M = 80.0  # chosen by us: the end of the path is recorded as a rule only within this gap
 
@@ -81,10 +81,14 @@ class PdmClosedPlanner:
 
         rollout = fast_rollout if fast else readable_rollout
         generated = rollout.generate(self._paths, target_speeds(limit, c), seen, ego, c)
-        simulated = simulate_proposals(generated.poses, ego)
-        areas = Areas.near(lane_map, ego_box(ego.pose)[0, :2], c.radius_m)
-        judge = fast_score.score_proposals if fast else readable_score.score_proposals
-        scores = judge(simulated, seen, layout.centerline, areas, layout.lanes, c)
+        simulate = fast_simulate if fast else readable_simulate
+        simulated = simulate.simulate_proposals(generated.poses, ego, reference=c.reference)
+        near = lane_map, ego_box(ego.pose)[0, :2], c.radius_m
+        given = simulated, seen, layout.centerline
+        if fast:
+            scores = fast_score.score_proposals(*given, Areas.near(*near), layout.lanes, c)
+        else:
+            scores = readable_score.score_proposals(*given, readable_score.ReadableAreas.near(*near), layout.lanes, c)
 
         chosen, runner_up = ranking(scores.score.tolist())
         assert chosen is not None, "there is at least one proposal"

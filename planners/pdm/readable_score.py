@@ -7,7 +7,7 @@ these call. A planner with `engine="readable"` uses these functions in the other
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,8 +90,12 @@ def score_proposals(
     about = np.full((count, len(NAMES)), -1, dtype=np.int64)
     collision_s, collision_about = np.full(count, np.inf), np.full(count, -1, dtype=np.int64)
     line = shapely.LineString(centerline.points)
+    everyone = [  # where the others are, some states beyond the last one
+        shapely.polygons(forecast.corners_at(t, config.forecast_every))
+        for t in range(simulated.states.shape[1] + LOOK_STEPS[-1])
+    ]
     for p in range(count):
-        faults = _at_fault_collisions(simulated, p, where[p], forecast, config)
+        faults = _at_fault_collisions(simulated, p, where[p], forecast, everyone, config)
         if faults:
             tick, value, who = min(faults, key=lambda fault: (fault[1], fault[0], fault[2]))
             values[p, 0], measured[p, 0], about[p, 0] = value, tick * INTERVAL_S, who
@@ -105,7 +109,7 @@ def score_proposals(
         measured[p, 2] = wrong_way_m if wrong_way_m > 0.0 else np.nan
         start, end = (line.project(shapely.Point(xy)) for xy in simulated.centers[p, [0, -1]])
         measured[p, 3] = max(0.0, end - start)
-        infraction = _first_infraction(simulated, p, where[p], crossing[p], forecast, config)
+        infraction = _first_infraction(simulated, p, where[p], crossing[p], forecast, everyone, config)
         if infraction is not None:
             values[p, 4], measured[p, 4], about[p, 4] = 0.0, infraction[0] * INTERVAL_S, infraction[1]
         values[p, 5] = _is_comfortable(simulated.states[p], config.reference)
@@ -121,14 +125,19 @@ def score_proposals(
 
 
 def _at_fault_collisions(
-    simulated: Simulated, p: int, where: np.ndarray, forecast: Forecast, config: PdmParameters
+    simulated: Simulated,
+    p: int,
+    where: np.ndarray,
+    forecast: Forecast,
+    everyone: Sequence[np.ndarray],
+    config: PdmParameters,
 ) -> list[tuple[int, float, int]]:
     """(tick, value, object) of every first contact that is the ego's fault."""
     known = set(np.flatnonzero(forecast.ignored).tolist())
     found = []
     for t, state in enumerate(simulated.states[p]):
         ego = shapely.Polygon(simulated.corners[p, t])
-        others = shapely.polygons(forecast.corners_at(t, config.forecast_every))
+        others = everyone[t]
         for who in np.flatnonzero(shapely.intersects(others, ego)).tolist():
             if who in known:
                 continue
@@ -157,6 +166,7 @@ def _first_infraction(
     where: np.ndarray,
     crossing: np.ndarray,
     forecast: Forecast,
+    everyone: Sequence[np.ndarray],
     config: PdmParameters,
 ) -> tuple[int, int] | None:
     """(tick, object) at which going straight on for up to 0.9 s first meets someone who is the ego's to mind."""
@@ -169,7 +179,7 @@ def _first_infraction(
         anyone = where[t, MULTIPLE_LANES] or where[t, NON_DRIVABLE] or crossing[t]
         for ahead in LOOK_STEPS:
             ego = shapely.Polygon(simulated.corners[p, t] + velocity * (ahead * INTERVAL_S))
-            others = shapely.polygons(forecast.corners_at(t + ahead, config.forecast_every))
+            others = everyone[t + ahead]
             for who in np.flatnonzero(shapely.intersects(others, ego)).tolist():
                 if who in known:
                     continue
@@ -232,10 +242,12 @@ def _smooth(signal: FloatArray, window: int, order: int, derivative: int) -> Flo
     """Savitzky-Golay as scipy's `savgol_filter` has it: a polynomial through each window, asked at its middle, at the ends
     of the signal where it stands. The middle of an even window is half a state before its state."""
     count, half = len(signal), window // 2
-    out = np.empty(count)
+    out, fitted, fit = np.empty(count), -1, np.polynomial.Polynomial([0.0])
     for i in range(count):
         first = min(max(i - (window - 1) // 2, 0), count - window)
         at = float(i - first) if i < half or i >= count - half else 0.5 * (window - 1)
-        fit = np.polynomial.Polynomial.fit(np.arange(window), signal[first : first + window], order)
+        if first != fitted:
+            fit = np.polynomial.Polynomial.fit(np.arange(window), signal[first : first + window], order)
+            fitted = first
         out[i] = (fit.deriv(derivative) if derivative else fit)(at) / INTERVAL_S**derivative
     return out

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from eval.manoeuvres import CANNOT, EXPECTED, FAILS, HOLDS, NOT_EXPECTED, judge, table
+from nsdrive.cli import choose_planner, planner_factory
 from nsdrive.scenarios.manoeuvres import MANOEUVRES, load_manoeuvre
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import INTERVAL_S, ObjectFrame, Plan, Trajectory
@@ -36,7 +37,29 @@ KNOWN_FAILURES = {
             "has no rule for who crosses its way",
         ),
         "unsignalised_from_right": (("YieldsTo", "KeepsGap"), "the same"),
-    }
+    },
+    "pdm_closed": {
+        "starts_beside_lane": (("ReturnsToLane",), "a path a metre beside the middle is as good to it"),
+        "speed_limit_drop": (("EndsBelow",), "knows the limit of the lane that it is in, not of the next"),
+        "curve_too_fast": (("LateralAtMost", "StaysInLane"), "has no rule for curves"),
+        "end_of_route": (("StaysOnRoad", "StopsBefore"), "has no rule for the end of its path"),
+        "amber_can_stop": (("StopsBefore",), "knows red and not amber"),
+        "stop_sign_alone": (("StopsBefore",), "knows no stop signs"),
+        "two_way_stop": (("StopsBefore", "YieldsTo"), "the same"),
+        "stopped_car_at_20": (
+            ("NoAtFaultCollision", "StopsBehind"),
+            "sees 50 m, and its proposals brake with 3 m/s2: 20 m/s need 67 m",
+        ),
+        "lead_brakes_hard": (("NoAtFaultCollision", "StopsBehind"), "its forecast lets the lead roll on"),
+        "pedestrian_no_crosswalk": (("KeepsGap",), "any gap is as good as any other"),
+        "cyclist_in_lane": (("KeepsGap",), "the same, at 5 m/s more than the cyclist's speed"),
+        "cyclist_crosses": (("KeepsGap",), "the same"),
+        "parked_car_room_in_lane": (("KeepsGap",), "gets past, and almost brushes the car"),
+        "unprotected_left_oncoming": (("YieldsTo", "KeepsGap"), "has no rule for who has the way, only for collisions"),
+        "unprotected_left_gap_later": (("YieldsTo", "KeepsGap"), "the same: it turns in front of them"),
+        "crossing_car_runs_red": (("YieldsTo",), "passes a fifth of a second behind it"),
+        "unsignalised_from_right": (("YieldsTo",), "the same"),
+    },
 }
 
 
@@ -74,13 +97,18 @@ class Brakes:
 
 
 @cache
+def maker(planner):
+    return planner_factory(choose_planner(planner))
+
+
+@cache
 def judged(make, name):
     return judge(simulate(load_manoeuvre(name), make()))
 
 
-@pytest.mark.parametrize("make", [IdmPlanner])
-def test_a_planner_passes_every_manoeuvre_but_its_known_failures(make):
-    known = KNOWN_FAILURES[make.name]
+@pytest.mark.parametrize("planner", KNOWN_FAILURES)
+def test_a_planner_passes_every_manoeuvre_but_its_known_failures(planner):
+    known, make = KNOWN_FAILURES[planner], maker(planner)
     found = {name: judged(make, name).failed for name in MANOEUVRES if not judged(make, name).passed}
     assert found == {name: checks for name, (checks, _) in known.items()}
 
@@ -99,7 +127,7 @@ def test_every_manoeuvre_has_its_expectations_and_they_are_about_who_is_there():
 
 
 def test_what_a_planner_is_not_made_for_is_neither_passed_nor_failed():
-    checks = {c.kind: c.status for c in judged(IdmPlanner, "blocked_lane_free_neighbour").checks}
+    checks = {c.kind: c.status for c in judged(maker("idm"), "blocked_lane_free_neighbour").checks}
     assert CANNOT["idm"] == ("lane_changes",)
     assert (checks["GetsPast"], checks["StopsBehind"]) == (NOT_EXPECTED, HOLDS)
     # the same driving by a planner that the table does not know: it is expected to get past, not to stop
@@ -113,7 +141,9 @@ def test_only_a_whole_manoeuvre_is_judged():
 
 
 def test_the_table_for_the_terminal_names_what_fails_and_by_how_much():
-    rows = [{"manoeuvre": judged(IdmPlanner, name).to_row()} for name in ("stop_sign_alone", "parked_car_room_in_lane")]
+    rows = [
+        {"manoeuvre": judged(maker("idm"), name).to_row()} for name in ("stop_sign_alone", "parked_car_room_in_lane")
+    ]
     lines = table([*rows, {"scenario": "of another kind"}]).splitlines()
     assert lines[0].split() == ["stop_sign_alone", "pass"]
     assert "FAIL  gets past parked-1 within 18 s: " in lines[1]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import shapely
+from numpy.polynomial import polynomial
 
 from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.types import INTERVAL_S, FloatArray
@@ -112,7 +113,7 @@ def score_proposals(
         infraction = _first_infraction(simulated, p, where[p], crossing[p], forecast, everyone, config)
         if infraction is not None:
             values[p, 4], measured[p, 4], about[p, 4] = 0.0, infraction[0] * INTERVAL_S, infraction[1]
-        values[p, 5] = _is_comfortable(simulated.states[p], config.reference)
+    values[:, 5] = _are_comfortable(simulated.states, config.reference)
     score, values[:, 3] = fast.weigh(values, measured[:, 3])
     return Scores(
         score=score,
@@ -213,16 +214,13 @@ def _longest_wrong_way_m(centers: FloatArray, oncoming: np.ndarray) -> float:
     return longest
 
 
-def _is_comfortable(states: FloatArray, reference: bool) -> bool:
-    """Six bounds on smoothed signals; windows of the whole motion are one parabola through it."""
-    count = len(states)
-    heading = states[:, HEADING] - 2.0 * np.pi * np.concatenate(
-        [[0.0], np.cumsum(np.round(np.diff(states[:, HEADING]) / (2.0 * np.pi)))]
-    )
-
+def _are_comfortable(states: FloatArray, reference: bool) -> np.ndarray:
+    """(P,): six bounds on smoothed signals of (P, T, 8) states; a window of the whole motion is one parabola through it."""
+    count = states.shape[1]
+    heading = np.unwrap(states[:, :, HEADING], axis=1)
     yaw_rate = np.round(_smooth(heading, 5, 2, 1), 8)
-    accel = states[:, ACCEL]
-    lateral = states[:, LATERAL_ACCEL] if reference else states[:, SPEED] * yaw_rate
+    accel = states[:, :, ACCEL]
+    lateral = states[:, :, LATERAL_ACCEL] if reference else states[:, :, SPEED] * yaw_rate
 
     def jerk(signal: FloatArray) -> FloatArray:
         return _smooth(np.round(_smooth(signal, 8, 2, 0), 8), count, 2, 1)
@@ -235,19 +233,21 @@ def _is_comfortable(states: FloatArray, reference: bool) -> bool:
         (_smooth(heading, 5, 3, 2), (-fast.MAX_YAW_ACCEL_RADPS2, fast.MAX_YAW_ACCEL_RADPS2)),
         (yaw_rate, (-fast.MAX_YAW_RATE_RADPS, fast.MAX_YAW_RATE_RADPS)),
     )
-    return all(bool(np.all((np.round(s, 8) > low) & (np.round(s, 8) < high))) for s, (low, high) in bounds)
+    ok = np.ones(len(states), dtype=bool)
+    for signal, (low, high) in bounds:
+        ok &= np.all((np.round(signal, 8) > low) & (np.round(signal, 8) < high), axis=1)
+    return ok
 
 
-def _smooth(signal: FloatArray, window: int, order: int, derivative: int) -> FloatArray:
-    """Savitzky-Golay as scipy's `savgol_filter` has it: a polynomial through each window, asked at its middle, at the ends
-    of the signal where it stands. The middle of an even window is half a state before its state."""
-    count, half = len(signal), window // 2
-    out, fitted, fit = np.empty(count), -1, np.polynomial.Polynomial([0.0])
+def _smooth(signals: FloatArray, window: int, order: int, derivative: int) -> FloatArray:
+    """Savitzky-Golay of (P, T) as scipy's `savgol_filter` has it: a polynomial through each window, asked at its middle, at
+    the ends of the signal where it stands. The middle of an even window is half a state before its state."""
+    count, half = signals.shape[1], window // 2
+    middle = 0.5 * (window - 1)
+    out = np.empty_like(signals)
     for i in range(count):
         first = min(max(i - (window - 1) // 2, 0), count - window)
-        at = float(i - first) if i < half or i >= count - half else 0.5 * (window - 1)
-        if first != fitted:
-            fit = np.polynomial.Polynomial.fit(np.arange(window), signal[first : first + window], order)
-            fitted = first
-        out[i] = (fit.deriv(derivative) if derivative else fit)(at) / INTERVAL_S**derivative
+        at = i - first - middle if i < half or i >= count - half else 0.0
+        fit = polynomial.polyfit(np.arange(window) - middle, signals[:, first : first + window].T, order)
+        out[:, i] = polynomial.polyval(at, polynomial.polyder(fit, derivative)) / INTERVAL_S**derivative
     return out

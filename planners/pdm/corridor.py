@@ -156,12 +156,20 @@ def box_distance(a, b):
     """Distance of two rectangles (4, 2), 0 where they meet."""
     if gap(a, b) <= 0.0:
         return 0.0
-    best = np.inf
+    return min(_corners_to_sides(a, b, np.inf), _corners_to_sides(b, a, np.inf))
+
+
+@njit(cache=True)
+def _corners_to_sides(a, b, best):
+    """The least distance of a corner of a rectangle (4, 2) to a side of another."""
     for i in range(4):
         j = (i + 1) % 4
+        x, y = 0.5 * (b[i, 0] + b[j, 0]), 0.5 * (b[i, 1] + b[j, 1])
+        reach = best + _length(b[i, 0] - x, b[i, 1] - y) + 1e-6
         for c in range(4):
-            best = min(best, point_segment(a[c, 0], a[c, 1], b[i, 0], b[i, 1], b[j, 0], b[j, 1]))
-            best = min(best, point_segment(b[c, 0], b[c, 1], a[i, 0], a[i, 1], a[j, 0], a[j, 1]))
+            dx, dy = a[c, 0] - x, a[c, 1] - y
+            if dx * dx + dy * dy <= reach * reach:
+                best = min(best, point_segment(a[c, 0], a[c, 1], b[i, 0], b[i, 1], b[j, 0], b[j, 1]))
     return best
 
 
@@ -252,28 +260,44 @@ def contains(polygon, x, y):
 @njit(cache=True)
 def _box_in_corridor(line, blocks, first, last, caps, half_width, box, diagonal):
     cx, cy = _center(box)
-    least = 0.5 * min(_length(box[0, 0] - box[1, 0], box[0, 1] - box[1, 1]),
-                      _length(box[1, 0] - box[2, 0], box[1, 1] - box[2, 1]))  # fmt: skip
-    far = half_width + BAND_OUT_M + diagonal
+    ux, uy = 0.5 * (box[0, 0] - box[1, 0]), 0.5 * (box[0, 1] - box[1, 1])  # half the length, forward
+    vx, vy = 0.5 * (box[0, 0] - box[3, 0]), 0.5 * (box[0, 1] - box[3, 1])  # half the width, left
+    long, wide = _length(ux, uy), _length(vx, vy)
+    far, edge = half_width + BAND_OUT_M + diagonal, half_width + BAND_OUT_M
+    beyond_u, beyond_v = long * (long + edge), wide * (wide + edge)
     segments, nearest = line.shape[0] - 1, np.inf
     for b in range(first, last + 1):
-        if _length(blocks[b, 0] - cx, blocks[b, 1] - cy) > blocks[b, 2] + far:
+        dx, dy, reach = blocks[b, 0] - cx, blocks[b, 1] - cy, blocks[b, 2] + far
+        if dx * dx + dy * dy > reach * reach:
             continue
         for i in range(b * BLOCK, min(segments, (b + 1) * BLOCK)):
+            # Both ends of the segment beyond one side of the box by more than the corridor's half: it cannot matter.
+            px, py, qx, qy = line[i, 0] - cx, line[i, 1] - cy, line[i + 1, 0] - cx, line[i + 1, 1] - cy
+            p, q = px * ux + py * uy, qx * ux + qy * uy
+            if (p > beyond_u and q > beyond_u) or (p < -beyond_u and q < -beyond_u):
+                continue
+            p, q = px * vx + py * vy, qx * vx + qy * vy
+            if (p > beyond_v and q > beyond_v) or (p < -beyond_v and q < -beyond_v):
+                continue
             d = point_segment(cx, cy, line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1])
-            if d <= half_width + least - BAND_IN_M:
+            if d <= half_width + min(long, wide) - BAND_IN_M:
                 return INSIDE
             if d > far:
                 continue
             for c in range(4):
                 e = (c + 1) % 4
-                d = _segments(box[c, 0], box[c, 1], box[e, 0], box[e, 1],
-                              line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1])  # fmt: skip
+                d = _segments(
+                    box[c, 0], box[c, 1], box[e, 0], box[e, 1], line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1]
+                )
                 nearest = min(nearest, d)
             if nearest <= half_width - BAND_IN_M:
                 return INSIDE
-    found = UNSURE if nearest <= half_width + BAND_OUT_M else OUTSIDE
+    found = UNSURE if nearest <= edge else OUTSIDE
     for end in range(2):
+        x, y = 0.5 * (caps[end, 1, 0] + caps[end, 3, 0]), 0.5 * (caps[end, 1, 1] + caps[end, 3, 1])
+        reach = half_width * 1.2 + diagonal  # 1.2 > sqrt(5) / 2: the half square's own half diagonal
+        if (x - cx) ** 2 + (y - cy) ** 2 > reach * reach:
+            continue
         apart = gap(box, caps[end])
         if apart < -BAND_END_M:
             return INSIDE

@@ -137,20 +137,21 @@ def project(points, progress, blocks, x, y):
     segments, count = points.shape[0] - 1, blocks.shape[0]
     nearest, start = np.inf, 0
     for b in range(count):
-        bound = np.sqrt((blocks[b, 0] - x) ** 2 + (blocks[b, 1] - y) ** 2) - blocks[b, 2]
-        if bound < nearest:
-            nearest, start = bound, b
-    limit = np.inf
+        dx, dy = blocks[b, 0] - x, blocks[b, 1] - y
+        if dx * dx + dy * dy < nearest:
+            nearest, start = dx * dx + dy * dy, b
+    best, at = np.inf, 0
     for i in range(start * BLOCK, min(segments, (start + 1) * BLOCK)):
         d = point_segment(x, y, points[i, 0], points[i, 1], points[i + 1, 0], points[i + 1, 1])
-        limit = min(limit, d)
-    best, at = np.inf, 0
+        if d < best:
+            best, at = d, i
     for b in range(count):
-        if np.sqrt((blocks[b, 0] - x) ** 2 + (blocks[b, 1] - y) ** 2) - blocks[b, 2] > limit + 1e-6:
+        dx, dy, reach = blocks[b, 0] - x, blocks[b, 1] - y, best + blocks[b, 2] + 1e-6
+        if b == start or dx * dx + dy * dy > reach * reach:
             continue
         for i in range(b * BLOCK, min(segments, (b + 1) * BLOCK)):
             d = point_segment(x, y, points[i, 0], points[i, 1], points[i + 1, 0], points[i + 1, 1])
-            if d < best:
+            if d < best or (d == best and i < at):
                 best, at = d, i
     dx, dy = points[at + 1, 0] - points[at, 0], points[at + 1, 1] - points[at, 1]
     len2 = dx * dx + dy * dy

@@ -34,6 +34,7 @@ from nsdrive.dataset import (
 from nsdrive.parallel import in_order
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.source import ScenarioError
+from nsdrive.world.decision import NO_WAY
 from nsdrive.world.types import EgoState, Mission, Observation, Plan, Planner
 
 CHUNKS = ".chunks"
@@ -177,7 +178,10 @@ class NoDecision(ValueError):
 
 
 class Teacher:
-    """A planner that is held to saying why: a plan without a decision makes no trace, and raises NoDecision."""
+    """A planner that is held to saying why: a plan without a decision makes no trace, and raises NoDecision.
+
+    Neither does a plan of one that found no way: ValueError with its reason, and the scenario counts as failed.
+    """
 
     def __init__(self, planner: Planner) -> None:
         self.planner, self.name = planner, planner.name
@@ -192,6 +196,9 @@ class Teacher:
                 f"Planner '{self.name}' makes no decisions (`Plan.decision` is None), so there is no trace to write: it can "
                 "drive in `nsdrive simulate`, but not teach"
             )
+        no_way = next((note for note in plan.decision.notes if note.startswith(NO_WAY)), None)
+        if no_way is not None:
+            raise ValueError(f"tick {observation.tick}, planner '{self.name}': {no_way}")
         return plan
 
 

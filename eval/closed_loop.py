@@ -66,6 +66,9 @@ class ClosedLoop:
             counts = [f"{group[key]:9d}" for key in ("n", "failed", "collisions")]
             shares = [f"{value:9.4f}" for value in (group["score"], *(group["terms"][term] for term in TERMS))]
             lines.append(f"{name:{width}s} " + " ".join([*counts, *shares]))
+        for note in sorted({note for row in self.rows for note in row["notes"]}):
+            ticks = [row["notes"][note] for row in self.rows if note in row["notes"]]
+            lines.append(f"noted at {sum(ticks)} ticks of {len(ticks)} scenarios: {note}")
         return "\n".join(lines)
 
 
@@ -154,6 +157,7 @@ def measures_of(rollout: Rollout) -> dict[str, Any]:
     ttc = time_to_collision_s(boxes, speeds, rollout.frames).seconds
     clearance = clearance_m(boxes, rollout.frames)
     bound = Counter(p.decision.binding_constraint.rule for p in rollout.plans if p.decision is not None)
+    noted = Counter(note for p in rollout.plans if p.decision is not None for note in p.decision.notes)
     return {
         "scenario": rollout.scenario.scenario_id,
         "scenario_type": rollout.scenario.scenario_type,
@@ -169,6 +173,7 @@ def measures_of(rollout: Rollout) -> dict[str, Any]:
         "min_accel_mps2": _rounded(accels.min()),
         "final_speed_mps": _rounded(speeds[-1]),
         "binding_ticks": dict(sorted(bound.items())),
+        "notes": dict(sorted(noted.items())),  # what the planner said of its input -> ticks
     }
 
 

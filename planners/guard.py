@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from nsdrive.world.decision import Decision, arg_min
+from nsdrive.world.decision import NO_WAY, Decision, arg_min
 from nsdrive.world.kernels import overlap_matrix
 from nsdrive.world.lane_map import Lane, LaneMap
 from nsdrive.world.lanes_driven import is_in_a_lane
@@ -75,7 +75,7 @@ def guarded(cls: P) -> P:
                 return replace(planned, decision=replace(planned.decision, notes=(*planned.decision.notes, *notes)))
             except Exception as error:
                 problem = _sentence(error)
-        return stop(self.name, observation, (*notes, f"braking to a stop: {problem}"), getattr(self, "config", None))
+        return stop(self.name, observation, (*notes, f"{NO_WAY}{problem}"), getattr(self, "config", None))
 
     def _begin(planner: Any, mission: Mission, ego: EgoState) -> str | None:
         if not _is_finite(ego):

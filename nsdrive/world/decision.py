@@ -40,6 +40,9 @@ BINDING_TOLERANCE_MPS2 = (
 )
 
 
+NO_WAY = "braking to a stop: "  # how a note begins where a planner found no way at all, whatever the reason
+
+
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
     """One evaluation of a rule.

@@ -1,6 +1,7 @@
 """Closed loop over scenarios: same numbers for any number of workers, failures counted, a resumed run equal to a whole one."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -79,6 +80,18 @@ def test_every_row_has_a_score_that_its_printed_terms_make(run):
         assert row["expert"] == "free drive"
     assert done.rows[1]["score"] > 0.95  # a free road
     assert "not loaded" not in done.table()
+
+
+def test_what_a_planner_notes_is_counted_and_printed(tmp_path):
+    class Lost(IdmPlanner):
+        def plan(self, observation):
+            planned = super().plan(observation)
+            return replace(planned, decision=replace(planned.decision, notes=("there is no route",)))
+
+    done = closed_loop(CONFIG, Lost, MAKE, out=tmp_path / "lost")
+    ticks = [row["ticks"] + 1 for row in done.rows]
+    assert [row["notes"] for row in done.rows] == [{"there is no route": n} for n in ticks]
+    assert f"noted at {sum(ticks)} ticks of 3 scenarios: there is no route" in done.table()
 
 
 def test_the_report_names_scores_and_failures(run, tmp_path):

@@ -118,3 +118,17 @@ def test_every_registered_planner_has_a_config_of_its_own_and_its_name(name):
     from nsdrive.cli import choose_planner, planner_factory
 
     assert planner_factory(choose_planner(name))().name == name
+
+
+def test_a_scenario_in_which_the_planner_found_no_way_is_not_taught(folder, capsys):
+    (folder / "own_planners.py").write_text(
+        "from dataclasses import replace\n"
+        "from example_planner import CautiousConfig, CautiousPlanner\n"
+        "class Lost(CautiousPlanner):\n"
+        "    def plan(self, observation):\n"
+        "        plan = super().plan(observation)\n"
+        "        return replace(plan, decision=replace(plan.decision, notes=('braking to a stop: lost',)))\n"
+    )
+    scenes = ["scenarios.n_scenarios=1", "scenarios.families=free_road", "planner=own_planners:Lost"]
+    assert main(["generate", "data/synthetic", *scenes, "--out", "data"]) == 1
+    assert "planner 'cautious': braking to a stop: lost" in capsys.readouterr().err

@@ -28,7 +28,7 @@ from nsdrive.world.scoring import ranking, total
 from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray, Mission, Observation, Plan, Trajectory
 from nsdrive.world.vehicle import PACIFICA, ego_box
 from planners.guard import guarded
-from planners.lanes.candidates import Candidate, Course, Start, easing_m, lay
+from planners.lanes.candidates import QUINTIC_PEAK, STEERING_1PM, Candidate, Course, Start, easing_m, lay
 from planners.lanes.conflicts import ConflictParameters, Zone, claims, zones_of
 from planners.lanes.frenet import entries
 from planners.lanes.mobil import Beside, MobilParameters, beside, blocker_of, follow, route_need, weigh
@@ -37,13 +37,13 @@ from planners.lanes.outlook import Outlook, lead_of, look, waiting_lines, yields
 from planners.lanes.passing import PassingParameters, WayRound, ways_round
 from planners.lanes.rollout import Driven, Stop, drive
 from planners.lanes.topology import CROSSABLE, Chain, Chains, usable_route
-from planners.pdm.areas import Areas
+from planners.pdm.areas import ONCOMING, Areas
 from planners.pdm.brake import emergency_trajectory, must_brake
 from planners.pdm.config import PdmParameters
 from planners.pdm.forecast import forecast
 from planners.pdm.paths import ProposalPath
-from planners.pdm.score import NAMES, score_proposals, terms_of
-from planners.pdm.simulate import simulate_proposals
+from planners.pdm.score import NAMES, WRONG_WAY_MUCH_M, WRONG_WAY_SOME_M, score_proposals, terms_of
+from planners.pdm.simulate import Simulated, simulate_proposals
 from planners.road_rules import RoadParameters
 
 
@@ -70,7 +70,10 @@ class PdmLanesConfig(
     settle_s: float = 4.0  # chosen by us: so long after a lane change another one needs a stronger reason ...
     settle_mps2: float = 1.5  # ... by this much
     lost_m: float = 5.0  # chosen by us: an ego this far from its lane's middle looks for another lane
-    hold_back_m: float = 9.0  # chosen by us: behind what it may have to go round the ego stops this far away
+    hold_back_m: float = (
+        1.0  # chosen by us: before what it waits to go round the ego keeps room to steer out, and this much more
+    )
+    hold_unsure_m: float = 7.0  # chosen by us: and this far where it is not sure yet that it has to go round
 
 
 @dataclass(kw_only=True)
@@ -92,8 +95,7 @@ class _Memory:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Option:
-    """A path with its roll-outs. worth_mps2: MOBIL's incentive of its lane. outlook: of the chain it follows. met: who is on it.
-    free_way: it goes over the oncoming lane, where nobody comes."""
+    """A path with its roll-outs. worth_mps2: MOBIL's incentive of its lane. outlook: of the chain it follows. met: who is on it."""
 
     candidate: Candidate
     driven: Driven
@@ -101,7 +103,6 @@ class _Option:
     outlook: Outlook
     met: FloatArray
     worth_mps2: float = 0.0
-    free_way: bool = False
 
 
 @guarded
@@ -145,7 +146,8 @@ class PdmLanesPlanner:
         areas = Areas.near(self._mission.lane_map, ego_box(ego.pose)[0, :2], c.radius_m)
         on_route = self._on_route(options)
         scores = score_proposals(simulated, seen, self._line(chain), areas, on_route, c)
-        proposals = self._proposals(proposals_at, terms_of(scores, seen))
+        terms = _by_the_second(terms_of(scores, seen), simulated, areas, on_route)
+        proposals = self._proposals(proposals_at, terms)
         chosen, runner_up = ranking([proposal.score for proposal in proposals])
         assert chosen is not None, "the lane itself is always an option"
 
@@ -359,7 +361,6 @@ class PdmLanesPlanner:
         offset_m: float,
         ids: tuple[str, ...],
         fractions: tuple[float, ...],
-        over: str = "own",
     ) -> _Option | None:
         """A path and its roll-outs, None where the chain is too short for one."""
         c, objects = self.config, observation.objects
@@ -389,7 +390,7 @@ class PdmLanesPlanner:
             c,
             steps=c.plan_steps,
             sample_s=sample_s,
-            against_mps=c.against_mps if over == "oncoming" else math.inf,
+            against_mps=self._against_mps(outlook.chain, outlook.start.progress_m),
         )
         return _Option(candidate=candidate, driven=driven, fractions=fractions, outlook=outlook, met=met)
 
@@ -430,7 +431,7 @@ class PdmLanesPlanner:
             back = max(out, way.to_m)
             settled = back + easing_m(way.offset_m, max(speed, 5.0), c.pass_lateral_mps2)
             knots = ((out, way.offset_m), (back, way.offset_m), (settled, 0.0))
-            option = self._roll(observation, here, knots, way.kind, way.offset_m, way.ids, c.side_fractions, way.over)
+            option = self._roll(observation, here, knots, way.kind, way.offset_m, way.ids, c.side_fractions)
             if option is None:
                 continue
             free, about, arrives, needs = self._is_free(observation, here, way, option, settled, begun)
@@ -441,10 +442,15 @@ class PdmLanesPlanner:
                 continue
             beyond = begun and here.nose_m > way.rear_m
             if (free and way.ready) or beyond:
-                options.append(replace(option, worth_mps2=worth, free_way=way.over == "oncoming"))
+                options.append(replace(option, worth_mps2=worth))
             elif waits is None:
-                hold = way.rear_m - c.hold_back_m
-                if here.nose_m <= hold + 1.0:
+                room = (
+                    c.hold_back_m + math.sqrt(QUINTIC_PEAK * abs(way.offset_m) / STEERING_1PM)
+                    if way.ready
+                    else c.hold_unsure_m
+                )
+                hold = max(way.rear_m - room, here.nose_m + 0.5)
+                if hold < way.rear_m - 2.0:
                     waits = yields(about, hold - here.nose_m, needs, min(arrives, needs), speed, here.target_mps, c)
             considered.append(
                 LaneChange(
@@ -474,7 +480,7 @@ class PdmLanesPlanner:
         """(whether nobody else needs the room, who does, when they arrive, when the ego is back)."""
         c, speed, progress = self.config, max(0.0, observation.ego.speed_mps), here.start.progress_m
         back_m = way.to_m + 0.5 * (settled_m - way.to_m)
-        needs = self._alone_s(option.candidate, speed, back_m, way.over == "oncoming")
+        needs, exposed = self._alone_s(option.candidate, speed, back_m)
         if way.over == "own":
             return True, None, math.inf, needs
         if way.over == "same":
@@ -506,6 +512,7 @@ class PdmLanesPlanner:
             back_m=back_m,
             offset_m=way.offset_m,
             needs_s=needs,
+            exposed_s=exposed,
             view_m=view,
             limit_mps=c.target_speed_mps if math.isnan(lane) else lane,
             parameters=c,
@@ -513,23 +520,34 @@ class PdmLanesPlanner:
         )
         return gap.free, gap.about, min(gap.arrives_s, gap.unseen_s), needs
 
-    def _alone_s(self, candidate: Candidate, speed: float, to_m: float, oncoming: bool) -> float:
-        """How long it takes to a place on a path with nobody else there; inf where the path ends before it."""
+    def _alone_s(self, candidate: Candidate, speed: float, to_m: float) -> tuple[float, float]:
+        """How long it takes to a place on a path with nobody else there, and how much of that the ego is over the lane's line; inf
+        where the path ends before it."""
         c = self.config
         nobody = np.zeros((3, 1, 0))
+        against = self._against_mps(candidate.chain, float(candidate.base_m[0]))
+        steps = 3 * c.plan_steps
         arc = drive(
-            candidate,
-            speed,
-            (1.0,),
-            (),
-            nobody,
-            c,
-            steps=2 * c.plan_steps,
-            sample_s=INTERVAL_S,
-            against_mps=c.against_mps if oncoming else math.inf,
+            candidate, speed, (1.0,), (), nobody, c, steps=steps, sample_s=INTERVAL_S, against_mps=against
         ).arc_m[0]
         at = candidate.arc_at(to_m)
-        return math.inf if arc[-1] < at else float(np.searchsorted(arc, at)) * INTERVAL_S
+        if arc[-1] < at:
+            return math.inf, math.inf
+        path = candidate.chain.path.progress_m
+        edge = np.where(candidate.lateral_m > 0.0, 1.0, 0.0) * np.interp(candidate.base_m, path, candidate.chain.left_m)
+        edge += np.where(candidate.lateral_m > 0.0, 0.0, 1.0) * np.interp(
+            candidate.base_m, path, candidate.chain.right_m
+        )
+        over = np.flatnonzero(np.abs(candidate.lateral_m) + 0.5 * PACIFICA.width_m > edge)
+        needs = float(np.searchsorted(arc, at)) * INTERVAL_S
+        if len(over) == 0:
+            return needs, 0.0
+        enters = float(np.searchsorted(arc, candidate.arc_m[over[0]] - PACIFICA.front_m)) * INTERVAL_S
+        return needs, max(0.0, needs - enters)
+
+    def _against_mps(self, chain: Chain, progress_m: float) -> float:
+        """The greatest speed with the car's middle left of this lane: a crawl where that is against the traffic."""
+        return self.config.against_mps if self._chains.opposite(chain, progress_m) is not None else math.inf
 
     def _gain(self, here: Outlook, way: WayRound, speed: float) -> float:
         """What it gains in acceleration not to be behind it."""
@@ -562,8 +580,6 @@ class PdmLanesPlanner:
         rows = []
         for (option, k), terms in zip(at, scored, strict=True):
             named = {term.name: term for term in terms}
-            if option.free_way and named["driving_direction"].value < 1.0:
-                named["driving_direction"] = replace(named["driving_direction"], value=1.0)
             multipliers = [named[name] for name in NAMES[:3]] + [_right_of_way(option, k)]
             worse = (best_worth - option.worth_mps2) / c.lane_scale_mps2
             kind, offset = option.candidate.kind, option.candidate.offset_m
@@ -597,6 +613,28 @@ class PdmLanesPlanner:
                 )
             )
         return tuple(made)
+
+
+def _by_the_second(
+    scored: tuple[tuple[Term, ...], ...], simulated: Simulated, areas: Areas, on_route: frozenset[str]
+) -> tuple[tuple[Term, ...], ...]:
+    """The terms with driving direction as nuPlan's metric has it: the furthest that the car's middle gets off the route's lanes in
+    any one second, where PDM-Closed adds up the whole way. So something can be gone round at a crawl."""
+    column = NAMES.index("driving_direction")
+    rows = [row for row, terms in enumerate(scored) if terms[column].measured is not None]
+    if not rows:
+        return scored
+    window = round(1.0 / INTERVAL_S)
+    off = areas.ego_areas(simulated.corners[rows], simulated.centers[rows], on_route)[:, :, ONCOMING]
+    steps = np.linalg.norm(np.diff(simulated.centers[rows], axis=1), axis=2) * off[:, 1:]
+    driven = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(steps, axis=1)], axis=1)
+    furthest = (driven[:, window:] - driven[:, :-window]).max(axis=1)
+    mended = list(scored)
+    for row, metres in zip(rows, furthest.tolist(), strict=True):
+        value = 1.0 if metres < WRONG_WAY_SOME_M else 0.5 if metres < WRONG_WAY_MUCH_M else 0.0
+        term = replace(scored[row][column], value=value, measured=metres)
+        mended[row] = (*scored[row][:column], term, *scored[row][column + 1 :])
+    return tuple(mended)
 
 
 def _progress(option: _Option, k: int) -> float:

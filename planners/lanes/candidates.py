@@ -19,6 +19,7 @@ from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.topology import Chain
 
 QUINTIC_PEAK = 5.7735  # greatest |d''| of the fifth-order step from 0 to 1: 10 / sqrt(3)
+STEERING_1PM = 0.14  # a radius of 7.1 m, the Pacifica's least is 6 m
 STEP_M = 1.0  # chosen by us, as dense as the paths of the map
 COURSE_M, COURSE_RAD = (
     0.6,

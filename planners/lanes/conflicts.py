@@ -37,6 +37,10 @@ class ConflictParameters:
     pull_away_mps2: float = 1.4  # chosen by us: how fast a car starts, the ego and the others
     waiting_mps: float = 0.5  # chosen by us: who moves slower and does not speed up waits
     cleared_s: float = 0.5  # chosen by us: who has left the zone this long before the ego gets there is no conflict
+    committed_s: float = (
+        3.0  # chosen by us: who is this near to the zone and does not brake goes first, whatever the rule says
+    )
+    braking_mps2: float = 0.8  # chosen by us: who brakes harder than this is giving way
     stop_before_m: float = 0.7  # chosen by us: the nose stops this far from the edge of the zone
     opposed_rad: float = 2.3  # chosen by us: ways that enter a junction at more than this (130 degrees) are opposed
 
@@ -135,7 +139,8 @@ def claims(
     parameters: ConflictParameters,
     margin_s: float,
 ) -> list[Claim]:
-    """Everyone with the right of way who would be in a zone ahead while the ego is, the most urgent of each zone.
+    """Everyone with the right of way, and everyone who takes it, who would be in a zone ahead while the ego is: the most urgent
+    of each zone.
 
     free_mps (N,): the speed that curves and limits allow at each point of the chain's path. Who arrives the margin later than
     the ego clears the zone is listed too, as someone before whom it goes.
@@ -146,8 +151,9 @@ def claims(
         return []
     found: list[Claim] = []
     for zone in ahead:
-        if not gives_way(lane_map, zone, lights, p):
+        if lights.get(zone.other_id) == "red":
             continue
+        yields = gives_way(lane_map, zone, lights, p)
         clears = travel_s(chain.path, free_mps, progress_m, speed_mps, zone.exit_m + PACIFICA.rear_m, p.pull_away_mps2)
         reaches = travel_s(
             chain.path, free_mps, progress_m, speed_mps, zone.enter_m - PACIFICA.front_m, p.pull_away_mps2
@@ -157,6 +163,8 @@ def claims(
         for row in _approaching(lane_map, zone, placed, objects.indicators):
             arrives, leaves = _times(zone, placed, row, float(objects.accels_mps2[row]), p)
             if leaves + p.cleared_s <= reaches or math.isinf(arrives):
+                continue
+            if not yields and not _insists(placed, row, arrives, clears, float(objects.accels_mps2[row]), p):
                 continue
             if best is None or arrives < best.arrives_s:
                 best = Claim(
@@ -247,6 +255,14 @@ def _times(zone: Zone, placed: Placed, row: int, accel_mps2: float, p: ConflictP
             2.0 * to_exit / p.pull_away_mps2
         )
     return max(0.0, to_enter / speed), to_exit / speed
+
+
+def _insists(
+    placed: Placed, row: int, arrives_s: float, clears_s: float, accel_mps2: float, p: ConflictParameters
+) -> bool:
+    """Whether one who ought to give way will not: it is near, it would be there before the ego is gone, and it does not brake."""
+    near = arrives_s < min(p.committed_s, clears_s)
+    return near and accel_mps2 > -p.braking_mps2 and float(placed.along_mps[row]) > 1.0
 
 
 def _line_rank(lane_map: LaneMap, lane: Lane) -> int:

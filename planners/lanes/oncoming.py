@@ -25,7 +25,7 @@ class OncomingParameters:
     oncoming_margin_s: float = 2.0  # chosen by us: the ego is back this long before someone oncoming is there
     unseen_margin_s: float = 0.5  # chosen by us: the same for a car that may come out of what is not seen
     oncoming_continue: float = 0.4  # chosen by us: share of the margins once the ego is on its way round
-    oncoming_side_m: float = 0.4  # chosen by us: room beside someone oncoming, who then does not conflict at all
+    oncoming_side_m: float = 0.3  # chosen by us: room beside someone oncoming, who then does not conflict at all
     view_m: float = 200.0  # chosen by us: no further than this, whatever the weather
     tall_m: float = 2.0  # chosen by us: what is higher than this hides what is behind it from a sensor on the roof
     verge_m: float = 8.0  # chosen by us: a line of sight that leaves the lane's middle further than this meets a hedge
@@ -34,11 +34,12 @@ class OncomingParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class OncomingGap:
-    """The time there is for a way round. needs_s: until the ego is back in its lane. arrives_s: until the first of the oncoming is
-    where it comes back, inf where nobody comes. about: who that is. view_m: how far the ego sees along that lane. unseen_s: until
-    a car at the speed limit could come from beyond the view. free: it may go."""
+    """The time there is for a way round. needs_s: until the ego is back in its lane, exposed_s of it over the line. arrives_s:
+    until the first of the oncoming is where it comes back, inf where nobody comes. about: who that is. view_m: how far the ego
+    sees along that lane. unseen_s: how long a car at the speed limit needs from beyond the view. free: it may go."""
 
     needs_s: float
+    exposed_s: float
     arrives_s: float
     about: str | None
     view_m: float
@@ -53,13 +54,15 @@ def oncoming_gap(
     back_m: float,
     offset_m: float,
     needs_s: float,
+    exposed_s: float,
     view_m: float,
     limit_mps: float,
     parameters: OncomingParameters,
     begun: bool = False,
 ) -> OncomingGap:
     """Whether the ego, rear axle now at `progress_m`, may drive `offset_m` beside the lane's middle until `back_m`, where it is
-    after `needs_s`. placed: everybody in that lane's coordinates. begun: it is on its way, and smaller margins will do."""
+    after `needs_s`, of which it is over the line for `exposed_s`: until then it can still stay behind. placed: everybody in that
+    lane's coordinates. begun: it is on its way, and smaller margins will do."""
     p = parameters
     share = p.oncoming_continue if begun else 1.0
     beside = np.abs(placed.offset_m - offset_m) - placed.half_across_m
@@ -73,8 +76,10 @@ def oncoming_gap(
         k = int(np.argmin(times))
         arrives, about = max(0.0, float(times[k])), placed.ids[rows[k]]
     unseen = max(0.0, view_m - (nose - progress_m)) / max(limit_mps, 1.0)
-    free = arrives >= needs_s + share * p.oncoming_margin_s and unseen >= needs_s + share * p.unseen_margin_s
-    return OncomingGap(needs_s=needs_s, arrives_s=arrives, about=about, view_m=view_m, unseen_s=unseen, free=free)
+    free = arrives >= needs_s + share * p.oncoming_margin_s and unseen >= exposed_s + share * p.unseen_margin_s
+    return OncomingGap(
+        needs_s=needs_s, exposed_s=exposed_s, arrives_s=arrives, about=about, view_m=view_m, unseen_s=unseen, free=free
+    )
 
 
 def seen_m(

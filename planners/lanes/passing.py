@@ -104,10 +104,10 @@ def ways_round(
         ("pass_left", float(high.max()), edge_left, left),
         ("pass_right", float(low.min()), edge_right, right),
     ):
-        middle = math.copysign(edge - 0.15, offset)  # where its middle is still in its own lane
-        spare = abs(offset) - abs(middle)
-        if 0.0 < spare <= float(clear.min()) - p.pass_least_m and not (kinds == BICYCLE).any():
-            offset = middle
+        # Rather nearer to the thing than over the line.
+        spare = float(clear.min()) - p.pass_least_m if not (kinds == BICYCLE).any() else 0.0
+        over_m = abs(offset) + half - edge
+        offset = math.copysign(abs(offset) - min(max(over_m, 0.0), spare), offset)
         beyond = abs(offset) + half - edge  # how far the ego's side is over the line
         over = "own" if beyond <= 0.0 else side
         if over is None:

@@ -62,7 +62,7 @@ def drive(
     if against_mps < np.inf:
         middle = np.interp(candidate.base_m + PACIFICA.rear_axle_to_center_m, candidate.base_m, candidate.lateral_m)
         edge = np.interp(candidate.base_m, candidate.chain.path.progress_m, candidate.chain.left_m)
-        curves = np.where(middle > edge - 0.1, np.minimum(curves, against_mps**2), curves)
+        curves = np.where(middle > edge - 0.02, np.minimum(curves, against_mps**2), curves)
     curves = envelope(curves, candidate.arc_m, p.curve_decel_mps2)
     held = np.array([[candidate.arc_at(stop.progress_m), stop.until_s] for stop in stops], dtype=float).reshape(-1, 2)
     idm = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent, float(p.clamp_needed_gap))

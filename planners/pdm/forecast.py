@@ -5,7 +5,6 @@ Follows tuplan_garage's `pdm_observation.py` and `pdm_object_manager.py` (Apache
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,13 +95,15 @@ def forecast(
     lights: connector id -> state. An object that overlaps the ego now is ignored from now on, and a red light inside whose
     connector the ego's whole box is. Objects with a number that is nan or infinite are dropped and named.
     """
-    center = vehicle.rear_axle_to_center_m
-    here = (ego.x_m + center * math.cos(ego.heading_rad), ego.y_m + center * math.sin(ego.heading_rad))
-    footprint = ego_corners(ego.pose, vehicle)
-    known = np.array([track_id in ignored_ids for track_id in objects.ids], dtype=np.bool_)
+    size = (vehicle.rear_axle_to_center_m, 0.5 * vehicle.length_m, 0.5 * vehicle.width_m)
+    footprint, x, y = _footprint(ego.x_m, ego.y_m, ego.heading_rad, *size)
+    if ignored_ids:
+        known = np.array([track_id in ignored_ids for track_id in objects.ids], dtype=np.bool_)
+    else:
+        known = np.zeros(len(objects), dtype=np.bool_)
     most = (config.max_static, config.max_vehicles, config.max_pedestrians, config.max_bicycles)
     boxes, measured = (np.ascontiguousarray(values, np.float64) for values in (objects.boxes, objects.velocities_mps))
-    rows, sound = _select(boxes, objects.kinds, measured, known, here[0], here[1], config.radius_m, most)
+    rows, sound = _select(boxes, objects.kinds, measured, known, x, y, config.radius_m, most)
     boxes, velocities, speeds, is_agent, overlapping = _describe(boxes, objects.kinds, measured, rows, footprint)
     ids = tuple([objects.ids[row] for row in rows.tolist()])
     new = [ids[row] for row in np.flatnonzero(overlapping).tolist()]
@@ -139,9 +140,17 @@ def forecast(
 
 def ego_corners(pose: FloatArray, vehicle: VehicleParameters = PACIFICA) -> FloatArray:
     """(4, 2) corners of the ego whose rear axle is at a pose (3,)."""
-    x = pose[0] + vehicle.rear_axle_to_center_m * np.cos(pose[2])
-    y = pose[1] + vehicle.rear_axle_to_center_m * np.sin(pose[2])
-    return corners_of(np.array([[x, y, pose[2], vehicle.length_m, vehicle.width_m]]))[0]
+    size = (vehicle.rear_axle_to_center_m, 0.5 * vehicle.length_m, 0.5 * vehicle.width_m)
+    return _footprint(float(pose[0]), float(pose[1]), float(pose[2]), *size)[0]
+
+
+@njit(cache=True)
+def _footprint(x, y, heading, to_center, half_length, half_width):
+    """Corners (4, 2) and centre of the ego whose rear axle is at x, y."""
+    x, y = x + to_center * np.cos(heading), y + to_center * np.sin(heading)
+    corners = np.empty((4, 2))
+    box_corners(x, y, heading, half_length, half_width, corners)
+    return corners, x, y
 
 
 @njit(cache=True)

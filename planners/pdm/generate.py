@@ -200,11 +200,14 @@ def _make_sure(
 ) -> None:
     """Ask the real polygon about everything that is near the corridor's edge."""
     corridor = corridor_polygon(line, half_width)
-    at, row = np.nonzero(inside == UNSURE)
+    shapely.prepare(corridor)
+    still = ~forecast.velocities_mps.any(axis=1)
+    at, row = np.nonzero((inside == UNSURE) & ~(still & (np.arange(len(samples)) > 0)[:, None]))
     if len(at):
         moved = (samples[at] * INTERVAL_S)[:, None, None] * forecast.velocities_mps[row][:, None, :]
         boxes = shapely.polygons(forecast.corners[row] + moved)
         inside[at, row] = np.where(shapely.intersects(corridor, boxes), INSIDE, OUTSIDE)
+        inside[:, still] = inside[0, still]
     for light in np.flatnonzero(lit == UNSURE):
         area = shapely.Polygon(forecast.red_lights[light][1])
         lit[light] = INSIDE if shapely.intersects(corridor, area) else OUTSIDE

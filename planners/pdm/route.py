@@ -53,13 +53,15 @@ class RouteLanes(Mapping[str, Lane]):
 
     @cached_property
     def _bounds(self) -> FloatArray:
-        return shapely.bounds(self.polygons).reshape(-1, 4)
+        return np.ascontiguousarray(shapely.bounds(self.polygons).reshape(-1, 4).T)
 
     def at(self, x_m: float, y_m: float) -> list[str]:
         """Lanes whose area holds a point, its border included, in the route's order."""
-        low, high = self._bounds[:, :2], self._bounds[:, 2:]
-        near = np.flatnonzero((low[:, 0] <= x_m) & (x_m <= high[:, 0]) & (low[:, 1] <= y_m) & (y_m <= high[:, 1]))
-        return [self._ids[i] for i in near if shapely.intersects_xy(self.polygons[i], x_m, y_m)]
+        x0, y0, x1, y1 = self._bounds
+        near = np.flatnonzero((x0 <= x_m) & (x_m <= x1) & (y0 <= y_m) & (y_m <= y1))
+        if not len(near):
+            return []
+        return [self._ids[i] for i in near[shapely.intersects_xy(self.polygons[near], x_m, y_m)].tolist()]
 
     def nearest_to(self, footprint: FloatArray, center: FloatArray) -> str:
         """The first lane that holds the centre (2,) inside, else the first of those nearest to the footprint (4, 2)."""
@@ -175,6 +177,8 @@ def starting_lane(
             ]
         )
         return route_lanes.nearest_to(ego_corners(ego.pose, vehicle), center)
+    if len(here) == 1:
+        return here[0]
     errors = np.array([_nearest_point(route_lanes[lane_id], ego.pose)[1] for lane_id in here])
     best = np.flatnonzero(errors == errors.min())
     tied = [here[i] for i in best]

@@ -221,46 +221,39 @@ def _looks(times_s: FloatArray, now_s: float, horizon: int, clock_us: int) -> Fl
 
 
 @njit(cache=True)
-def tracking_commands(
-    x,
-    y,
-    heading,
-    speed,
-    steering,
-    poses,
-    speeds,
-    curvatures,
-    now,
-    horizon,
-    wheel_base,
-    weights,
-    r_rate,
-    stop_gain,
-    stop_speed,
-):
-    """(acceleration, steering rate). `now` is the current time as a fractional index into the poses."""
-    return _commands(
-        x, y, heading, speed, steering, poses, speeds, curvatures, now, now + np.arange(horizon + 1), wheel_base, weights,
-        r_rate, stop_gain, stop_speed,
+def _commands(
+    x, y, heading, speed, steering, poses, speeds, curvatures, now, looks, wheel_base, weights, r_rate, stop_gain, stop_speed
+):  # fmt: skip
+    """(acceleration, steering rate). now: the current time as a fractional index into the poses. looks (horizon + 1,): the
+    indices at which the profiles are looked up."""
+    horizon = looks.shape[0] - 1
+    bends = np.empty(horizon)
+    for k in range(horizon):
+        bends[k] = _sample(curvatures, looks[k])
+    want_x, want_y, want_heading = _sample(poses[:, 0], now), _sample(poses[:, 1], now), _sample(poses[:, 2], now)
+    target = _sample(speeds, looks[horizon])
+    return tracking_commands(
+        x - want_x, y - want_y, heading, speed, steering, want_heading, target, bends, wheel_base, weights, r_rate, stop_gain,
+        stop_speed,
     )  # fmt: skip
 
 
 @njit(cache=True)
-def _commands(
-    x, y, heading, speed, steering, poses, speeds, curvatures, now, looks, wheel_base, weights, r_rate, stop_gain, stop_speed
+def tracking_commands(
+    dx, dy, heading, speed, steering, want_heading, target, bends, wheel_base, weights, r_rate, stop_gain, stop_speed
 ):  # fmt: skip
-    """As `tracking_commands`; looks (horizon + 1,): the indices at which the profiles are looked up."""
-    dt = INTERVAL_S
-    horizon = looks.shape[0] - 1
+    """(acceleration, steering rate) for an ego that is at (dx, dy) from where it should be now, with the heading it should have.
+
+    target: the speed wanted at the horizon. bends (horizon,): the curvatures wanted until there, one a tick. weights (5,): of
+    speed, acceleration, lateral error, heading error and steering angle.
+    """
+    dt, horizon = INTERVAL_S, bends.shape[0]
     q_speed, r_accel, q_lateral, q_heading, q_steering = weights
-    target = _sample(speeds, looks[horizon])
     if target <= stop_speed and speed <= stop_speed:
         return -stop_gain * (speed - target), 0.0
     look = horizon * dt
     accel = look * q_speed * (target - speed) / (look * look * q_speed + r_accel)
 
-    want_heading = _sample(poses[:, 2], now)
-    dx, dy = x - _sample(poses[:, 0], now), y - _sample(poses[:, 1], now)
     # Linearised lateral dynamics over the horizon, without input (error_*) and per unit of steering rate (gain_*).
     error_lateral = -dx * np.sin(want_heading) + dy * np.cos(want_heading)
     error_heading = (heading - want_heading + np.pi) % (2.0 * np.pi) - np.pi
@@ -268,9 +261,8 @@ def _commands(
     gain_lateral, gain_heading, gain_steering = 0.0, 0.0, 0.0
     for k in range(horizon):
         step = (speed + k * dt * accel) * dt
-        curvature = _sample(curvatures, looks[k])
         error_lateral += step * error_heading
-        error_heading += step * (error_steering / wheel_base - curvature)
+        error_heading += step * (error_steering / wheel_base - bends[k])
         gain_lateral += step * gain_heading
         gain_heading += step * gain_steering / wheel_base
         gain_steering += dt

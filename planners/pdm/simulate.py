@@ -113,22 +113,22 @@ def _track(poses, speeds, start, weights, gains, car, horizon):
     wheel_base, accel_lag, steering_lag, max_steering = car
     count, ticks = poses.shape[0], poses.shape[1]
     states = np.zeros((count, ticks, 8))
+    bends = np.empty(ticks - 1 + horizon)
     for p in range(count):
-        curvatures = curvature_fit(poses[p], speeds[p], dt, curvature_penalty)
+        bends[: ticks - 1] = curvature_fit(poses[p], speeds[p], dt, curvature_penalty)
+        bends[ticks - 1 :] = bends[ticks - 2]
         x, y, heading, speed, accel, steering = start[0], start[1], start[2], start[3], start[4], start[5]
         states[p, 0] = start
         for k in range(1, ticks):
             push, turn = tracking_commands(
-                x,
-                y,
+                x - poses[p, k - 1, 0],
+                y - poses[p, k - 1, 1],
                 heading,
                 speed,
                 steering,
-                poses[p],
-                speeds[p],
-                curvatures,
-                float(k - 1),
-                horizon,
+                poses[p, k - 1, 2],
+                speeds[p, min(k - 1 + horizon, ticks - 2)],
+                bends[k - 1 : k - 1 + horizon],
                 wheel_base,
                 weights,
                 r_rate,

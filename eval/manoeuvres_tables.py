@@ -14,6 +14,7 @@ from eval.manoeuvres_pictures import Drive, picture, speed_legend, view_of
 from eval.page import clean
 from eval.table import Cell, Table, markdown_text
 from nsdrive.scenarios.manoeuvres import MANOEUVRES, load_manoeuvre
+from nsdrive.world.types import HISTORY_TICKS
 
 NOTE = (
     "Exact scenes with one thing to get right each, driven from their start. A manoeuvre is passed where nothing that is expected "
@@ -95,6 +96,10 @@ def _glance(names: Sequence[str], heads: Sequence[str], rows: Sequence[Rows]) ->
 def _case(name: str, heads: Sequence[str], rows: Sequence[Rows], drives: Sequence[Mapping[str, Drive]]) -> str:
     scenario = load_manoeuvre(name)
     driven = [found[name] for found in drives if name in found]
+    if any(HISTORY_TICKS + len(drive.states) != scenario.n_ticks for drive in driven):
+        raise ValueError(
+            f"A drive through {name!r} is not as long as the manoeuvre is now: run `nsdrive simulate` again"
+        )
     view = view_of(driven) if driven else None
     cells = []
     for head, found, of_run in zip(heads, rows, drives, strict=True):

@@ -109,7 +109,7 @@ def slow_ahead_two_lanes(*, fast_follower: bool) -> Scene:
     scene.ego(own, front_m=200.0, speed_mps=11.0)
     scene.car("slow", own, rear_m=scene.ahead_m(40.0), speed_mps=4.0, size=TRUCK)
     if fast_follower:
-        scene.car("fast", left, rear_m=scene.ahead_m(-60.0), speed_mps=18.0)
+        scene.car("fast", left, rear_m=scene.ahead_m(-35.0), speed_mps=18.0)
     return scene
 
 
@@ -201,7 +201,7 @@ MANOEUVRES = {
         build=partial(slow_ahead_two_lanes, fast_follower=False),
     ),
     "overtaking_fast_follower": Manoeuvre(
-        sentence="A truck at 4 m/s ahead, and a car at 18 m/s comes up in the left lane: let it pass first.",
+        sentence="A truck at 4 m/s ahead, and a car at 18 m/s, 25 m behind, comes up in the left lane: let it pass first.",
         scenario_type="near_high_speed_vehicle",
         build=partial(slow_ahead_two_lanes, fast_follower=True),
     ),

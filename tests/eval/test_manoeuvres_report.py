@@ -1,5 +1,6 @@
 """The manoeuvre table of the report: every planner beside the others, each verdict with its number, each drive with its picture."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -52,6 +53,18 @@ def test_a_run_of_manoeuvres_whose_rollouts_are_gone_is_refused_in_one_line(fold
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.json").write_text(kept)
     with pytest.raises(FileNotFoundError, match=r"no rollouts.jsonl: run `nsdrive simulate` again"):
+        report([tmp_path / "run"], tmp_path / "report")
+
+
+def test_drives_through_a_manoeuvre_that_has_changed_since_are_refused_in_one_line(folders, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("results.json", "rollouts.jsonl"):
+        (tmp_path / "run" / name).write_text((folders[0] / name).read_text())
+    rows = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["states"] = row["states"][:-5]
+    (tmp_path / "run" / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="is not as long as the manoeuvre is now"):
         report([tmp_path / "run"], tmp_path / "report")
 
 

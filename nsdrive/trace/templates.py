@@ -143,6 +143,11 @@ KINDS: dict[str, Kind] = {
     "1": _number(1),
     "2": _number(2),
     "name": Kind(regex=_NAME, show=str, read=str),
+    "whom": Kind(  # also someone who may come from where the ego cannot look
+        regex=rf"{_NAME}|unseen",
+        show=lambda v: v[0] or "unseen",
+        read=lambda text: (None if text == "unseen" else text,),
+    ),
     "kind": _word(*KIND_WORDS.values()),
     "sector": _word(*sorted(SECTORS, key=len, reverse=True)),
     "rule": _word(*RULES),
@@ -298,7 +303,7 @@ LATER = Template("{name:name} ({kind:kind}) comes later")
 # "moved" is said where speeds and accelerations alone would not tell how far the next half second goes.
 STEP = Template("{time_s:1} speed {speed_mps:2} accel {accel_mps2:2}[ offset {lateral_offset_m:1}][ moved {moved_m:2}]")
 _ALLOWS = "[ allows {allows_mps2:2}]{mark:mark}"
-_GAP, _NEEDS = "[ {about:name}][ gap {gap_m:1}]", "[ needs {threshold:1}]"
+_GAP, _NEEDS = "[ {about:whom}][ gap {gap_m:1}]", "[ needs {threshold:1}]"
 EVALUATIONS = {
     rule: Template(rule + pieces + _ALLOWS)
     for rule, pieces in {
@@ -311,7 +316,7 @@ EVALUATIONS = {
         "stop_sign": _GAP + "[ waited {waited_s:1}][ of {threshold:1}][ crossing {crossing:0}]",
         "crosswalk": _GAP + _NEEDS,
         "yield": _GAP + "[ clears {clears_s:1}][ arrives {arrives_s:1}][ margin {threshold:1}]",
-        "emergency_brake": "[ {about:name}][ collision in {collision_s:1}][ within {threshold:1}]",
+        "emergency_brake": "[ {about:whom}][ collision in {collision_s:1}][ within {threshold:1}]",
     }.items()
 }
 # What was chosen, its score and what keeps it from 1.0; the runner-up, by how much and for what it loses; why the others do.

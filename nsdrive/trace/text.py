@@ -174,7 +174,7 @@ def _evaluation_line(step: Step, index: int, said: _Said) -> str:
     """What is new in it since the rule's last one."""
     c = step.constraints[index]
     mark = " binds" if index == step.binding else " ties" if index in step.tied else ""
-    fields = {**c.inputs, "about": c.about, "threshold": c.threshold, "allows_mps2": c.allows_mps2}
+    fields = {**c.inputs, "about": (c.about,), "threshold": c.threshold, "allows_mps2": c.allows_mps2}
     last = said.evaluations.get(c.rule, {})
     said.evaluations[c.rule] = fields
     news = {name: value if value != last.get(name) else None for name, value in fields.items()}
@@ -350,7 +350,7 @@ def _read_evaluation(reader: _Reader, rule: str, said: _Said) -> tuple[Constrain
     said.evaluations[rule] = full
     constraint = Constraint(
         rule=rule,
-        about=full.get("about"),
+        about=full.get("about", (None,))[0],
         inputs={name: full[name] for name in RULES[rule].inputs},
         threshold=full["threshold"],
         allows_mps2=full["allows_mps2"],

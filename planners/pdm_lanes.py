@@ -64,7 +64,13 @@ class PdmLanesConfig(
     against_mps: float = (
         1.8  # nuPlan's driving direction: 2 m against the traffic within a second are a fault, 6 m a grave one
     )
+    against_patience_s: float = 10.0  # chosen by us: who has waited so long for a way round ...
+    against_impatient_mps: float = 5.5  # ... takes half a fault
     pass_lateral_mps2: float = 1.2  # chosen by us: round something one steers a little more firmly
+    moving_longer_m: float = (
+        0.6  # chosen by us: what moves is scored as a little longer than it is, for it may speed up or brake
+    )
+    moving_wider_m: float = 0.2  # chosen by us: and wider, for it may sway
     aside_per_m: float = 0.1  # chosen by us: what the lane term loses per metre beside the middle of the lane
     lane_scale_mps2: float = 3.0  # chosen by us: a lane this much worse in MOBIL's incentive is worth nothing
     settle_s: float = 4.0  # chosen by us: so long after a lane change another one needs a stronger reason ...
@@ -73,7 +79,9 @@ class PdmLanesConfig(
     hold_back_m: float = (
         1.0  # chosen by us: before what it waits to go round the ego keeps room to steer out, and this much more
     )
-    hold_unsure_m: float = 7.0  # chosen by us: and this far where it is not sure yet that it has to go round
+    worth_waiting_s: float = 25.0  # chosen by us: what takes longer to go round is not waited for at a distance
+    hold_decel_mps2: float = 1.2  # chosen by us: for that it brakes no harder
+    hold_unsure_m: float = 5.0  # chosen by us: and this far where it is not sure yet that it has to go round
 
 
 @dataclass(kw_only=True)
@@ -90,6 +98,7 @@ class _Memory:
     changed_s: float = -math.inf
     ignored: frozenset[str] = frozenset()
     stood_s: dict[str, float] = field(default_factory=dict)
+    waited_s: float = 0.0
     time_s: float | None = None
 
 
@@ -132,6 +141,7 @@ class PdmLanesPlanner:
         here = self._outlook(chain, observation)
         speed = max(0.0, ego.speed_mps)
         ways = self._ways(here, observation)
+        memory.waited_s = 0.0 if not ways else memory.waited_s + INTERVAL_S * (speed < c.pass_standing_mps)
         lanes, changes = self._lane_changes(
             observation, here, blocked={i for way in ways for i in way.ids if way.speed_mps == 0.0}
         )
@@ -142,6 +152,10 @@ class PdmLanesPlanner:
         poses = np.concatenate([option.driven.poses for option in options])
         seen = forecast(observation.objects, observation.lights, ego, {}, memory.ignored, c)
         memory.ignored = seen.ignored_ids
+        moving = seen.is_agent & (seen.speeds_mps > c.pass_standing_mps)
+        seen = replace(
+            seen, boxes=seen.boxes + moving[:, None] * np.array([0.0, 0.0, 0.0, c.moving_longer_m, c.moving_wider_m])
+        )
         simulated = simulate_proposals(poses[:, : c.proposal_steps + 1], ego)
         areas = Areas.near(self._mission.lane_map, ego_box(ego.pose)[0, :2], c.radius_m)
         on_route = self._on_route(options)
@@ -390,6 +404,7 @@ class PdmLanesPlanner:
             c,
             steps=c.plan_steps,
             sample_s=sample_s,
+            accel_mps2=observation.ego.accel_mps2,
             against_mps=self._against_mps(outlook.chain, outlook.start.progress_m),
         )
         return _Option(candidate=candidate, driven=driven, fractions=fractions, outlook=outlook, met=met)
@@ -449,8 +464,8 @@ class PdmLanesPlanner:
                     if way.ready
                     else c.hold_unsure_m
                 )
-                hold = max(way.rear_m - room, here.nose_m + 0.5)
-                if hold < way.rear_m - 2.0:
+                hold = max(way.rear_m - room, here.nose_m + max(0.5, speed * speed / (2.0 * c.hold_decel_mps2)))
+                if hold < way.rear_m - 2.0 and needs < c.worth_waiting_s:
                     waits = yields(about, hold - here.nose_m, needs, min(arrives, needs), speed, here.target_mps, c)
             considered.append(
                 LaneChange(
@@ -547,7 +562,10 @@ class PdmLanesPlanner:
 
     def _against_mps(self, chain: Chain, progress_m: float) -> float:
         """The greatest speed with the car's middle left of this lane: a crawl where that is against the traffic."""
-        return self.config.against_mps if self._chains.opposite(chain, progress_m) is not None else math.inf
+        c = self.config
+        if self._chains.opposite(chain, progress_m) is None:
+            return math.inf
+        return c.against_mps if self._memory.waited_s < c.against_patience_s else c.against_impatient_mps
 
     def _gain(self, here: Outlook, way: WayRound, speed: float) -> float:
         """What it gains in acceleration not to be behind it."""

@@ -31,7 +31,8 @@ class PassingParameters:
     pass_clear_bicycle_m: float = 0.9  # chosen by us: beside a cyclist (3 feet is the law in most US states)
     pass_touch_m: float = 0.15  # chosen by us: what comes this near to the ego's straight way is in it
     pass_after_m: float = 2.0  # chosen by us: how far past the thing the way back begins
-    pass_before_m: float = 1.5  # chosen by us: how far before it the ego is fully beside
+    pass_before_m: float = 0.8  # chosen by us: how far before it the ego is fully beside ...
+    pass_before_s: float = 0.9  # ... and this many seconds of its speed: nuPlan's time to collision looks as far ahead
     pass_join_m: float = 14.0  # chosen by us: things nearer to each other than this are one
     pass_longest_m: float = 60.0  # chosen by us: nothing longer than this is gone round over a lane of others
     pass_standing_mps: float = 0.5  # chosen by us: what moves slower stands
@@ -92,7 +93,7 @@ def ways_round(
     low = placed.offset_m[rows] - placed.half_across_m[rows] - clear - half
     high = placed.offset_m[rows] + placed.half_across_m[rows] + clear + half
     ids = tuple(placed.ids[row] for row in rows)
-    begin = rear - PACIFICA.front_m - p.pass_before_m
+    begin = rear - PACIFICA.front_m - p.pass_before_m - p.pass_before_s * max(speed_mps, 1.0)
     end = front + PACIFICA.rear_m + p.pass_after_m
     if moving > 0.0:  # it drives on while it is overtaken
         faster = max(1.0, min(limit_mps, speed_mps + 2.0) - moving)

@@ -17,6 +17,8 @@ from nsdrive.world.types import INTERVAL_S, FloatArray
 from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.candidates import Candidate
 
+GENTLE_JERK_MPS3 = 2.0  # chosen by us, half of nuPlan's bound for comfort
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
@@ -47,11 +49,12 @@ def drive(
     *,
     steps: int,
     sample_s: float,
+    accel_mps2: float = 0.0,
     against_mps: float = np.inf,
 ) -> Driven:
     """Drive a path at each share of its speed limit. met (3, K, N): who is on it when (`planners.lanes.frenet.entries`), sampled
-    every `sample_s`; after the last sample everyone keeps the speed. against_mps: no faster than this where the car's middle is
-    over the lane's left boundary."""
+    every `sample_s`; after the last sample everyone keeps the speed. accel_mps2: the ego's now, from which the law of the
+    free road departs gently. against_mps: no faster than this where the car's middle is over the lane's left boundary."""
     p = parameters
     along = candidate.chain.along
     limits = np.sqrt(
@@ -74,6 +77,7 @@ def drive(
         met,
         np.asarray(fractions, dtype=float),
         max(0.0, speed_mps),
+        float(accel_mps2),
         idm,
         p.curve_time_s,
         PACIFICA.front_m,
@@ -102,20 +106,22 @@ def envelope(speed2, at, decel):
 
 
 @njit(cache=True)
-def _drive(arc, limits, curves, held, met, fractions, speed0, idm, curve_time, front, steps, sample):
+def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, curve_time, front, steps, sample):
     dt = INTERVAL_S
     s0, headway, a, b, exponent, clamp = idm
     samples, objects = met.shape[1], met.shape[2]
     out = np.empty((len(fractions), steps + 1, 3))
     last = len(arc) - 1
     for f in range(len(fractions)):
-        at, speed, i = 0.0, speed0, 0
+        at, speed, i, gentle = 0.0, speed0, 0, min(accel0, 0.0)
         for k in range(steps + 1):
             while i < last - 1 and arc[i + 1] <= at:
                 i += 1
             share = min(1.0, max(0.0, (at - arc[i]) / (arc[i + 1] - arc[i])))
             target = fractions[f] * (limits[i] + share * (limits[i + 1] - limits[i]))
-            accel = acceleration_kernel(speed, np.inf, 0.0, target, s0, headway, a, b, exponent, clamp)
+            free = acceleration_kernel(speed, np.inf, 0.0, target, s0, headway, a, b, exponent, clamp)
+            gentle -= GENTLE_JERK_MPS3 * dt
+            accel = max(free, gentle)  # a slower target is no reason to jerk; what is in the way may be
             curve2 = curves[i] + share * (curves[i + 1] - curves[i])
             if curve2 < target * target:
                 slope = 0.5 * (curves[i + 1] - curves[i]) / (arc[i + 1] - arc[i])

@@ -101,9 +101,10 @@ class _MapIndex:
         within = (b[:, 0] >= x0) & (b[:, 2] <= x1) & (b[:, 1] >= y0) & (b[:, 3] <= y1)
         unsure = np.flatnonzero(meets & ~within)
         if len(unsure):
-            square = shapely.box(x0, y0, x1, y1)
-            for row in unsure:
-                meets[row] = bool(np.any(shapely.intersects(self._shape(int(row)), square)))
+            shapes = [(row, shape) for row in unsure for shape in self._shape(int(row))]
+            hits = shapely.intersects([shape for _, shape in shapes], shapely.box(x0, y0, x1, y1))
+            meets[unsure] = False
+            meets[[row for (row, _), hit in zip(shapes, hits, strict=True) if hit]] = True
         rows = tuple(int(row) for row in np.flatnonzero(meets))
         found = self._kept.pop(rows, None) or self._select(rows)
         self._kept[rows] = found

@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 PLANNERS = {  # name -> module:Class. A new planner is one file in planners/ and one line here
     "idm": "planners.idm:IdmPlanner",
     "pdm_closed": "planners.pdm_closed:PdmClosedPlanner",
+    "pdm_lanes": "planners.pdm_lanes:PdmLanesPlanner",
 }
 
 

@@ -12,26 +12,24 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from nsdrive.world.types import INTERVAL_S
 from planners.pdm.paths import BLOCK, blocks_of, point_segment, pose_into, project
 
-BAND_IN_M, BAND_OUT_M = (
-    0.003,
-    0.015,
-)  # chosen by us for a half width of 1.15 m: the deviation is up to 0.0014 and 0.0115 m
+BAND_IN, BAND_OUT = 0.0013, 0.0103  # shares of the half width: 1 - cos(pi / 64) and 0.01, and a little more
 BAND_END_M = 1e-6  # of the square ends, which are exact but for rounding
 OUTSIDE, INSIDE, UNSURE = 0, 1, 2
 
 
 @njit(cache=True)
-def survey(path, start, ahead, exact, half_width, objects, samples, interval, lights):
+def survey(path, start, ahead, exact, half_width, corners, velocities, ignored, samples, lights):
     """The corridor from progress `start` on, and what reaches into it.
 
-    path: points, headings, progress, blocks. exact: take the exact piece of the path, see `corridor_line`. objects: corners,
-    velocities, ignored. samples (S,): steps at which to look. lights: `Forecast.outlines`. Returns the piece's line (C, 2),
-    (S, N) int8 of the objects, (L,) int8 and (L,) progress of the lights.
+    path: points, headings, progress, blocks. exact: take the exact piece of the path, see `corridor_line`. corners (N, 4, 2),
+    velocities (N, 2), ignored (N,): the objects. samples (S,): steps at which to look. lights: `Forecast.outlines`.
+    Returns the piece's line (C, 2), (S, N) int8 of the objects, (L,) int8 and (L,) progress of the lights, and whether
+    anything is UNSURE.
     """
     points, headings, progress, blocks = path
-    corners, velocities, ignored = objects
     outlines, edges, begins, middles, lights_ignored = lights
     line = corridor_line(points, headings, progress, start, start + ahead, exact)
     count = middles.shape[0]
@@ -42,15 +40,16 @@ def survey(path, start, ahead, exact, half_width, objects, samples, interval, li
         lit[~lights_ignored] = UNSURE
     else:
         pieces = blocks_of(line)
-        found = boxes_in_corridor(line, pieces, half_width, corners, velocities, ignored, samples, interval)
+        found = boxes_in_corridor(line, pieces, half_width, corners, velocities, ignored, samples, INTERVAL_S)
         for m in range(count):
             if not lights_ignored[m]:
                 of = slice(begins[m], begins[m + 1])
                 lit[m] = polygon_in_corridor(line, pieces, half_width, outlines[of], edges[of])
+    unsure = bool(np.any(found == UNSURE)) or bool(np.any(lit == UNSURE))
     for m in range(count):
         if lit[m] != OUTSIDE:
             along[m] = project(points, progress, blocks, middles[m, 0], middles[m, 1])
-    return line, found, lit, along
+    return line, found, lit, along, unsure
 
 
 @njit(cache=True)
@@ -94,7 +93,7 @@ def boxes_in_corridor(line, blocks, half_width, corners, velocities, ignored, st
             continue
         cx, cy = _center(corners[n])
         diagonal = _length(corners[n, 0, 0] - cx, corners[n, 0, 1] - cy)
-        reach = half_width * 1.5 + BAND_OUT_M + diagonal  # 1.5 > sqrt(2): the corners of the square ends
+        reach = half_width * 1.5 + diagonal  # 1.5 > sqrt(2): the corners of the square ends
         ex, ey = cx + horizon * velocities[n, 0], cy + horizon * velocities[n, 1]
         first, last = blocks.shape[0], -1
         for b in range(blocks.shape[0]):
@@ -121,7 +120,7 @@ def polygon_in_corridor(line, blocks, half_width, polygon, edges):
     if contains(polygon, line[0, 0], line[0, 1]):
         return INSIDE
     nearest, count, segments = np.inf, polygon.shape[0], line.shape[0] - 1
-    reach = half_width * 1.5 + BAND_OUT_M
+    within, edge, reach = half_width * (1.0 - BAND_IN), half_width * (1.0 + BAND_OUT), half_width * 1.5
     for b in range(blocks.shape[0]):
         for k in range(count):
             dx, dy, far = blocks[b, 0] - edges[k, 0], blocks[b, 1] - edges[k, 1], blocks[b, 2] + edges[k, 2] + reach
@@ -137,9 +136,9 @@ def polygon_in_corridor(line, blocks, half_width, polygon, edges):
                     px, py, polygon[m, 0], polygon[m, 1], line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1]
                 )
                 nearest = min(nearest, d)
-                if nearest <= half_width - BAND_IN_M:
+                if nearest <= within:
                     return INSIDE
-    found = UNSURE if nearest <= half_width + BAND_OUT_M else OUTSIDE
+    found = UNSURE if nearest <= edge else OUTSIDE
     if nearest <= reach:
         caps = _caps(line, half_width)
         for end in range(2):
@@ -263,7 +262,8 @@ def _box_in_corridor(line, blocks, first, last, caps, half_width, box, diagonal)
     ux, uy = 0.5 * (box[0, 0] - box[1, 0]), 0.5 * (box[0, 1] - box[1, 1])  # half the length, forward
     vx, vy = 0.5 * (box[0, 0] - box[3, 0]), 0.5 * (box[0, 1] - box[3, 1])  # half the width, left
     long, wide = _length(ux, uy), _length(vx, vy)
-    far, edge = half_width + BAND_OUT_M + diagonal, half_width + BAND_OUT_M
+    within, edge = half_width * (1.0 - BAND_IN), half_width * (1.0 + BAND_OUT)
+    far = edge + diagonal
     beyond_u, beyond_v = long * (long + edge), wide * (wide + edge)
     segments, nearest = line.shape[0] - 1, np.inf
     for b in range(first, last + 1):
@@ -280,7 +280,7 @@ def _box_in_corridor(line, blocks, first, last, caps, half_width, box, diagonal)
             if (p > beyond_v and q > beyond_v) or (p < -beyond_v and q < -beyond_v):
                 continue
             d = point_segment(cx, cy, line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1])
-            if d <= half_width + min(long, wide) - BAND_IN_M:
+            if d <= within + min(long, wide):
                 return INSIDE
             if d > far:
                 continue
@@ -290,7 +290,7 @@ def _box_in_corridor(line, blocks, first, last, caps, half_width, box, diagonal)
                     box[c, 0], box[c, 1], box[e, 0], box[e, 1], line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1]
                 )
                 nearest = min(nearest, d)
-            if nearest <= half_width - BAND_IN_M:
+            if nearest <= within:
                 return INSIDE
     found = UNSURE if nearest <= edge else OUTSIDE
     for end in range(2):

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -20,7 +21,7 @@ from planners.pdm.config import PdmParameters
 from planners.pdm.corridor import INSIDE, OUTSIDE, UNSURE, survey
 from planners.pdm.forecast import Forecast
 from planners.pdm.paths import ProposalPath
-from planners.pdm.roll import LIGHT, NOTHING, roll
+from planners.pdm.roll import LIGHT, NOTHING, begin, roll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +89,13 @@ def generate(
     poses, idm, leads = (np.zeros((count, n_states, width)) for width in (3, 2, 3))
     found = np.zeros((count, 6))
     speed = ego.speed_mps if math.isfinite(ego.speed_mps) else 0.0
+    law = _law(config, vehicle)
     corridors = []
     for number, path in enumerate(paths):
         own = slice(number * n_targets, (number + 1) * n_targets)
-        idm[own, 0, 0], idm[own, 0, 1] = path.project(ego.x_m, ego.y_m), speed
-        poses[own, 0] = path.pose_at(idm[own, 0, 0][0])
-        rolling = _Rolling(poses=poses[own], idm=idm[own], leads=leads[own], found=found[own])
-        corridors.append(_roll(path, targets, targets, forecast, config, vehicle, 1, rolling))
+        rolling = _Rolling(poses[own], idm[own], leads[own], found[own])
+        begin(path.arrays, ego.x_m, ego.y_m, speed, rolling.poses, rolling.idm)
+        corridors.append(_roll(path, targets, targets, forecast, config, law, 1, rolling))
     return Generated(
         poses=poses,
         idm=idm,
@@ -119,9 +120,10 @@ def extend(
     leads[0, :done] = generated.lead_states[proposal]
     fraction = int(generated.fraction_of[proposal])
     targets = generated.target_speeds_mps
-    rolling = _Rolling(poses=poses, idm=idm, leads=leads, found=np.zeros((1, 6)))
+    rolling = _Rolling(poses, idm, leads, np.zeros((1, 6)))
     own = targets[fraction : fraction + 1]
-    _roll(generated.paths[number], own, targets, generated.forecast, config, vehicle, done, rolling)
+    law = _law(config, vehicle)
+    _roll(generated.paths[number], own, targets, generated.forecast, config, law, done, rolling)
     return Extended(poses=poses[0], speeds_mps=idm[0, :, 1].copy(), progress_m=idm[0, :, 0].copy())
 
 
@@ -131,8 +133,7 @@ def corridor_polygon(line: FloatArray, half_width_m: float) -> shapely.Geometry:
     return geometry.buffer(half_width_m, cap_style="square")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Rolling:
+class _Rolling(NamedTuple):
     """The arrays that a roll-out of F proposals fills: (F, T, 3), (F, T, 2), (F, T, 3), (F, 6), see `planners.pdm.roll`."""
 
     poses: FloatArray
@@ -141,49 +142,62 @@ class _Rolling:
     found: FloatArray
 
 
+class _Law(NamedTuple):
+    """The constants of `planners.pdm.roll`: all floats but the ego's half length, half width and rear axle to centre."""
+
+    interval_s: float
+    min_gap_m: float
+    headway_s: float
+    accel_max_mps2: float
+    decel_max_mps2: float
+    exponent: float
+    clamp: float
+    mended: float
+    lead_every: float
+    rear_m: float
+    size: tuple[float, float, float]
+
+
+def _law(c: PdmParameters, vehicle: VehicleParameters) -> _Law:
+    half_length = 0.5 * vehicle.length_m
+    return _Law(
+        INTERVAL_S,
+        c.min_gap_m,
+        c.headway_s,
+        c.accel_max_mps2,
+        c.decel_max_mps2,
+        c.exponent,
+        float(c.clamp_needed_gap),
+        float(not c.reference),
+        float(c.lead_every),
+        half_length if c.reference else vehicle.front_m,
+        (half_length, 0.5 * vehicle.width_m, vehicle.rear_axle_to_center_m),
+    )
+
+
 def _roll(
     path: ProposalPath,
     targets: FloatArray,
     all_targets: FloatArray,
     forecast: Forecast,
     config: PdmParameters,
-    vehicle: VehicleParameters,
+    law: _Law,
     first_step: int,
     rolling: _Rolling,
 ) -> FloatArray:
     """Roll the proposals of one path on from `first_step`, in place. Returns the corridor's line."""
-    half_width, last_step = 0.5 * vehicle.width_m, rolling.poses.shape[1] - 1
+    half_width, last_step = law.size[1], rolling.poses.shape[1] - 1
     samples = _samples(config.reference, config.lead_every, config.forecast_every, first_step, last_step)
-    arrays = (path.points, path.headings_rad, path.progress_m, path.blocks)
-    ahead = float(np.abs(all_targets).max()) * config.plan_steps * INTERVAL_S
-    objects = (forecast.corners, forecast.velocities_mps, forecast.ignored)
-    start, exact = rolling.idm[0, 0, 0], not config.reference
-    outlines, edges, begins, _, _ = forecast.outlines
-    line, inside, lit, along = survey(
-        arrays, start, ahead, exact, half_width, objects, samples, INTERVAL_S, forecast.outlines
+    ahead = float(all_targets.max()) * config.plan_steps * INTERVAL_S
+    corners, velocities = forecast.corners, forecast.velocities_mps
+    start, exact, outlines = rolling.idm[0, 0, 0], not config.reference, forecast.outlines
+    line, inside, lit, along, unsure = survey(
+        path.arrays, start, ahead, exact, half_width, corners, velocities, forecast.ignored, samples, outlines
     )
-    if UNSURE in inside or UNSURE in lit:
+    if unsure:
         _make_sure(line, forecast, samples, half_width, inside, lit)
-    law = (
-        INTERVAL_S,
-        config.min_gap_m,
-        config.headway_s,
-        config.accel_max_mps2,
-        config.decel_max_mps2,
-        config.exponent,
-        float(config.clamp_needed_gap),
-        float(not config.reference),
-        float(config.lead_every),
-        path.length_m,
-        0.5 * vehicle.length_m if config.reference else vehicle.front_m,
-        (0.5 * vehicle.length_m, half_width, vehicle.rear_axle_to_center_m),
-    )
-    moving = (
-        forecast.corners, forecast.velocities_mps, forecast.headings_rad, forecast.speeds_mps, inside, samples
-    )  # fmt: skip
-    steps = (first_step, last_step)
-    lights = (outlines, edges, begins, along, lit)
-    roll(arrays, moving, lights, law, targets, steps, rolling.poses, rolling.idm, rolling.leads, rolling.found)
+    objects = (corners, velocities, forecast.headings_rad, forecast.speeds_mps, inside, samples)
+    roll(path.arrays, objects, (*outlines[:3], along, lit), law, targets, first_step, *rolling)
     return line
 
 

@@ -59,6 +59,11 @@ class ProposalPath:
         """(B, 3): centre x, y and radius of a circle around each BLOCK segments, for searches."""
         return blocks_of(self.points)
 
+    @cached_property
+    def arrays(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """points, headings, progress and blocks, as the loops over arrays take them."""
+        return self.points, self.headings_rad, self.progress_m, self.blocks
+
     def pose_at(self, progress_m: ArrayLike) -> FloatArray:
         """(3,) for a number, (K, 3) for an array: x, y, heading in [-pi, pi]. Progress is held within [1e-5, length]."""
         at = np.asarray(progress_m, dtype=np.float64)

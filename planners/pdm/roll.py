@@ -22,23 +22,24 @@ def roll(
     lights,
     law,
     targets,
-    steps,
+    first_step,
     poses,
     idm,
     leads,
     found,
 ):
-    """Roll F proposals on from step steps[0] to steps[1], into poses (F, T, 3), idm (F, T, 2) and leads (F, T, 3).
+    """Roll F proposals on from the first step to the last, into poses (F, T, 3), idm (F, T, 2) and leads (F, T, 3).
 
     path: points, headings, progress, blocks. objects: corners (N, 4, 2) now, velocities (N, 2), headings (N,), speeds (N,),
     inside (S, N), the S samples' steps. lights: all polygons' points (K, 2) and `edges_of`, where each begins (L + 1,),
-    progress (L,), inside (L,). law: constants, as unpacked below. targets (F,): target speeds. found (F, 6): the first
+    progress (L,), inside (L,). law: see `generate._Law`. targets (F,): target speeds. found (F, 6): the first
     lead of each proposal: kind, index, gap, speed, step, ego speed; kind NOTHING where there is none yet.
     """
     points, headings, progress, blocks = path
     corners, velocities, object_headings, speeds, inside, samples = objects
     outlines, edges, begins, light_progress, light_inside = lights
-    dt, s0, headway, a, b, exponent, clamp, mended, every, length, rear, size = law
+    dt, s0, headway, a, b, exponent, clamp, mended, every, rear, size = law
+    length = progress[-1]
     count, proposals = corners.shape[0], targets.shape[0]
     ranks, ranked = np.empty(count + light_progress.shape[0], dtype=np.int64), -1
     boxes, middles, along = np.empty((count, 4, 2)), np.empty((count, 3)), np.empty(count)
@@ -47,7 +48,7 @@ def roll(
     ego, last_sample = np.empty((4, 2)), -1
     root = 2.0 * np.sqrt(a * b)
     left_speed, left_rear = 0.0, 0.0  # what the proposal before leaves behind, see PdmParameters
-    for k in range(steps[0], steps[1] + 1):
+    for k in range(first_step, poses.shape[1]):
         if mended > 0.0:
             update, at = (k - 1) % int(every) == 0, k - 1
         else:
@@ -127,6 +128,16 @@ def roll(
             if mended > 0.0:
                 idm[f, k, 1] = max(0.0, idm[f, k, 1])
             pose_into(points, headings, progress, idm[f, k, 0], poses[f, k])
+
+
+@njit(cache=True)
+def begin(path, x, y, speed, poses, idm):
+    """The first state of F proposals: the path's point nearest to the ego, at the ego's speed."""
+    points, headings, progress, blocks = path
+    start = project(points, progress, blocks, x, y)
+    for f in range(poses.shape[0]):
+        idm[f, 0, 0], idm[f, 0, 1] = start, speed
+        pose_into(points, headings, progress, start, poses[f, 0])
 
 
 @njit(cache=True)

@@ -49,7 +49,7 @@ class SimulateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoop:
-    """All scenarios' measures, and the scenarios that failed: each with its `scenario`, `scenario_type` and `error`."""
+    """All scenarios' measures, and the scenarios that failed: each with its `item`, `scenario_type` and `error`."""
 
     rows: tuple[Mapping[str, Any], ...]
     failures: tuple[Mapping[str, Any], ...]
@@ -129,7 +129,7 @@ def closed_loop(
         progress(done, len(jobs))
     rows = tuple(r["measures"] for r in driven if r["error"] is None)
     failures = tuple(
-        {"scenario": r["item"], "scenario_type": r["scenario_type"], "error": r["error"]}
+        {"item": r["item"], "scenario_type": r["scenario_type"], "error": r["error"]}
         for r in driven
         if r["error"] is not None
     )
@@ -161,6 +161,7 @@ def measures_of(rollout: Rollout) -> dict[str, Any]:
     return {
         "scenario": rollout.scenario.scenario_id,
         "scenario_type": rollout.scenario.scenario_type,
+        "family": rollout.scenario.notes.get("family"),  # of a generated scenario
         "planner": rollout.planner,
         "ticks": len(rollout.states) - 1,
         "collided_with": [o.track_id for o in overlap(boxes, rollout.frames)],
@@ -209,7 +210,7 @@ def drive(job: Drive) -> dict[str, Any]:
         ticks = len(rollout.states) - 1
         expert = expert_of(scenario, rollout.start_tick, ticks, job.make_reference, agents=config.agents)
         scored = score(rollout, expert)
-        measures = {**measures_of(rollout), **scored.to_row()}
+        measures = {"item": job.item, **measures_of(rollout), **scored.to_row()}
         if judged := judge(rollout, scored):
             measures["manoeuvre"] = judged.to_row()
         row = {"item": job.item, "error": None, "measures": measures, "rollout": told(rollout)}

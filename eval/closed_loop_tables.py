@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from eval.bootstrap import cluster_mean
 from eval.page import clean
 from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS
 from eval.table import Cell, Table, markdown_text
 
 Rows = Sequence[Mapping[str, Any]]
+DIFFERENCE = "Score minus the first run's, by family or type, with 95 % intervals"
 NOTE = (
     "Every scenario driven from its start, the planner in the seat at every tenth of a second. The score is nuPlan's closed-loop "
     f"score (version {CLOSED_LOOP_SCORE_VERSION} of ours): the first four terms multiply, the others are weighted 5, 5, 4 and 2; a "
@@ -52,11 +56,8 @@ def checked_drive(folder: Path, results: Mapping[str, Any]) -> ClosedLoopRun:
 def closed_loop_html(runs: Sequence[ClosedLoopRun]) -> str:
     """A section of the page."""
     failed = [f'<div class="warn">{clean(line)}</div>' for line in _failed(runs)]
-    return (
-        f"<h2>Closed loop</h2><p class=note>{NOTE}</p>{''.join(failed)}{overall(runs).html()}"
-        f"<details open><summary>Measures</summary>{measures(runs).html()}</details>"
-        f"<details open><summary>Score by scenario type</summary>{by_type(runs).html()}</details>"
-        f"<details><summary>Every scenario</summary>{by_scenario(runs).html()}</details>"
+    return f"<h2>Closed loop</h2><p class=note>{NOTE}</p>{''.join(failed)}{overall(runs).html()}" + "".join(
+        f"<details{how}><summary>{title}</summary>{table.html()}</details>" for title, how, table in _more(runs)
     )
 
 
@@ -64,13 +65,20 @@ def closed_loop_markdown(runs: Sequence[ClosedLoopRun]) -> list[str]:
     """The same as lines of Markdown."""
     parts = ["## Closed loop", "", NOTE, "", *(f"- {markdown_text(line)}" for line in _failed(runs)), ""]
     parts += [overall(runs).markdown(), ""]
-    for title, table in (
-        ("Measures", measures(runs)),
-        ("Score by scenario type", by_type(runs)),
-        ("Every scenario", by_scenario(runs)),
-    ):
+    for title, _, table in _more(runs):
         parts += [f"### {title}", "", table.markdown(), ""]
     return parts
+
+
+def _more(runs: Sequence[ClosedLoopRun]) -> list[tuple[str, str, Table]]:
+    """The tables below the first: title, whether open on the page, table."""
+    compared = [(DIFFERENCE, " open", differences(runs))] if len(runs) > 1 else []
+    return [
+        *compared,
+        ("Measures", " open", measures(runs)),
+        ("Score by scenario type", " open", by_type(runs)),
+        ("Every scenario", "", by_scenario(runs)),
+    ]
 
 
 def overall(runs: Sequence[ClosedLoopRun]) -> Table:
@@ -139,13 +147,49 @@ def by_type(runs: Sequence[ClosedLoopRun]) -> Table:
     return Table(heads=["", *(run.folder.name for run in runs)], rows=lines)
 
 
+def differences(runs: Sequence[ClosedLoopRun]) -> Table:
+    """One line per family (of generated scenarios) or type, one column per run but the first: the mean over the scenarios that
+    both have of score minus the first run's, and its 95 % interval, scenarios resampled."""
+    first, *others = (_scores(run) for run in runs)
+    group_of: dict[str, str] = {}
+    for run in runs:
+        group_of.update({str(row["item"]): str(row["scenario_type"]) for row in run.results["failures"]})
+    for run in runs:  # where it was driven, the family is known
+        group_of.update({str(row["item"]): str(row["family"] or row["scenario_type"]) for row in run.rows})
+    groups = ["all", *sorted({group_of[item] for item in first})]
+    lines = []
+    for name in groups:
+        cells = [Cell(text=name)]
+        for other in others:
+            pairs = [
+                (score, other[item])
+                for item, score in first.items()
+                if item in other and name in ("all", group_of[item])
+            ]
+            if not pairs:
+                cells.append(Cell(text="–"))
+                continue
+            gained = np.array([[b - a] for a, b in pairs])
+            estimate = cluster_mean(gained, np.ones(len(pairs), dtype=bool), np.arange(len(pairs)), seed=0)
+            low, high = float(estimate.low[0]), float(estimate.high[0])
+            interval = f"[{low:+.4f}, {high:+.4f}] " if np.isfinite([low, high]).all() else ""
+            cells.append(Cell(text=f"{float(estimate.value[0]):+.4f}", below=f"{interval}n {len(pairs)}"))
+        lines.append(cells)
+    return Table(heads=["", *(f"{run.folder.name}\nminus {runs[0].folder.name}" for run in runs[1:])], rows=lines)
+
+
+def _scores(run: ClosedLoopRun) -> dict[str, float]:
+    """Item -> score, 0 for what was not driven."""
+    missing = {str(row["item"]): 0.0 for row in run.results["failures"]}
+    return missing | {str(row["item"]): float(row["score"]) for row in run.rows}
+
+
 def by_scenario(runs: Sequence[ClosedLoopRun]) -> Table:
     """One line per scenario, one column per run: score, and beneath it every term that is not 1."""
-    scored = [{str(row["scenario"]): row for row in run.rows} for run in runs]
-    failed = [{str(row["scenario"]) for row in run.results["failures"]} for run in runs]
-    names = sorted({name for rows in scored for name in rows} | {name for rows in failed for name in rows})
+    scored = [{str(row["item"]): row for row in run.rows} for run in runs]
+    failed = [{str(row["item"]) for row in run.results["failures"]} for run in runs]
     lines = []
-    for name in names:
+    for name in sorted({name for names in (*scored, *failed) for name in names}):
         cells = [Cell(text=name)]
         for rows, missing in zip(scored, failed, strict=True):
             if name in rows:
@@ -161,7 +205,7 @@ def by_scenario(runs: Sequence[ClosedLoopRun]) -> Table:
 def _failed(runs: Sequence[ClosedLoopRun]) -> list[str]:
     """A line for each of a run's first five scenarios that were not driven."""
     return [
-        f"{run.folder.name}: not driven: {row['scenario']}: {row['error']}"
+        f"{run.folder.name}: not driven: {row['item']}: {row['error']}"
         for run in runs
         for row in run.results["failures"][:5]
     ]

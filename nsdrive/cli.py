@@ -267,7 +267,7 @@ def run_simulate(a: argparse.Namespace) -> int:
             progress=progress,
         )
     for row in done.failures:
-        print(f"failed: {row['scenario']}: {row['error']}", file=sys.stderr)
+        print(f"failed: {row['item']}: {row['error']}", file=sys.stderr)
     print(done.table())
     return 1 if done.failures else 0
 

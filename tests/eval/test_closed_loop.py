@@ -68,7 +68,7 @@ def test_a_scenario_that_cannot_be_driven_is_a_counted_failure(tmp_path):
 def test_half_of_the_scenarios_failing_halves_the_score(run):
     _, done = run
     good = [row for row in done.rows if row["scenario_type"] == done.rows[1]["scenario_type"]]
-    failed = [{"scenario": "lost", "scenario_type": good[0]["scenario_type"], "error": "no file"}]
+    failed = [{"item": "lost", "scenario_type": good[0]["scenario_type"], "error": "no file"}]
     assert summary(good, failed)["all"]["score"] == pytest.approx(good[0]["score"] / 2, abs=1e-4)
     assert summary(good, failed)["all"]["terms"]["ego_is_comfortable"] == 0.5
 
@@ -107,3 +107,6 @@ def test_the_report_names_scores_and_failures(run, tmp_path):
     assert "not driven" in text
     assert "0.0000" in text
     assert "closed-loop score" in text
+    assert "broken minus loop" in text
+    mean = sum(row["score"] for row in run[1].rows) / 3
+    assert f"{-mean:+.4f}" in text, "against nothing driven, all of the score is lost"

@@ -178,14 +178,17 @@ def test_ticks_are_round_and_reach_the_top(high):
 
 def test_closed_loop_runs_have_their_tables_beside_the_predictions(evaluated, tmp_path):
     drive = {
+        "item": "a", "family": None,
         "scenario": "a", "scenario_type": "near_<i>lead", "planner": "idm", "ticks": 130, "collided_with": [],
         "off_road_m": 0.0, "min_ttc_s": None, "min_clearance_m": 1.2, "progress_m": 80.0, "max_abs_jerk_mps3": 2.0,
         "max_abs_lateral_accel_mps2": 0.5, "min_accel_mps2": -2.5, "final_speed_mps": 0.0, "binding_ticks": {"lead": 130},
         "score": 1.0, "terms": dict.fromkeys(TERMS, 1.0),
     }  # fmt: skip
     crash = {"score": 0.0, "terms": dict.fromkeys(TERMS, 1.0) | {"no_ego_at_fault_collisions": 0.0}}
-    hit = drive | crash | {"scenario": "b", "collided_with": ["car-1"], "min_ttc_s": 0.4, "progress_m": 60.0}
-    failed = {"scenario": "c", "scenario_type": "near_<i>lead", "error": "<broken>"}
+    hit = (
+        drive | crash | {"item": "b", "scenario": "b", "collided_with": ["car-1"], "min_ttc_s": 0.4, "progress_m": 60.0}
+    )
+    failed = {"item": "c", "scenario_type": "near_<i>lead", "error": "<broken>"}
     results = {
         "nsdrive": "0", "score_version": CLOSED_LOOP_SCORE_VERSION, "config": {"agents": "reactive"},
         "scenarios": [drive, hit], "failures": [failed], "summary": summary([drive, hit], [failed]),

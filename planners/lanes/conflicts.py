@@ -134,7 +134,6 @@ def claims(
     *,
     progress_m: float,
     speed_mps: float,
-    free_mps: FloatArray,
     chain: Chain,
     parameters: ConflictParameters,
     margin_s: float,
@@ -142,14 +141,14 @@ def claims(
     """Everyone with the right of way, and everyone who takes it, who would be in a zone ahead while the ego is: the most urgent
     of each zone.
 
-    free_mps (N,): the speed that curves and limits allow at each point of the chain's path. Who arrives the margin later than
-    the ego clears the zone is listed too, as someone before whom it goes.
+    Who arrives the margin later than the ego clears the zone is listed too, as someone before whom it goes.
     """
     p, nose = parameters, progress_m + PACIFICA.front_m
     ahead = [z for z in zones if z.exit_m > nose and z.stop_m >= nose - 1.0 and z.enter_m <= nose + p.conflict_ahead_m]
     if not ahead or not len(objects):
         return []
     found: list[Claim] = []
+    free_mps = np.sqrt(chain.along.profile[1:].min(axis=0))  # limits and curves
     for zone in ahead:
         if lights.get(zone.other_id) == "red":
             continue

@@ -136,11 +136,37 @@ def _reach(points, at, heading, length, width):
     return along, across, cos, ux, uy
 
 
+STRIDE = 8  # points from one coarse look to the next, at most this many metres
+
+
+@njit(cache=True)
+def _foot_anywhere(points, progress, x, y):
+    """As `_foot` over the whole path: only where every eighth point is near enough to be worth a look."""
+    last = points.shape[0] - 1
+    nearest = np.inf
+    for i in range(0, last + 1, STRIDE):
+        nearest = min(nearest, np.hypot(points[i, 0] - x, points[i, 1] - y))
+    best, best_at, best_s, best_d, best_beyond = np.inf, 0, 0.0, 0.0, 1.0
+    for i in range(0, last + 1, STRIDE):
+        end = min(i + STRIDE, last)
+        reach = nearest + progress[end] - progress[i]
+        if end > i and np.hypot(points[i, 0] - x, points[i, 1] - y) <= reach + 1e-6:
+            at, s, d, beyond = _foot(points, progress, x, y, i, end)
+            px, py = points[at, 0], points[at, 1]
+            length = progress[at + 1] - progress[at]
+            t = min(1.0, max(0.0, (s - progress[at]) / length))
+            px, py = px + t * (points[at + 1, 0] - px), py + t * (points[at + 1, 1] - py)
+            distance = np.hypot(px - x, py - y)
+            if distance < best:
+                best, best_at, best_s, best_d, best_beyond = distance, at, s, d, beyond
+    return best_at, best_s, best_d, best_beyond
+
+
 @njit(cache=True)
 def _place(points, progress, boxes, velocities):
     out = np.empty((boxes.shape[0], 8))
     for k in range(boxes.shape[0]):
-        at, s, d, beyond = _foot(points, progress, boxes[k, 0], boxes[k, 1], 0, points.shape[0] - 1)
+        at, s, d, beyond = _foot_anywhere(points, progress, boxes[k, 0], boxes[k, 1])
         along, across, cos, ux, uy = _reach(points, at, boxes[k, 2], boxes[k, 3], boxes[k, 4])
         vx, vy = velocities[k, 0], velocities[k, 1]
         out[k, 0], out[k, 1], out[k, 2], out[k, 3] = s, d, along, across

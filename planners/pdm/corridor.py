@@ -26,8 +26,7 @@ def survey(path, start, ahead, exact, half_width, corners, velocities, ignored, 
 
     path: points, headings, progress, blocks. exact: take the exact piece of the path, see `corridor_line`. corners (N, 4, 2),
     velocities (N, 2), ignored (N,): the objects. samples (S,): steps at which to look. lights: `Forecast.outlines`.
-    Returns the piece's line (C, 2), (S, N) int8 of the objects, (L,) int8 and (L,) progress of the lights, and whether
-    anything is UNSURE.
+    Returns the piece's line (C, 2), (S, N) int8 of the objects, (L,) int8 and (L,) progress of the lights.
     """
     points, headings, progress, blocks = path
     outlines, edges, begins, middles, lights_ignored = lights
@@ -45,11 +44,10 @@ def survey(path, start, ahead, exact, half_width, corners, velocities, ignored, 
             if not lights_ignored[m]:
                 of = slice(begins[m], begins[m + 1])
                 lit[m] = polygon_in_corridor(line, pieces, half_width, outlines[of], edges[of])
-    unsure = bool(np.any(found == UNSURE)) or bool(np.any(lit == UNSURE))
     for m in range(count):
         if lit[m] != OUTSIDE:
             along[m] = project(points, progress, blocks, middles[m, 0], middles[m, 1])
-    return line, found, lit, along, unsure
+    return line, found, lit, along
 
 
 @njit(cache=True)

@@ -191,13 +191,15 @@ def _roll(
     ahead = float(all_targets.max()) * config.plan_steps * INTERVAL_S
     corners, velocities = forecast.corners, forecast.velocities_mps
     start, exact, outlines = rolling.idm[0, 0, 0], not config.reference, forecast.outlines
-    line, inside, lit, along, unsure = survey(
+    line, inside, lit, along = survey(
         path.arrays, start, ahead, exact, half_width, corners, velocities, forecast.ignored, samples, outlines
     )
-    if unsure:
-        _make_sure(line, forecast, samples, half_width, inside, lit)
     objects = (corners, velocities, forecast.headings_rad, forecast.speeds_mps, inside, samples)
-    roll(path.arrays, objects, (*outlines[:3], along, lit), law, targets, first_step, *rolling)
+    lights = (*outlines[:3], along, lit)
+    if roll(path.arrays, objects, lights, law, targets, first_step, *rolling):
+        _make_sure(line, forecast, samples, half_width, inside, lit)
+        rolling.found[:] = 0.0
+        roll(path.arrays, objects, lights, law, targets, first_step, *rolling)
     return line
 
 
@@ -212,7 +214,7 @@ def _samples(reference: bool, lead_every: int, forecast_every: int, first_step: 
 def _make_sure(
     line: FloatArray, forecast: Forecast, samples: np.ndarray, half_width: float, inside: np.ndarray, lit: np.ndarray
 ) -> None:
-    """Ask the real polygon about everything that is near the corridor's edge."""
+    """Ask the real polygon about everything near the corridor's edge: dear, so only where a lead depends on it."""
     corridor = corridor_polygon(line, half_width)
     shapely.prepare(corridor)
     still = ~forecast.velocities_mps.any(axis=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from planners.pdm.corridor import INSIDE, box_corners, box_distance, polygon_distance
+from planners.pdm.corridor import OUTSIDE, UNSURE, box_corners, box_distance, polygon_distance
 from planners.pdm.paths import pose_into, project
 from planners.pdm.tree import tree_ranks
 
@@ -34,6 +34,7 @@ def roll(
     inside (S, N), the S samples' steps. lights: all polygons' points (K, 2) and `edges_of`, where each begins (L + 1,),
     progress (L,), inside (L,). law: see `generate._Law`. targets (F,): target speeds. found (F, 6): the first
     lead of each proposal: kind, index, gap, speed, step, ego speed; kind NOTHING where there is none yet.
+    Returns whether any lead taken is one of which it is UNSURE whether it is in the corridor.
     """
     points, headings, progress, blocks = path
     corners, velocities, object_headings, speeds, inside, samples = objects
@@ -47,6 +48,7 @@ def roll(
     rounds = _rounds(edges, begins)
     ego, last_sample = np.empty((4, 2)), -1
     root = 2.0 * np.sqrt(a * b)
+    doubtful = False
     left_speed, left_rear = 0.0, 0.0  # what the proposal before leaves behind, see PdmParameters
     for k in range(first_step, poses.shape[1]):
         if mended > 0.0:
@@ -68,7 +70,7 @@ def roll(
                 nearest, kind, which, lead_speed = np.inf, NOTHING, -1, 0.0
                 cx, cy = 0.5 * (ego[0, 0] + ego[2, 0]), 0.5 * (ego[0, 1] + ego[2, 1])
                 for n in range(count):
-                    if inside[sample, n] != INSIDE:
+                    if inside[sample, n] == OUTSIDE:
                         continue
                     dx, dy, reach = middles[n, 0] - cx, middles[n, 1] - cy, nearest + radius + middles[n, 2] + 1e-6
                     if dx * dx + dy * dy > reach * reach:
@@ -89,7 +91,7 @@ def roll(
                             continue
                     nearest, kind, which, lead_speed = d, OBJECT, n, speed
                 for m in range(light_progress.shape[0]):
-                    if light_inside[m] != INSIDE or not light_progress[m] > s:
+                    if light_inside[m] == OUTSIDE or not light_progress[m] > s:
                         continue
                     dx, dy, reach = rounds[m, 0] - cx, rounds[m, 1] - cy, nearest + radius + rounds[m, 2] + 1e-6
                     if dx * dx + dy * dy > reach * reach:
@@ -105,6 +107,10 @@ def roll(
                         if ranks[count + m] > ranks[which]:
                             continue
                     nearest, kind, which, lead_speed = d, LIGHT, count + m, 0.0
+                if kind == OBJECT:
+                    doubtful = doubtful or inside[sample, which] == UNSURE
+                elif kind == LIGHT:
+                    doubtful = doubtful or light_inside[which - count] == UNSURE
                 if f == 0 or mended > 0.0:
                     left_speed, left_rear = 0.0, 0.0
                 if kind == OBJECT:
@@ -128,6 +134,7 @@ def roll(
             if mended > 0.0:
                 idm[f, k, 1] = max(0.0, idm[f, k, 1])
             pose_into(points, headings, progress, idm[f, k, 0], poses[f, k])
+    return doubtful
 
 
 @njit(cache=True)
@@ -159,7 +166,7 @@ def _rounds(edges, begins):
 def _place(corners, velocities, inside, elapsed, boxes, middles):
     """Boxes (N, 4, 2) at a sample, and the circles around them (N, 3), of the objects in the corridor."""
     for n in range(corners.shape[0]):
-        if inside[n] != INSIDE:
+        if inside[n] == OUTSIDE:
             continue
         for c in range(4):
             boxes[n, c, 0] = corners[n, c, 0] + elapsed * velocities[n, 0]

@@ -4,10 +4,11 @@
     # out/logs/syn-red_light-000008-s0.db, out/maps/<map>/1.0/map.gpkg, out/maps/nuplan-maps-v1.0.json
 
 A simulation by nuPlan's code starts at the scenario's tick HISTORY_TICKS, as ours does: the scenario's tag sits three
-seconds later, because nuPlan's scenario types begin three seconds before their tag and last fifteen.
+seconds later, because nuPlan's scenario types begin three seconds before their tag and last fifteen. (A type that nuPlan
+does not know begins at its tag and lasts twenty.)
 
 What a scenario does not have is added, and said here: one second before it begins (the ego on the arc it drives at tick 0,
-the others at constant velocity), what comes after its end up to 16 s after the start (the others at constant velocity,
+the others at constant velocity), what comes after its end up to a second after that run (the others at constant velocity,
 lights as they were last), and the ego's own future where it is not recorded (the given planner drives it; without a
 planner it keeps its speed and direction). Rows come at 20 Hz, the even ones being the scenario's own ticks.
 
@@ -27,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from nsdrive.scenarios.nuplan_alternate import alternated
+from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES
 from nsdrive.scenarios.nuplan_write_gpkg import write_geopackage
 from nsdrive.scenarios.nuplan_write_log import row_token, write_log
 from nsdrive.scenarios.nuplan_write_map import EPSG, ORIGIN_UTM_M, write_map
@@ -36,10 +38,9 @@ from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, EgoState, ObjectFrame
 from nsdrive.world.vehicle import PACIFICA
 
 LEAD_IN_S = 1.0  # nuPlan fills a history of 2.1 s before the simulation's start, 0.1 s more than ours
-TAG_AFTER_S = 3.0  # nuplan_scenario_mapping.yaml: every type is extracted from 3 s before its tag ...
-RUN_S = 15.0  # ... for 15 s
+TYPED = (3.0, 15.0)  # nuplan_scenario_mapping.yaml: a scenario begins so long before its tag and lasts so long [s]
+UNTYPED = (0.0, 20.0)  # the devkit's defaults, for a tag that is none of nuPlan's types
 LEAD_OUT_S = 1.0  # two short scenes after the tagged one: nuPlan leaves out a log's first two and last two scenes
-TAGGED_ROW = round((LEAD_IN_S + HISTORY_TICKS * INTERVAL_S + TAG_AFTER_S) / (INTERVAL_S / 2))
 MAPS_FILE = "nuplan-maps-v1.0.json"
 MAP_VERSION = "1.0"
 OFFICIAL_MAPS = {  # name: (version, EPSG); nuPlan's code opens all four, whatever map a log is on
@@ -100,7 +101,7 @@ def write_scenario(scenario: Scenario, folder: Path, planner: Planner | None = N
         goal_m=scenario.goal_m,
         light_fids=fids.lanes,
         scenario_type=scenario.scenario_type,
-        tagged=TAGGED_ROW,
+        tagged=_tagged_row(scenario),
         scenes=_scenes(len(ticks)),
     )
     return to
@@ -112,8 +113,18 @@ def places(scenario: Scenario, folder: Path) -> Written:
     return Written(
         log=folder / "logs" / f"{name}.db",
         map=folder / "maps" / f"nsdrive-{name}" / MAP_VERSION / "map.gpkg",
-        token=row_token(name, "lidar_pc", TAGGED_ROW).hex(),
+        token=row_token(name, "lidar_pc", _tagged_row(scenario)).hex(),
     )
+
+
+def _timing(scenario: Scenario) -> tuple[float, float]:
+    return TYPED if scenario.scenario_type in SCENARIO_TYPES else UNTYPED
+
+
+def _tagged_row(scenario: Scenario) -> int:
+    """The row to tag, so that a run of nuPlan's code begins at tick HISTORY_TICKS."""
+    tag_after_s, _ = _timing(scenario)
+    return round((LEAD_IN_S + HISTORY_TICKS * INTERVAL_S + tag_after_s) / (INTERVAL_S / 2))
 
 
 def _frame(scenario: Scenario) -> tuple[int, tuple[float, float]]:
@@ -138,7 +149,8 @@ def _two_or_more(scenario: Scenario) -> tuple[str, ...]:
 
 def log_ticks(scenario: Scenario, planner: Planner | None) -> tuple[LogTick, ...]:
     """The scenario at 20 Hz, from LEAD_IN_S before it to at least what a run of nuPlan's code needs."""
-    last = max(scenario.n_ticks - 1, HISTORY_TICKS + round((RUN_S + LEAD_OUT_S) / INTERVAL_S))
+    _, run_s = _timing(scenario)
+    last = max(scenario.n_ticks - 1, HISTORY_TICKS + round((run_s + LEAD_OUT_S) / INTERVAL_S))
     longer = lengthened(scenario, last)
     egos = [*_before(scenario), *_driven(longer, planner)]
     lead = len(egos) - longer.n_ticks

@@ -148,6 +148,18 @@ def test_nuplan_finds_the_tag_and_has_enough_log_around_it(log):
     assert stamps[-1] - tag >= 12e6
 
 
+@pytest.mark.parametrize(("kind", "before_s"), [("following_lane_with_lead", 3.0), ("our_own", 0.0)])
+def test_nuplans_run_begins_where_ours_does_whatever_the_scenario_is_called(kind, before_s, tmp_path):
+    world = replace(scenario(straight_map(300.0), objects=[], speed_mps=8.0), scenario_type=kind)
+    written = write_scenario(world, tmp_path)
+    ((at,),) = rows(
+        written.log,
+        "select e.x from scenario_tag t join lidar_pc p on p.token = t.lidar_pc_token join lidar_pc q"
+        f" on q.timestamp = p.timestamp - {before_s} * 1000000 join ego_pose e on e.token = q.ego_pose_token",
+    )
+    assert at - ORIGIN[0] == pytest.approx(world.ego_log[HISTORY_TICKS].x_m)
+
+
 def test_tokens_are_eight_bytes_and_no_two_rows_share_one(log):
     for table in ("ego_pose", "lidar_pc", "lidar_box", "track", "scene", "traffic_light_status"):
         tokens = [token for (token,) in rows(log, f"select token from {table}")]

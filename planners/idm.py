@@ -121,7 +121,8 @@ class IdmPlanner:
         )  # stops, not reverses
         driven = nodes[step] - progress + speed * moving + 0.5 * accel * moving * moving
         # Back to the centerline on a cubic that starts with the ego's own offset and heading.
-        length = max(10.0, 3.0 * ego.speed_mps)  # chosen by us: 3 s; less overshoots the centerline
+        # Chosen by us: 3 s, less overshoots the centerline; and from far off the road at 27 degrees at most.
+        length = max(10.0, 3.0 * ego.speed_mps, 3.0 * abs(offset))
         here = float(along.path.pose_at(progress)[2])
         slope = math.tan(min(0.5, max(-0.5, float(wrap_angle(ego.heading_rad - here)))))
         u = np.minimum(driven / length, 1.0)

@@ -147,6 +147,8 @@ def project(points, progress, blocks, x, y):
             nearest, start = dx * dx + dy * dy, b
     best, at = np.inf, 0
     for i in range(start * BLOCK, min(segments, (start + 1) * BLOCK)):
+        if _too_far(points, progress, i, x, y, best):
+            continue
         d = point_segment(x, y, points[i, 0], points[i, 1], points[i + 1, 0], points[i + 1, 1])
         if d < best:
             best, at = d, i
@@ -155,6 +157,8 @@ def project(points, progress, blocks, x, y):
         if b == start or dx * dx + dy * dy > reach * reach:
             continue
         for i in range(b * BLOCK, min(segments, (b + 1) * BLOCK)):
+            if _too_far(points, progress, i, x, y, best):
+                continue
             d = point_segment(x, y, points[i, 0], points[i, 1], points[i + 1, 0], points[i + 1, 1])
             if d < best or (d == best and i < at):
                 best, at = d, i
@@ -164,6 +168,14 @@ def project(points, progress, blocks, x, y):
         return progress[at]
     r = ((x - points[at, 0]) * dx + (y - points[at, 1]) * dy) / len2
     return progress[at] + min(max(r, 0.0), 1.0) * np.sqrt(len2)
+
+
+@njit(cache=True)
+def _too_far(points, progress, i, x, y, best):
+    """Whether the circle around segment i is further than `best` from a point: cheaper than the distance to the segment."""
+    dx, dy = 0.5 * (points[i, 0] + points[i + 1, 0]) - x, 0.5 * (points[i, 1] + points[i + 1, 1]) - y
+    reach = best + 0.5 * (progress[i + 1] - progress[i]) + 1e-6
+    return dx * dx + dy * dy > reach * reach
 
 
 @njit(cache=True)

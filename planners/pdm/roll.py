@@ -48,7 +48,7 @@ def roll(
     rounds = _rounds(edges, begins)
     ego, last_sample = np.empty((4, 2)), -1
     root = 2.0 * np.sqrt(a * b)
-    doubtful = False
+    doubtful, before = False, np.full(proposals, -1)
     left_speed, left_rear = 0.0, 0.0  # what the proposal before leaves behind, see PdmParameters
     for k in range(first_step, poses.shape[1]):
         if mended > 0.0:
@@ -69,8 +69,9 @@ def roll(
                 _ego_box(poses[f, k - 1], size, ego)
                 nearest, kind, which, lead_speed = np.inf, NOTHING, -1, 0.0
                 cx, cy = 0.5 * (ego[0, 0] + ego[2, 0]), 0.5 * (ego[0, 1] + ego[2, 1])
-                for n in range(count):
-                    if inside[sample, n] == OUTSIDE:
+                for place in range(-1, count):  # the lead of the last look first, which rules most others out
+                    n = before[f] if place < 0 else place
+                    if n < 0 or (place >= 0 and n == before[f]) or inside[sample, n] == OUTSIDE:
                         continue
                     dx, dy, reach = middles[n, 0] - cx, middles[n, 1] - cy, nearest + radius + middles[n, 2] + 1e-6
                     if dx * dx + dy * dy > reach * reach:
@@ -82,14 +83,13 @@ def roll(
                     d = box_distance(ego, boxes[n])
                     if d > nearest:
                         continue
-                    speed = _projected(speeds[n], object_headings[n], velocities[n], poses[f, k - 1, 2], mended)
                     if d == nearest:
                         if ranked != sample:
                             _rank(corners, velocities, samples[sample] * dt, outlines, begins, ranks)
                             ranked = sample
                         if ranks[n] > ranks[which]:
                             continue
-                    nearest, kind, which, lead_speed = d, OBJECT, n, speed
+                    nearest, kind, which = d, OBJECT, n
                 for m in range(light_progress.shape[0]):
                     if light_inside[m] == OUTSIDE or not light_progress[m] > s:
                         continue
@@ -106,9 +106,12 @@ def roll(
                             ranked = sample
                         if ranks[count + m] > ranks[which]:
                             continue
-                    nearest, kind, which, lead_speed = d, LIGHT, count + m, 0.0
+                    nearest, kind, which = d, LIGHT, count + m
+                before[f] = which if kind == OBJECT else -1
                 if kind == OBJECT:
                     doubtful = doubtful or inside[sample, which] == UNSURE
+                    heading, at_heading = object_headings[which], poses[f, k - 1, 2]
+                    lead_speed = _projected(speeds[which], heading, velocities[which], at_heading, mended)
                 elif kind == LIGHT:
                     doubtful = doubtful or light_inside[which - count] == UNSURE
                 if f == 0 or mended > 0.0:

@@ -148,7 +148,7 @@ def _heads(runs: Sequence[ClosedLoopRun]) -> list[str]:
 
 def _failures(runs: Sequence[ClosedLoopRun]) -> str:
     lines = [
-        f"{run.folder.name}: {failure['scenario']}: {failure['error']}"
+        f"{run.folder.name}: {failure['item']}: {failure['error']}"
         for run in runs
         for failure in run.results["failures"]
     ]

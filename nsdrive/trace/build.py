@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import shapely
 
-from nsdrive.trace.choice import choice_of, news_of
+from nsdrive.trace.rounding import printed_steps, spoken_names
 from nsdrive.trace.trace import (
     KIND_WORDS,
     LIGHT_WORDS,
@@ -77,7 +77,7 @@ def build_trace(
         )
         for k, d in enumerate(decisions[:-1])
     )
-    names.spoken.update(dict.fromkeys(_spoken(steps)))
+    names.spoken.update(dict.fromkeys(spoken_names(printed_steps(steps))))
     turned = float(wrap_angle(rollout.states[ticks[-1]].heading_rad - rollout.states[anchor].heading_rad))
     end = EndState(
         speed_mps=decisions[-1].speed_mps,
@@ -112,19 +112,6 @@ def _moved(rollout: Rollout, anchor: int, decisions: Sequence[Decision]) -> list
     speeds = np.array([decimals(d.speed_mps, 2) for d in decisions])
     told = implied_m(speeds, np.array([decimals(d.accel_mps2, 2) for d in decisions]))
     return [float(m) if abs(m - t) > TELLING_M else None for m, t in zip(driven, told, strict=True)]
-
-
-def _spoken(steps: Sequence[Step]) -> list[str]:
-    """The names of objects that a detailed text speaks of, in order."""
-    spoken: list[str | None] = []
-    for step, news in zip(steps, news_of([s.lane_changes for s in steps]), strict=True):
-        spoken += [c.about for c in step.constraints]
-        choice = choice_of(step.proposals, step.chosen, step.runner_up)
-        if choice is not None:
-            spoken += [blame.about for blame in (choice.flaw, choice.loses_for) if blame is not None]
-            spoken += [group.about for group in choice.losers]
-        spoken += [name for verdict in news for name in (verdict.follower, verdict.blocker)]
-    return [name for name in spoken if name is not None]
 
 
 class Names:

@@ -58,7 +58,7 @@ class Losers:
 class Choice:
     """A choice as a text states it. flaw: what keeps the chosen proposal from a score of 1.0, None where that is nothing but
     missing progress. runner_up, margin, loses_for: the second best, by how much score and for which term; None where there is
-    only one. losers: all others, in the order of the terms."""
+    only one. losers: all others, in the order of the terms; how many is as of when a reason last came or went."""
 
     chosen: Motion
     score: float
@@ -169,3 +169,8 @@ def _blame(term: Term) -> Blame:
     return Blame(
         term=term.name, about=term.about, time_s=term.measured if term.name == "no_at_fault_collision" else None
     )
+
+
+def same_reasons(now: Sequence[Losers], before: Sequence[Losers]) -> bool:
+    """Whether the others lose for the same terms and objects. That one more does than before is no news."""
+    return [(group.term, group.about) for group in now] == [(group.term, group.about) for group in before]

@@ -1,9 +1,11 @@
 """What is kept of a trace's numbers: by a text of some level (`rounded`), and by a sample's record (`recorded`).
 
-A text keeps of the proposals only the choice (`nsdrive.trace.choice`). A record keeps them all, each number to DIGITS decimals,
-or to as many more as it takes that the record means the same: `scoring.total` of the recorded terms gives the recorded scores,
-those rank the same two first, and every reason and number that a text states of the choice comes out alike. So one says of a
-record what one would have said of the decision, and two proposals that are a hair apart stay a hair apart.
+A text keeps of the proposals only the choice (`nsdrive.trace.choice`). Where a detailed one would be longer than MAX_TOKENS,
+objects that nobody speaks of go first, the furthest before the nearer; then the reasons of those proposals that are not even
+second. A record keeps them all, each number to DIGITS decimals, or to as many more as it takes that the record means the same:
+`scoring.total` of the recorded terms gives the recorded scores, those rank the same two first, and every reason and number that
+a text states of the choice comes out alike. So one says of a record what one would have said of the decision, and two proposals
+that are a hair apart stay a hair apart.
 """
 
 from __future__ import annotations
@@ -11,12 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nsdrive.trace.choice import Blame, Choice, LaneVerdict, Motion, choice_of, news_of
+from nsdrive.trace.choice import Blame, Choice, LaneVerdict, Losers, Motion, choice_of, news_of, same_reasons
+from nsdrive.trace.lines import lines_of, n_tokens
 from nsdrive.trace.templates import FOLLOW, known_level, places
-from nsdrive.trace.trace import EndState, ObjectFacts, Step, Trace, decimals, with_margins
+from nsdrive.trace.trace import EndState, ObjectFacts, Step, Trace, decimals, phases_of, with_margins
 from nsdrive.world.decision import Constraint, LaneChange, Proposal, Term
 from nsdrive.world.scoring import ranking, total
 
+MAX_TOKENS = (
+    1180  # of a detailed text, counted as by `n_tokens`, which counts no fewer than Qwen3.5: under 1,200 of its tokens
+)
 DIGITS = (4, 6, 9, 12)  # tried in turn, then the number as it is. Chosen by us: four nearly always do
 
 
@@ -25,30 +31,12 @@ def rounded(trace: Trace, level: str) -> Trace:
 
     At level none nothing is printed; the detailed numbers are kept, for those who study a sample without its text.
     """
-    brief = known_level(level) == "brief"
-    named = {p.about for p in trace.phases}
-    spoken = 0.0 if trace.route.manoeuvre == FOLLOW else decimals(trace.route.distance_m, 0)
-    limit = trace.route.speed_limit_mps
-    return replace(
-        trace,
-        route=replace(trace.route, distance_m=spoken, speed_limit_mps=None if limit is None else decimals(limit, 2)),
-        objects=tuple(_object(o) for o in trace.objects if not brief or o.name in named),
-        steps=tuple(_motion(s) for s in trace.steps) if brief else _steps(trace.steps),
-        end=EndState(
-            speed_mps=decimals(trace.end.speed_mps, 2),
-            accel_mps2=decimals(trace.end.accel_mps2, 2),
-            lateral_offset_m=None
-            if brief or trace.end.lateral_offset_m is None
-            else decimals(trace.end.lateral_offset_m, 1),
-            turned_deg=decimals(trace.end.turned_deg, 0),
-        ),
-        phases=tuple(replace(p, offset_m=decimals(p.offset_m, 1)) for p in trace.phases),
-    )
+    return _brief(trace) if known_level(level) == "brief" else _shortened(_detailed(trace))
 
 
 def recorded(trace: Trace) -> Trace:
     """The trace as a sample keeps it: as detailed, and all proposals and lane changes. Its texts are those of the trace."""
-    said = rounded(trace, "detailed")
+    said = _detailed(trace)
     changes = _recorded_changes([s.lane_changes for s in trace.steps])
     steps = [
         replace(
@@ -81,15 +69,98 @@ def rounded_choice(choice: Choice) -> Choice:
 # ---- as printed -------------------------------------------------------------------------------------------------------------
 
 
+def _brief(trace: Trace) -> Trace:
+    named = {p.about for p in trace.phases}
+    return replace(
+        _head(trace),
+        objects=tuple(_object(o) for o in trace.objects if o.name in named),
+        steps=tuple(_motion(s) for s in trace.steps),
+        end=replace(_end(trace.end), lateral_offset_m=None),
+        phases=tuple(replace(p, offset_m=decimals(p.offset_m, 1)) for p in trace.phases),
+    )
+
+
+def _detailed(trace: Trace) -> Trace:
+    steps, end = printed_steps(trace.steps), _end(trace.end)
+    explained = all(s.binding is not None for s in steps)
+    return replace(
+        _head(trace),
+        objects=tuple(_object(o) for o in trace.objects),
+        steps=steps,
+        end=end,
+        phases=phases_of(steps, end) if explained else trace.phases,
+    )
+
+
+def _shortened(trace: Trace) -> Trace:
+    """The detailed trace, less what is the first to go where it would take more than MAX_TOKENS."""
+    if any(s.binding is None for s in trace.steps):
+        return trace
+    trace = _without_bystanders(trace)
+    if n_tokens(lines_of(trace, "detailed")) > MAX_TOKENS:
+        trace = _without_bystanders(replace(trace, steps=tuple(_without_losers(s) for s in trace.steps)))
+    return trace
+
+
+def _without_bystanders(trace: Trace) -> Trace:
+    """Without those objects that no step speaks of, the furthest first, until the text is short enough."""
+    needed = set(spoken_names(trace.steps))
+    spare = [o for o in trace.objects if o.name not in needed]
+    while spare and n_tokens(lines_of(trace, "detailed")) > MAX_TOKENS:
+        furthest = spare.pop()
+        trace = replace(trace, objects=tuple(o for o in trace.objects if o is not furthest))
+    return trace
+
+
+def _without_losers(step: Step) -> Step:
+    return step if step.choice is None else replace(step, choice=replace(step.choice, losers=()))
+
+
+def spoken_names(steps: Sequence[Step]) -> list[str]:
+    """The names of what printed steps speak of, in order."""
+    spoken: list[str | None] = []
+    for step in steps:
+        spoken += [c.about for c in step.constraints]
+        if step.choice is not None:
+            spoken += [blame.about for blame in (step.choice.flaw, step.choice.loses_for) if blame is not None]
+            spoken += [group.about for group in step.choice.losers]
+        spoken += [name for verdict in step.lane_news for name in (verdict.follower, verdict.blocker)]
+    return [name for name in spoken if name is not None]
+
+
+def _head(trace: Trace) -> Trace:
+    spoken = 0.0 if trace.route.manoeuvre == FOLLOW else decimals(trace.route.distance_m, 0)
+    limit = trace.route.speed_limit_mps
+    route = replace(trace.route, distance_m=spoken, speed_limit_mps=None if limit is None else decimals(limit, 2))
+    return replace(trace, route=route)
+
+
+def _end(end: EndState) -> EndState:
+    return EndState(
+        speed_mps=decimals(end.speed_mps, 2),
+        accel_mps2=decimals(end.accel_mps2, 2),
+        lateral_offset_m=None if end.lateral_offset_m is None else decimals(end.lateral_offset_m, 1),
+        turned_deg=decimals(end.turned_deg, 0),
+    )
+
+
 def _object(thing: ObjectFacts) -> ObjectFacts:
     if thing.distance_m is None or thing.speed_mps is None:
         return thing
     return replace(thing, distance_m=decimals(thing.distance_m, 1), speed_mps=decimals(thing.speed_mps, 1))
 
 
-def _steps(steps: Sequence[Step]) -> tuple[Step, ...]:
-    news = news_of([s.lane_changes for s in steps])
-    return tuple(_step(s, s.lane_news or said) for s, said in zip(steps, news, strict=True))
+def printed_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps as a detailed text states them."""
+    printed: list[Step] = []
+    losers: tuple[Losers, ...] = ()
+    for step, news in zip(steps, news_of([s.lane_changes for s in steps]), strict=True):
+        now = _step(step, step.lane_news or news)
+        if now.choice is not None:
+            losers = losers if same_reasons(now.choice.losers, losers) else now.choice.losers
+            now = replace(now, choice=replace(now.choice, losers=losers))
+        printed.append(now)
+    return tuple(printed)
 
 
 def _motion(step: Step) -> Step:

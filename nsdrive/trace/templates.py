@@ -329,7 +329,7 @@ LANE_WANTED = Template(
     "{path:path} for {reason:reason} {incentive_mps2:2} of {threshold_mps2:2}{behind:follower} {safe:safe}"
 )
 LANE_GONE = Template("no {path:path}")
-# From the end of the phase before.
+# From the end of the phase before. Only in brief: who reads the steps has read it.
 PHASE = Template("until {end_s:1} s {rule:rule}{about:about}: {manoeuvre:manoeuvre}{path:way}{offset_m:offset}")
 SPEEDS = Template("speed {values:row}")
 ACCELS = Template("accel {values:row}")
@@ -354,7 +354,7 @@ def pattern(level: str) -> str:
     lanes = "|".join(t.regex for t in (LANE_WANTED, LANE_UNWANTED, LANE_GONE))
     choice = rf"(?:(?:{CHOICE.regex}|{NO_CHOICE.regex})\n)?(?:{LOSERS.regex}\n)?(?:(?:{lanes})\n)*"
     step = rf"{STEP.regex}\n{choice}(?:(?:{evaluations})\n)+"
-    return rf"{head}(?:{step}){{{N_STEPS}}}{STEP.regex}\n{TURNED.regex}(?:\n{PHASE.regex})+"
+    return rf"{head}(?:{step}){{{N_STEPS}}}{STEP.regex}\n{TURNED.regex}"
 
 
 def known_level(level: str) -> str:

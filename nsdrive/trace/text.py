@@ -11,20 +11,23 @@ and, of a planner that weighs proposals, what it chose:
     change_left for speed 0.35 of 0.20 follower vehicle-4 -2.60 of -2.00 blocked by vehicle-4
 
 Path, offset [m] and share of the speed limit name a proposal; "for" is what keeps its score from 1.0 (but missing progress)
-and that for which the second loses; so many others lose for so many reasons. A text stays short (a detailed one under 1,200
-tokens) by one idiom: what is as it was when last said is not said again, be it an evaluation's number or object, the chosen
-proposal, its score, the margin, the reasons of the others, or a neighbouring lane whose verdict (wanted, safe, because of whom)
-is the old one. And proposals that lose for the same term and object are counted, not listed: their numbers are in the record
-(`nsdrive.trace.record`). What decides is always said: the winner, the margin to the second, for each loser its reason.
+and that for which the second loses; so many others lose for so many reasons.
+
+A detailed text stays under 1,200 tokens by one idiom: what is as it was when last said is not said again, be it a number or the
+object of a rule's evaluation, the chosen proposal, its score, the margin, the reasons of the others, or a neighbouring lane
+whose verdict (wanted, safe, because of whom) is the old one; and phases are not said where the steps are. Proposals that lose
+for the same term and object are counted, not listed: their numbers are in the record (`nsdrive.trace.record`). What decides is
+always said: the winner, the second, the margin and the reason for it. The reasons of the others, and objects that nobody speaks
+of, are the first to go where a text would still be too long (`nsdrive.trace.rounding`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from nsdrive.trace.choice import Choice, LaneVerdict
+from nsdrive.trace.lines import Said, lines_of, pieces_of
 from nsdrive.trace.rounding import rounded
 from nsdrive.trace.templates import (
     ACCELS,
@@ -57,6 +60,7 @@ from nsdrive.trace.trace import (
     SceneFacts,
     Step,
     Trace,
+    phases_of,
     with_margins,
 )
 from nsdrive.world.decision import Constraint
@@ -66,7 +70,7 @@ from nsdrive.world.rules import RULES
 
 def render(trace: Trace, level: str) -> str:
     """The text of a trace: lines without a final newline, "" at level none. ValueError for an unknown level."""
-    return "\n".join(_lines(rounded(trace, level), level)) if known_level(level) != "none" else ""
+    return "\n".join(lines_of(rounded(trace, level), level)) if known_level(level) != "none" else ""
 
 
 def parse(text: str) -> Trace:
@@ -81,9 +85,7 @@ def parse(text: str) -> Trace:
         steps, end = _read_motion(reader)
     else:
         steps, end = _read_steps(reader)
-        phases = _read_phases(reader)
-        if not phases:
-            reader.fail(PHASE)
+        phases = list(phases_of(steps, end))
     reader.finish()
     manoeuvre, distance = route["command"]
     return Trace(
@@ -94,97 +96,6 @@ def parse(text: str) -> Trace:
         end=end,
         phases=tuple(phases),
     )
-
-
-# ---- writing --------------------------------------------------------------------------------------------------------------
-
-
-def _lines(trace: Trace, level: str) -> list[str]:
-    route = {"command": (trace.route.manoeuvre, trace.route.distance_m), "limit": trace.route.speed_limit_mps}
-    lines = [SCENE.format(vars(trace.scene)), ROUTE.format(route)]
-    lines += [_object_template(o).format(vars(o)) for o in trace.objects]
-    phases = [PHASE.format(vars(p)) for p in trace.phases]
-    turned = TURNED.format({"turned_deg": trace.end.turned_deg})
-    if level == "brief":
-        speeds = SPEEDS.format({"values": [*(s.speed_mps for s in trace.steps), trace.end.speed_mps]})
-        accels = ACCELS.format({"values": [*(s.accel_mps2 for s in trace.steps), trace.end.accel_mps2]})
-        moved = [s.moved_m for s in trace.steps]
-        told = [MOVED.format({"values": moved})] if any(m is not None for m in moved) else []
-        return [*lines, *phases, speeds, accels, *told, turned]
-    said = _Said()
-    for step in trace.steps:
-        if step.binding is None:
-            raise ValueError("a trace read from a brief text has no evaluations, so it has no detailed text")
-        lines += [_state_line(vars(step), said), *_choice_lines(step.choice, said)]
-        lines += [_verdict_line(verdict) for verdict in step.lane_news]
-        lines += [_evaluation_line(step, i, said) for i in range(len(step.constraints))]
-    lines.append(_state_line({**vars(trace.end), "time_s": N_STEPS * STEP_S, "moved_m": None}, said))
-    return [*lines, turned, *phases]
-
-
-@dataclass
-class _Said:
-    """What was said last, for that which need not be said again. evaluations: by rule, their fields."""
-
-    offset_m: float = 0.0
-    choice: Choice | None = None
-    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-def _state_line(state: Mapping[str, Any], said: _Said) -> str:
-    offset = state["lateral_offset_m"]
-    news, said.offset_m = None if offset == said.offset_m else offset, offset
-    return STEP.format({**state, "lateral_offset_m": news})
-
-
-def _choice_lines(choice: Choice | None, said: _Said) -> list[str]:
-    last, said.choice = said.choice, choice
-    if choice is None:
-        return [NO_CHOICE.format({})] if last is not None else []
-    before = _pieces(last) if last is not None else {}
-    pieces = {name: piece if piece != before.get(name) else None for name, piece in _pieces(choice).items()}
-    lines = [CHOICE.format(pieces)] if set(pieces.values()) != {None} else []
-    if choice.losers != (last.losers if last is not None else ()):
-        lines.append(LOSERS.format({"losers": choice.losers}))
-    return lines
-
-
-def _pieces(choice: Choice) -> dict[str, Any]:
-    """The places of CHOICE."""
-    lost = None if choice.runner_up is None else (choice.margin, choice.loses_for)
-    return {
-        "chosen": choice.chosen,
-        "score": (choice.score, choice.flaw),
-        "runner_up": (choice.runner_up,),
-        "margin": lost,
-    }
-
-
-def _verdict_line(verdict: LaneVerdict) -> str:
-    v = verdict
-    if v.reason is None:
-        return LANE_GONE.format(vars(v))
-    if v.safe is None:
-        return LANE_UNWANTED.format(vars(v))
-    behind = None if v.follower is None else (v.follower, v.follower_accel_mps2, v.safe_accel_mps2)
-    return LANE_WANTED.format({**vars(v), "behind": behind, "safe": (v.safe, v.blocker)})
-
-
-def _evaluation_line(step: Step, index: int, said: _Said) -> str:
-    """What is new in it since the rule's last one."""
-    c = step.constraints[index]
-    mark = " binds" if index == step.binding else " ties" if index in step.tied else ""
-    fields = {**c.inputs, "about": (c.about,), "threshold": c.threshold, "allows_mps2": c.allows_mps2}
-    last = said.evaluations.get(c.rule, {})
-    said.evaluations[c.rule] = fields
-    news = {name: value if value != last.get(name) else None for name, value in fields.items()}
-    return EVALUATIONS[c.rule].format({**news, "mark": mark})
-
-
-def _object_template(thing: ObjectFacts) -> Template:
-    if thing.distance_m is None:
-        return LATER
-    return HIDDEN if thing.name.startswith("hidden-") else OBJECT
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------------
@@ -219,7 +130,7 @@ class _Reader:
 
     def finish(self) -> None:
         if self.at < len(self.lines):
-            self.fail(PHASE)
+            self.fail(TURNED)
 
     def fail(self, *templates: Template) -> None:
         if self.at >= len(self.lines):
@@ -267,7 +178,7 @@ def _read_motion(reader: _Reader) -> tuple[list[Step], EndState]:
 
 def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
     steps = []
-    said = _Said()
+    said = Said()
     for k in range(N_STEPS):
         state = _read_state(reader, k * STEP_S, said)
         choice = _read_choice(reader, said)
@@ -302,7 +213,7 @@ def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
     return steps, EndState(**state, turned_deg=reader.take(TURNED)["turned_deg"])
 
 
-def _read_choice(reader: _Reader, said: _Said) -> Choice | None:
+def _read_choice(reader: _Reader, said: Said) -> Choice | None:
     if reader.maybe(NO_CHOICE) is not None:
         said.choice = None
         return None
@@ -310,7 +221,7 @@ def _read_choice(reader: _Reader, said: _Said) -> Choice | None:
     if fields is None and losers is None:
         return said.choice
     unsaid = dict.fromkeys(("chosen", "score", "runner_up", "margin"))
-    told: dict[str, Any] = _pieces(said.choice) if said.choice is not None else unsaid
+    told: dict[str, Any] = pieces_of(said.choice) if said.choice is not None else unsaid
     told |= {name: piece for name, piece in (fields or {}).items() if piece is not None}
     alone = told["runner_up"] == (None,)
     if None in (told["chosen"], told["score"], told["runner_up"]) or (told["margin"] is None and not alone):
@@ -336,7 +247,7 @@ def _verdict(fields: Mapping[str, Any]) -> LaneVerdict:
     return LaneVerdict(**given, safe=safe, blocker=blocker)
 
 
-def _read_evaluation(reader: _Reader, rule: str, said: _Said) -> tuple[Constraint, str]:
+def _read_evaluation(reader: _Reader, rule: str, said: Said) -> tuple[Constraint, str]:
     """An evaluation and its mark, completed from the rule's last one."""
     fields = reader.take(EVALUATIONS[rule])
     mark = fields.pop("mark")
@@ -358,7 +269,7 @@ def _read_evaluation(reader: _Reader, rule: str, said: _Said) -> tuple[Constrain
     return constraint, mark
 
 
-def _read_state(reader: _Reader, time_s: float, said: _Said) -> dict[str, Any]:
+def _read_state(reader: _Reader, time_s: float, said: Said) -> dict[str, Any]:
     state = reader.take(STEP)
     if state["time_s"] != time_s:
         raise ValueError(f"line {reader.at}, column 1: the time is {state['time_s']:.1f}, expected {time_s:.1f}")

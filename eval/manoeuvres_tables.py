@@ -18,12 +18,13 @@ from nsdrive.world.types import HISTORY_TICKS
 
 NOTE = (
     "Exact scenes with one thing to get right each, driven from their start. A manoeuvre is passed where nothing that is expected "
-    "of the planner fails; what a planner is not made for (changing lanes, say) is not expected of it and shown in grey. Each "
-    "picture: driving goes to the right, the trail's colour is the ego's speed, a dot each second; outlined where the ego starts, "
-    "filled the moment when it was nearest to anybody, a cross where it touched somebody."
+    "of the planner fails; what a planner is not made for (changing lanes, say) is not expected of it: a grey circle, not a tick. "
+    "Each picture: driving goes to the right, the trail's colour is the ego's speed, a dot each second; outlined where the ego "
+    "starts, filled the moment when it was nearest to anybody, a cross where it touched somebody."
 )
-MARKS = {HOLDS: "✓", FAILS: "✗", NOT_EXPECTED: "–"}
-CSS = {HOLDS: "ok", FAILS: "no", NOT_EXPECTED: "na"}
+PARTLY = "partly"  # passed, but for what is not expected of this planner
+MARKS = {HOLDS: "✓", FAILS: "✗", NOT_EXPECTED: "–", PARTLY: "○"}
+CSS = {HOLDS: "ok", FAILS: "no", NOT_EXPECTED: "na", PARTLY: "na"}
 
 Rows = Mapping[str, Mapping[str, Any]]  # manoeuvre -> its row of results.json
 
@@ -64,11 +65,13 @@ def overall(runs: Sequence[ClosedLoopRun]) -> Table:
         judged = [row["manoeuvre"] for row in run.rows if row.get("manoeuvre")]
         checks = [check["status"] for verdicts in judged for check in verdicts["checks"]]
         crashed = sum(bool(row["at_fault"]) for row in run.rows if row.get("manoeuvre"))
+        passed = [verdicts for verdicts in judged if verdicts["passed"]]
+        partly = sum(bool(verdicts["limited"]) for verdicts in passed)
         n = len(judged) + len(run.results["failures"])
         lines.append(
             [
                 Cell(text=head, below=f"agents: {run.agents}"),
-                Cell(text=f"{sum(verdicts['passed'] for verdicts in judged)} of {n}"),
+                Cell(text=f"{len(passed)} of {n}", below=f"{len(passed) - partly} wholly, {partly} as far as expected"),
                 Cell(text=str(crashed)),
                 Cell(text=str(checks.count(HOLDS))),
                 Cell(text=str(checks.count(FAILS))),
@@ -126,7 +129,8 @@ def _case(name: str, heads: Sequence[str], rows: Sequence[Rows], drives: Sequenc
 def _mark(row: Mapping[str, Any] | None) -> tuple[str, str]:
     if row is None:
         return MARKS[NOT_EXPECTED], CSS[NOT_EXPECTED]
-    status = HOLDS if row["manoeuvre"]["passed"] else FAILS
+    verdicts = row["manoeuvre"]
+    status = FAILS if not verdicts["passed"] else PARTLY if verdicts["limited"] else HOLDS
     return MARKS[status], CSS[status]
 
 
@@ -134,7 +138,8 @@ def _cell(row: Mapping[str, Any] | None) -> Cell:
     if row is None:
         return Cell(text="not driven")
     failing = [f"{c['says']}: {c['measured']}" for c in row["manoeuvre"]["checks"] if c["status"] == FAILS]
-    return Cell(text="pass" if not failing else "FAIL", below="; ".join(failing), best=not failing)
+    mark = "FAIL" if failing else "as far as expected" if row["manoeuvre"]["limited"] else "pass"
+    return Cell(text=mark, below="; ".join(failing), best=mark == "pass")
 
 
 def _heads(runs: Sequence[ClosedLoopRun]) -> list[str]:

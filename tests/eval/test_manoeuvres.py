@@ -136,6 +136,16 @@ def test_what_a_planner_is_not_made_for_is_neither_passed_nor_failed():
     assert checks["NoAtFaultCollision"] == FAILS
 
 
+def test_a_manoeuvre_passed_without_what_it_is_about_is_told_apart_from_one_passed():
+    waits, follows = judged(maker("idm"), "blocked_lane_free_neighbour"), judged(maker("idm"), "slower_lead_at_10")
+    assert (waits.passed, waits.limited) == (True, "lane_changes")
+    assert (follows.passed, follows.limited) == (True, "")
+    assert judged(Blind, "slow_vehicle_two_lanes").limited == ""
+    lines = table([{"manoeuvre": one.to_row()} for one in (waits, follows)]).splitlines()
+    assert lines[0].endswith("pass  as far as is expected without lane changes")
+    assert lines[-1] == "2 of 2 manoeuvres passed, 1 of them only as far as is expected of the planner"
+
+
 def test_only_a_whole_manoeuvre_is_judged():
     assert judge(simulate(load_manoeuvre("stop_sign_alone"), IdmPlanner(), duration_s=3.0)) is None
 

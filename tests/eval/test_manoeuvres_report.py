@@ -40,6 +40,7 @@ def test_the_report_shows_every_manoeuvre_with_a_picture_per_run(folders, tmp_pa
     assert "Someone walks slowly across the open road" in page
     assert "runs into person-1" in page
     assert "not expected" in page
+    assert "1 wholly, 1 as far as expected" in page
     assert "idm (as_written)" in page
     assert "idm (answering)" in page
     assert page.count('class="hit"') == 1  # nobody knows where the others were who reacted

@@ -17,6 +17,7 @@ from nsdrive.cameras.rig import make_rig
 from nsdrive.config import did_you_mean
 from nsdrive.dataset import Sample, json_line, write_atomically
 from nsdrive.draw import birds_eye, contact_sheet
+from nsdrive.draw_choice import DrawnChoice, drawn_choice
 from nsdrive.scenarios.argoverse2 import Argoverse2Config, Argoverse2Source
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.manoeuvres import MANOEUVRES, load_manoeuvre
@@ -58,7 +59,8 @@ def show(name: str, make_planner: Callable[[], Planner], *, rig: str, at_s: floa
         rollout, index, seen=made.sample.extra["seen"], navigation=navigation(scenario.mission, rollout.states[index])
     )
     views = renderer.render(rollout.states[index].pose, rollout.frames[index], rollout.lights[index], camera_rig)
-    above = scene_from_above(scenario, rollout.frames[index], rollout.lights[index], made.sample, {})
+    choice = drawn_choice(rollout.plans[index], made.sample.trace_names)
+    above = scene_from_above(scenario, rollout.frames[index], rollout.lights[index], made.sample, {}, choice)
     out.mkdir(parents=True, exist_ok=True)
     texts = {level: render(trace, level) for level in ("brief", "detailed")}
     contents: dict[str, bytes | str] = {
@@ -117,14 +119,21 @@ def scene_painter(config: GenerateConfig) -> Callable[[Sample, Mapping[str, Floa
 
 
 def scene_from_above(
-    scenario: Scenario, frame: Any, lights: Mapping[str, str], sample: Sample, predicted: Mapping[str, FloatArray]
+    scenario: Scenario,
+    frame: Any,
+    lights: Mapping[str, str],
+    sample: Sample,
+    predicted: Mapping[str, FloatArray],
+    choice: DrawnChoice | None = None,
 ) -> np.ndarray:
-    """Bird's eye view (H, W, 3) of a sample: the world, the history, the planner's future, and predictions if any."""
+    """Bird's eye view (H, W, 3) of a sample: the world, the history, the planner's future, and predictions if any, and choice."""
     pose = np.array(sample.anchor["pose_global"], dtype=float)
     history = to_global(np.array([[h["x_m"], h["y_m"]] for h in sample.ego_history]), pose)
     future = to_global(sample.future[::TICKS_PER_WAYPOINT, :2], pose)
     trajectories = {"planner": future} | {name: to_global(points, pose) for name, points in predicted.items()}
-    return birds_eye(scenario.lane_map, pose, frame, lights=lights, history=history, trajectories=trajectories)
+    return birds_eye(
+        scenario.lane_map, pose, frame, lights=lights, history=history, trajectories=trajectories, choice=choice
+    )
 
 
 def _png(rgb: np.ndarray) -> bytes:

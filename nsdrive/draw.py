@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import cv2
 import numpy as np
 
+from nsdrive.draw_choice import DrawnChoice, choice_legend, draw_choice, score_color
 from nsdrive.world.geometry import box_corners, to_ego
 from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.types import OBJECT_KINDS, FloatArray, ObjectFrame
@@ -58,6 +59,7 @@ def birds_eye(
     history: FloatArray | None = None,
     trajectories: Mapping[str, FloatArray] | None = None,
     labels: Collection[str] = (),
+    choice: DrawnChoice | None = None,
     range_m: float = 70.0,
     width_px: int = 720,
     height_px: int = 900,
@@ -66,13 +68,16 @@ def birds_eye(
 
     ego_pose (3,): rear axle, global. history (T, 2) and each of trajectories (T, 2): global; trajectories carry a dot at
     every point, so give them at the spacing that should show (a sample's waypoints, 0.5 s). labels: track ids to write
-    beside their boxes. range_m: how far ahead the picture reaches. Raises ValueError for trajectories of another shape.
+    beside their boxes. choice: a planner's proposals (`drawn_choice`). range_m: how far ahead the picture reaches. Raises
+    ValueError for trajectories of another shape.
     """
-    page = _Page(np.asarray(ego_pose, dtype=float), range_m, width_px, height_px)
+    page = Page(np.asarray(ego_pose, dtype=float), range_m, width_px, height_px)
     _draw_map(page, lane_map)
     _draw_stop_lines(page, lane_map, lights or {})
     for box in _near(frame, page):
         _draw_object(page, frame, box, labels)
+    if choice is not None:
+        draw_choice(page, choice, frame)
     _draw_ego(page)
     if history is not None and len(history):
         page.line(page.of(_points(history, "history")), HISTORY, 2.2)
@@ -86,7 +91,7 @@ def birds_eye(
             for point in track:
                 page.dot(point, 4.0, WHITE)
                 page.dot(point, 3.0, color)
-    return _finished(page, drawn, history is not None)
+    return _finished(page, drawn, history is not None, [] if choice is None else choice_legend(choice))
 
 
 def contact_sheet(
@@ -130,7 +135,7 @@ def contact_sheet(
 _SHEET_ROWS = (("CAM_L0", "CAM_F0", "CAM_R0"), ("CAM_L1", "CAM_B0", "CAM_R1"), ("CAM_L2", "CAM_R2"))
 
 
-class _Page:
+class Page:
     """The picture being drawn, and the way from metres to its pixels."""
 
     def __init__(self, pose: FloatArray, range_m: float, width_px: int, height_px: int) -> None:
@@ -165,6 +170,12 @@ class _Page:
                 self.image, [self._fixed(pixels)], closed, color, max(1, round(width_px * SCALE)), cv2.LINE_AA, SHIFT
             )
 
+    def dashes(self, pixels: FloatArray, color: Color, width_px: float, dash_px: float = 7.0) -> None:
+        along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(pixels, axis=0).T))])
+        for start in np.arange(0.0, along[-1], 2.0 * dash_px):
+            at = np.linspace(start, min(start + dash_px, along[-1]), 4)
+            self.line(np.column_stack([np.interp(at, along, pixels[:, k]) for k in (0, 1)]), color, width_px)
+
     def dot(self, pixel: FloatArray, radius_px: float, color: Color) -> None:
         if self.holds(pixel[None]):
             x, y = self._fixed(pixel[None])[0]
@@ -189,7 +200,7 @@ class _Page:
         return np.round(clipped * SCALE * 2**SHIFT).astype(np.int32).reshape(-1, 2)
 
 
-def _draw_map(page: _Page, lane_map: LaneMap) -> None:
+def _draw_map(page: Page, lane_map: LaneMap) -> None:
     for walkway in lane_map.walkways:
         page.area(page.of(walkway), WALKWAY)
     for area in lane_map.drivable_area:
@@ -207,7 +218,7 @@ def _draw_map(page: _Page, lane_map: LaneMap) -> None:
             _draw_marking(page, boundary, marking)
 
 
-def _draw_marking(page: _Page, boundary: FloatArray, marking: str) -> None:
+def _draw_marking(page: Page, boundary: FloatArray, marking: str) -> None:
     if marking == "none" or len(boundary) < 2:
         return
     pixels = page.of(boundary)
@@ -223,7 +234,7 @@ def _draw_marking(page: _Page, boundary: FloatArray, marking: str) -> None:
         page.line(page.of(np.column_stack([np.interp(at, along, boundary[:, k]) for k in (0, 1)])), color, 1.5)
 
 
-def _draw_crosswalk(page: _Page, polygon: FloatArray) -> None:
+def _draw_crosswalk(page: Page, polygon: FloatArray) -> None:
     pixels = page.of(polygon)
     if not page.holds(pixels):
         return
@@ -240,7 +251,7 @@ def _draw_crosswalk(page: _Page, polygon: FloatArray) -> None:
         page.area(np.array(corners), WHITE)
 
 
-def _draw_stop_lines(page: _Page, lane_map: LaneMap, lights: Mapping[str, str]) -> None:
+def _draw_stop_lines(page: Page, lane_map: LaneMap, lights: Mapping[str, str]) -> None:
     """Stop lines in white, red before a stop sign; before a light a bar per lane in its colour, and which way it leads."""
     for stop_line in lane_map.stop_lines.values():
         page.line(page.of(stop_line.line), LIGHT_COLORS["red"] if stop_line.kind == "stop_sign" else WHITE, 3.0)
@@ -256,14 +267,14 @@ def _draw_stop_lines(page: _Page, lane_map: LaneMap, lights: Mapping[str, str]) 
         page.line(page.of(bar), LIGHT_COLORS[state], 4.0)
 
 
-def _near(frame: ObjectFrame, page: _Page) -> list[int]:
+def _near(frame: ObjectFrame, page: Page) -> list[int]:
     if not len(frame):
         return []
     distance = np.hypot(frame.boxes[:, 0] - page.pose[0], frame.boxes[:, 1] - page.pose[1])
     return [int(i) for i in np.flatnonzero(distance < page.reach_m)]
 
 
-def _draw_object(page: _Page, frame: ObjectFrame, row: int, labels: Collection[str]) -> None:
+def _draw_object(page: Page, frame: ObjectFrame, row: int, labels: Collection[str]) -> None:
     box = frame.boxes[row].copy()
     kind = OBJECT_KINDS[int(frame.kinds[row])]
     box[3:5] = np.maximum(box[3:5], 5.0 / page.pixels_per_m)  # so that a cone still shows
@@ -287,7 +298,7 @@ def _draw_object(page: _Page, frame: ObjectFrame, row: int, labels: Collection[s
         page.text(frame.ids[row], (x + 8, y - 4), 11.0)
 
 
-def _draw_ego(page: _Page) -> None:
+def _draw_ego(page: Page) -> None:
     box = ego_box(page.pose[None])[0]
     corners = page.of(box_corners(box[None])[0])
     page.area(corners, EGO)
@@ -299,22 +310,35 @@ def _draw_ego(page: _Page) -> None:
     page.area(page.of(np.array([nose, wing + 0.5 * left, wing - 0.5 * left])), WHITE)
 
 
-def _finished(page: _Page, trajectories: Mapping[str, FloatArray], with_history: bool) -> np.ndarray:
-    """Legend and scale bar, then down to size."""
+def _finished(
+    page: Page, trajectories: Mapping[str, FloatArray], with_history: bool, more: Sequence[tuple[str, Color, str]]
+) -> np.ndarray:
+    """Legend and scale bar, then down to size. more: entries of `choice_legend`."""
     width, height = page.size_px
-    entries: list[tuple[str, Color]] = [("ego", EGO)]
-    entries += [("ego history", HISTORY)] if with_history else []
-    entries += list(zip(trajectories, _endless_colors(len(trajectories)), strict=True))
+    entries: list[tuple[str, Color, str]] = [("ego", EGO, "line")]
+    entries += [("ego history", HISTORY, "line")] if with_history else []
+    colors = _endless_colors(len(trajectories))
+    entries += [(name, color, "line") for name, color in zip(trajectories, colors, strict=True)]
+    entries += more
     row = 20
-    box_w = 30 + 8.2 * max(len(name) for name, _ in entries)
+    box_w = 30 + 8.8 * max(len(name) for name, _, _ in entries)
     corners = np.array(
         [[10.0, 10.0], [20 + box_w, 10], [20 + box_w, 22 + row * len(entries)], [10, 22 + row * len(entries)]]
     )
     page.area(corners, (255, 255, 255))
     page.line(corners, EDGE, 0.8, closed=True)
-    for i, (name, color) in enumerate(entries):
+    for i, (name, color, sort) in enumerate(entries):
         y = 26.0 + row * i
-        page.line(np.array([[18.0, y], [34.0, y]]), color, 3.2)
+        stroke = np.array([[18.0, y], [34.0, y]])
+        if sort == "dashes":
+            page.dashes(stroke, color, 2.0, 4.0)
+        elif sort == "box":
+            page.line(np.array([[20.0, y - 5], [32.0, y - 5], [32.0, y + 5], [20.0, y + 5]]), color, 1.6, closed=True)
+        elif sort == "scale":
+            for k in range(8):
+                page.line(stroke[0] + np.array([[2.0 * k, 0.0], [2.0 * k + 2.0, 0.0]]), score_color(k / 7.0), 5.0)
+        else:
+            page.line(stroke, color, 3.2)
         page.text(name, (40, y + 4.5))
     bar = 10.0 * page.pixels_per_m
     x, y = width - 24 - bar, height - 22.0

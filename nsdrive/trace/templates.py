@@ -65,7 +65,8 @@ def _read_count(part: str) -> tuple[str, int]:
     return words.removesuffix("s"), int(number)
 
 
-def _show_motion(motion: Motion | None) -> str:
+def motion_words(motion: Motion | None) -> str:
+    """A proposal in words, as "keep -1 80%"."""
     if motion is None:
         return "nothing"
     offset = decimals(motion.offset_m, 1)
@@ -195,9 +196,9 @@ KINDS: dict[str, Kind] = {
         show=_show_command,
         read=_read_command,
     ),
-    "motion": Kind(regex=_MOTION, show=_show_motion, read=_read_motion),
+    "motion": Kind(regex=_MOTION, show=motion_words, read=_read_motion),
     "rival": Kind(  # a motion or None, in a tuple: here None is something to say
-        regex=_MOTION, show=lambda v: _show_motion(v[0]), read=lambda text: (_read_motion(text),)
+        regex=_MOTION, show=lambda v: motion_words(v[0]), read=lambda text: (_read_motion(text),)
     ),
     "score": Kind(regex=rf"{_HUNDREDTHS}(?: for {_BLAME})?", show=_show_score, read=_read_score),
     "margin": Kind(regex=rf"{_HUNDREDTHS} for {_BLAME}", show=_show_score, read=_read_score),

@@ -42,7 +42,7 @@ class Roadblocks:
 
     def nearest(self, x_m: float, y_m: float) -> list[str]:
         """The nearest roadblock and the nearest roadblock connector."""
-        distances = shapely.distance(self.areas, shapely.Point(x_m, y_m))
+        distances = np.nan_to_num(shapely.distance(self.areas, shapely.Point(x_m, y_m)), nan=np.inf)
         found = []
         for connectors in (False, True):
             of_kind = [(distances[i], i) for i, b in enumerate(self.lanes) if (b in self.connectors) == connectors]

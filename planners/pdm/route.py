@@ -8,7 +8,7 @@ map), there is a usable answer here, and `Layout.problems` says what was wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -68,7 +68,10 @@ class RouteLanes(Mapping[str, Lane]):
         inside = shapely.contains_xy(self.polygons, center[0], center[1])
         if inside.any():
             return self._ids[int(np.argmax(inside))]
-        return self._ids[int(np.argmin(shapely.distance(self.polygons, shapely.Polygon(footprint))))]
+        distances = shapely.distance(self.polygons, shapely.Polygon(footprint))
+        return self._ids[
+            int(np.argmin(np.where(np.isnan(distances), np.inf, distances)))
+        ]  # nan: a lane without an area
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,6 +98,9 @@ def lay_out(
 ) -> Layout:
     """The whole first half in one call, with an answer whatever is wrong with the route or the map."""
     problems: list[str] = []
+    if not np.isfinite(ego.pose).all():
+        problems.append("The ego's pose is not finite: the path begins where the route does.")
+        ego = replace(ego, **_begin_of(lane_map, roadblock_ids))
     known = [block for block in roadblock_ids if block in roadblocks_of(lane_map).lanes]
     if len(known) < len(roadblock_ids):
         lost = [block for block in roadblock_ids if block not in known]
@@ -168,6 +174,8 @@ def starting_lane(
     """
     if not len(route_lanes):
         return None
+    if not np.isfinite(ego.pose).all():
+        return next(iter(route_lanes))
     here = route_lanes.at(ego.x_m, ego.y_m)
     if not here:
         center = np.array(
@@ -287,6 +295,8 @@ def _without_loops(blocks: Roadblocks, route: list[str]) -> list[str]:
 def _nearest_point(lane: Lane, pose: FloatArray) -> tuple[float, float]:
     """Distance to the nearest point of a lane's centerline, and how far the lane is turned there from the pose."""
     line = np.asarray(lane.centerline, dtype=np.float64)[:, :2]
+    if not len(line):
+        return np.inf, np.pi
     distances = ((line - pose[:2]) ** 2.0).sum(axis=-1) ** 0.5
     nearest = int(np.argmin(distances))
     ends = line[nearest : nearest + 2] if nearest + 1 < len(line) else line[-2:]
@@ -312,7 +322,19 @@ def _within_patch(area: FloatArray, x: float, y: float, radius_m: float) -> bool
 
 
 def _polygon(lane: Lane) -> shapely.Polygon:
-    return shapely.Polygon(np.asarray(lane.polygon, dtype=np.float64)[:, :2])
+    """The lane's area, an empty one where it has none."""
+    ring = np.asarray(lane.polygon, dtype=np.float64)[:, :2]
+    return shapely.Polygon(ring) if len(ring) >= 3 else shapely.Polygon()
+
+
+def _begin_of(lane_map: LaneMap, roadblock_ids: Sequence[str]) -> dict[str, float]:
+    """Where the first lane of a route begins, or of the map, or the origin: x_m, y_m, heading_rad of an ego."""
+    lanes = [*RouteLanes(lane_map, roadblock_ids).values(), *lane_map.lanes.values()]
+    for lane in lanes:
+        line = np.asarray(lane.centerline, dtype=np.float64)[:, :2]
+        if len(line) > 1:
+            return {"x_m": float(line[0, 0]), "y_m": float(line[0, 1]), "heading_rad": float(headings_of(line)[0])}
+    return {"x_m": 0.0, "y_m": 0.0, "heading_rad": 0.0}
 
 
 def _straight_route(lane_map: LaneMap, pose: FloatArray) -> list[str]:

@@ -166,3 +166,25 @@ def test_a_map_without_lanes_leads_straight_ahead_and_says_so():
     assert layout.start_lane is None
     assert "straight ahead" in layout.problems[-1]
     assert layout.centerline.pose_at(50.0) == pytest.approx([0.0, 50.0, np.pi / 2])
+
+
+@pytest.mark.parametrize("x_m", [np.nan, np.inf])
+def test_an_ego_without_a_finite_pose_starts_where_the_route_does(x_m):
+    road = chain(2)
+    layout = lay_out(road, ["block-0", "block-1"], ego_state(x_m=x_m), PdmParameters())
+    assert layout.centerline_lanes == ("0-0", "1-0")
+    assert "not finite" in layout.problems[0]
+    assert starting_lane(road, layout.lanes, ego_state(x_m=x_m)) == "0-0"
+
+
+@pytest.mark.parametrize("centerline", [np.zeros((0, 2)), np.zeros((1, 2)), np.zeros((5, 2))])
+def test_a_lane_that_is_hardly_one_does_not_stop_the_planner(centerline):
+    road, nothing = chain(3), np.zeros((0, 2))
+    lanes = dict(road.lanes)
+    lanes["0-0"] = dataclasses.replace(
+        lanes["0-0"], centerline=centerline, left_boundary=nothing, right_boundary=nothing
+    )
+    road = dataclasses.replace(road, lanes=lanes)
+    for x_m in (5.0, 45.0):
+        layout = lay_out(road, ["block-0", "block-1", "block-2"], ego_state(x_m=x_m), PdmParameters())
+        assert layout.centerline.length_m >= 30.0

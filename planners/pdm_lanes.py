@@ -31,6 +31,8 @@ from planners.lanes.config import PdmLanesConfig
 from planners.lanes.conflicts import Zone
 from planners.lanes.memory import Memory
 from planners.lanes.outlook import Outlook, lead_of
+from planners.lanes.passing import BICYCLE
+from planners.lanes.rollout import Stop
 from planners.lanes.rounds import rounds_of, ways_of
 from planners.lanes.tick import Neighbour, Option, Tick
 from planners.lanes.topology import Chain, Chains, usable_route
@@ -82,7 +84,7 @@ class PdmLanesPlanner:
         rounds = rounds_of(tick, here, ways)
         stands = frozenset(track_id for way in ways if way.speed_mps == 0.0 for track_id in way.ids)
         neighbours = tick.neighbours(here, stands)
-        options = [*_along_the_lane(tick, rounds.here), *_over(tick, neighbours), *rounds.options]
+        options = [*_along_the_lane(tick, rounds.here, neighbours), *_over(tick, neighbours), *rounds.options]
         if not options:
             raise ValueError("The lane ends here and no other one can be reached.")
 
@@ -101,7 +103,8 @@ class PdmLanesPlanner:
 
         option, k = at[chosen]
         constraints = _constraints(tick, option, k)
-        braking = must_brake(collision_s := float(scores.collision_s[chosen]), ego.speed_mps, c)
+        collision_s = float(scores.collision_s[chosen])
+        braking = ego.speed_mps <= c.straight_brake_mps and must_brake(collision_s, ego.speed_mps, c)
         if braking:
             about, inputs = seen.ids[scores.collision_about[chosen]], {"collision_s": collision_s}
             target = option.fractions[k] * option.outlook.target_mps
@@ -137,8 +140,14 @@ class PdmLanesPlanner:
         seen = forecast(observation.objects, {}, observation.ego, {}, memory.ignored, c)
         memory.ignored = seen.ignored_ids
         moving = seen.is_agent & (seen.speeds_mps > c.pass_standing_mps)
-        grown = seen.boxes + moving[:, None] * np.array([0.0, 0.0, 0.0, c.moving_longer_m, c.moving_wider_m])
-        return replace(seen, boxes=grown)
+        kinds = {
+            track_id: kind for track_id, kind in zip(observation.objects.ids, observation.objects.kinds, strict=True)
+        }
+        bicycle = np.array([kinds[track_id] == BICYCLE for track_id in seen.ids], dtype=bool)
+        boxes = seen.boxes.copy()
+        boxes[:, 3] += c.moving_longer_m * moving
+        boxes[:, 4] += c.moving_wider_m * moving + c.bicycle_wider_m * bicycle
+        return replace(seen, boxes=boxes)
 
     def _line(self, chain: Chain) -> ProposalPath:
         """The chain's centerline as PDM-Closed's scorer wants it."""
@@ -148,15 +157,28 @@ class PdmLanesPlanner:
         return self._lines[id(chain)]
 
 
-def _along_the_lane(tick: Tick, here: Outlook) -> list[Option]:
-    """Along the lane's middle and beside it."""
+def _along_the_lane(tick: Tick, here: Outlook, neighbours: tuple[Neighbour, ...]) -> list[Option]:
+    """Along the lane's middle and beside it. Where the ego has to leave the lane and cannot yet, it lets those pass who are in its
+    way, and keeps some of the lane before it."""
     c, memory, progress = tick.config, tick.memory, here.start.progress_m
+    share = 1.0
+    for neighbour in neighbours:
+        change = neighbour.change
+        urgent = change.reason in ("route", "blocked") and change.incentive_mps2 >= c.make_room_mps2
+        if not urgent or change.safe or change.blocker is None:
+            continue
+        objects = tick.observation.objects
+        speed = float(objects.speeds_mps[objects.ids.index(change.blocker)])
+        share = min(share, max(0.2, (speed - c.make_room_mps) / max(here.target_mps, 1.0)))
+        hold = max(here.chain.end_m - c.hold_end_m, here.nose_m + 0.5)
+        if not here.chain.reaches_goal and hold < here.chain.end_m:
+            here = replace(here, stops=(*here.stops, Stop(progress_m=hold)))
     settled = progress + max(8.0, c.keep_s * tick.speed_mps)
     if memory.path == "keep":
         settled = max(settled, memory.until_m)  # a lane change is being finished
     options = []
     for offset in c.offsets_m:
-        fractions = c.speed_fractions if offset == 0.0 else c.side_fractions
+        fractions = tuple(share * f for f in (c.speed_fractions if offset == 0.0 else c.side_fractions))
         options.append(tick.roll(here, [(settled, offset)], "keep", offset, fractions))
     return [option for option in options if option is not None]
 
@@ -188,6 +210,11 @@ def _constraints(tick: Tick, option: Option, k: int) -> list[Constraint]:
         *(evaluate(r.rule, r.about, r.inputs, speed, c, target_speed_mps=target) for r in option.outlook.rules),
         *lead_of(objects.ids, option.met, speed, target, c),
     ]
+    for rule in [rule for rule in found if rule.rule == "lead"]:
+        gap, closing = rule.inputs["gap_m"], speed - max(0.0, rule.inputs["lead_speed_mps"])
+        if closing > 0.0 and (speed + speed - closing) * closing > 2.0 * c.decel_max_mps2 * max(gap - 0.3, 0.1):
+            inputs = {"collision_s": gap / closing}  # the roll-out brakes harder than the law of the lead
+            found.append(evaluate("emergency_brake", rule.about, inputs, speed, c, target_speed_mps=target))
     return sorted(found, key=lambda constraint: RULE_ORDER[constraint.rule])
 
 

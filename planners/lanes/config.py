@@ -16,12 +16,14 @@ from planners.road_rules import RoadParameters
 class PdmLanesConfig(
     PdmParameters, RoadParameters, MobilParameters, OncomingParameters, PassingParameters, ConflictParameters
 ):
-    """Those that it shares with PDM-Closed and IDM keep their values there, but for the first five."""
+    """Those that it shares with PDM-Closed and IDM keep their values there, but for the first six."""
 
     reference: bool = False  # PDM-Closed's quirks are mended
     clamp_needed_gap: bool = True  # else the ego brakes behind a lead that speeds away
-    speed_fractions: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2)  # PDM-Closed's, the fastest first: it wins a tie
-    yield_margin_s: float = 1.0  # chosen by us: with the time to clear, some 5 to 6 s in all (see `lanes.conflicts`)
+    speed_fractions: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)  # PDM-Closed's, fastest first, and to stop
+    yield_margin_s: float = 0.5  # chosen by us: with the time to clear, some 4 to 5 s in all (see `lanes.conflicts`)
+    emergency_decel_mps2: float = 6.0  # chosen by us: about what dry asphalt and an attentive driver give
+    emergency_speed_mps: float = 60.0  # chosen by us: it may have to brake hard at any speed
     side_fractions: tuple[float, ...] = (1.0, 0.7, 0.4)  # chosen by us: of paths other than the lane's middle
 
     path_s: float = 8.0  # chosen by us: paths are as long as is driven in this time at the limit
@@ -38,9 +40,14 @@ class PdmLanesConfig(
     against_impatient_mps: float = 5.5  # ... takes half a fault
     hold_back_m: float = 2.5  # chosen by us: behind what it waits to go round it keeps room to steer out, and this more
     hold_unsure_m: float = 5.0  # chosen by us: and this much where it is not sure yet that it has to go round
-    hold_decel_mps2: float = 1.2  # chosen by us: for that it brakes no harder
+    hold_decel_mps2: float = 1.8  # chosen by us: for that it brakes no harder
+    hold_end_m: float = 14.0  # chosen by us: so far before its lane's end the ego waits for a gap beside it
+    make_room_mps2: float = 1.0  # chosen by us: for a change that the route or a blocked lane makes worth this much ...
+    make_room_mps: float = 2.0  # ... it drives this much slower than whoever is in its way
     worth_waiting_s: float = 25.0  # chosen by us: what takes longer to go round is not waited for at a distance
 
+    straight_brake_mps: float = 5.0  # as PDM-Closed: at this speed or less it brakes straight on, whatever its path
+    bicycle_wider_m: float = 1.0  # chosen by us: a cyclist is this much wider than its box, for paths and scores
     moving_longer_m: float = 0.6  # chosen by us: what moves is scored as a little longer than it is, for it may brake
     moving_wider_m: float = 0.2  # chosen by us: and wider, for it may sway
     aside_per_m: float = 0.1  # chosen by us: what the lane term loses per metre beside the middle of the lane

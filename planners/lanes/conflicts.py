@@ -41,6 +41,7 @@ class ConflictParameters:
         3.0  # chosen by us: who is this near to the zone and does not brake goes first, whatever the rule says
     )
     braking_mps2: float = 0.8  # chosen by us: who brakes harder than this is giving way
+    hardest_mps2: float = 4.5  # chosen by us: who would have to brake harder than this at a red light does not
     stop_before_m: float = 0.7  # chosen by us: the nose stops this far from the edge of the zone
     opposed_rad: float = 2.3  # chosen by us: ways that enter a junction at more than this (130 degrees) are opposed
 
@@ -150,9 +151,7 @@ def claims(
     found: list[Claim] = []
     free_mps = np.sqrt(chain.along.profile[1:].min(axis=0))  # limits and curves
     for zone in ahead:
-        if lights.get(zone.other_id) == "red":
-            continue
-        yields = gives_way(lane_map, zone, lights, p)
+        yields, red = gives_way(lane_map, zone, lights, p), lights.get(zone.other_id) == "red"
         clears = travel_s(chain.path, free_mps, progress_m, speed_mps, zone.exit_m + PACIFICA.rear_m, p.pull_away_mps2)
         reaches = travel_s(
             chain.path, free_mps, progress_m, speed_mps, zone.enter_m - PACIFICA.front_m, p.pull_away_mps2
@@ -164,6 +163,8 @@ def claims(
             if leaves + p.cleared_s <= reaches or math.isinf(arrives):
                 continue
             if not yields and not _insists(placed, row, arrives, clears, float(objects.accels_mps2[row]), p):
+                continue
+            if red and not _runs_red(zone, placed, row, p):
                 continue
             if best is None or arrives < best.arrives_s:
                 best = Claim(
@@ -262,6 +263,12 @@ def _insists(
     """Whether one who ought to give way will not: it is near, it would be there before the ego is gone, and it does not brake."""
     near = arrives_s < min(p.committed_s, clears_s)
     return near and accel_mps2 > -p.braking_mps2 and float(placed.along_mps[row]) > 1.0
+
+
+def _runs_red(zone: Zone, placed: Placed, row: int, p: ConflictParameters) -> bool:
+    """Whether one at whose line it is red is over it, or can no longer stop there."""
+    to_line = zone.junction_m - float(placed.front_m[row])
+    return to_line < -1.0 or float(placed.along_mps[row]) ** 2 > 2.0 * p.hardest_mps2 * max(to_line, 0.1)
 
 
 def _line_rank(lane_map: LaneMap, lane: Lane) -> int:

@@ -70,19 +70,21 @@ def entries(
     progress_m: FloatArray,
     boxes: FloatArray,
     velocities_mps: FloatArray,
+    accels_mps2: FloatArray,
     half_width_m: float,
     *,
     samples: int,
     interval_s: float,
 ) -> FloatArray:
-    """When and where objects are on a path, each moving on at constant velocity: (3, K, N) entry, middle and speed.
+    """When and where objects are on a path, each moving on at constant velocity: (4, K, N) entry, middle, speed
+    and how hard it brakes now.
 
     points (M, 2) and progress_m (M,) of the path; boxes (N, 5); K samples, `interval_s` apart, the first now. entry: progress of
     the object's nearest part, inf where it is further than `half_width_m` beside the path; middle: of its centre; speed: along
     the path there. A box counts by what it reaches along and across the path at its centre, a little more than its outline in
     a bend.
     """
-    return _entries(points, progress_m, boxes, velocities_mps, half_width_m, samples, interval_s)
+    return _entries(points, progress_m, boxes, velocities_mps, accels_mps2, half_width_m, samples, interval_s)
 
 
 @njit(cache=True)
@@ -175,11 +177,12 @@ def _place(points, progress, boxes, velocities):
 
 
 @njit(cache=True)
-def _entries(points, progress, boxes, velocities, half_width, samples, interval):
+def _entries(points, progress, boxes, velocities, accels, half_width, samples, interval):
     count = boxes.shape[0]
-    out = np.zeros((3, samples, count))
+    out = np.zeros((4, samples, count))
     entry, middle, speed = out[0], out[1], out[2]
     entry[:] = np.inf
+    out[3] = np.maximum(0.0, -accels)
     last = points.shape[0] - 1
     x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
     for i in range(last + 1):

@@ -83,7 +83,7 @@ def holds(constraint: Constraint, c: IdmParameters) -> bool:
 
 
 def lead_of(ids: tuple[str, ...], met: FloatArray, speed: float, target: float, c: IdmParameters) -> list[Constraint]:
-    """Of those on the path now, the one that allows least. met (3, K, N): `frenet.entries` along the path from the ego."""
+    """Of those on the path now, the one that allows least. met (4, K, N): `frenet.entries` along the path from the ego."""
     entry, middle, along = met[0, 0], met[1, 0], met[2, 0]
     nose = PACIFICA.front_m
     rows = np.flatnonzero(np.isfinite(entry) & ((entry - nose > 0.05) | (middle > nose)))

@@ -36,7 +36,9 @@ class PassingParameters:
     pass_join_m: float = 14.0  # chosen by us: things nearer to each other than this are one
     pass_longest_m: float = 60.0  # chosen by us: nothing longer than this is gone round over a lane of others
     pass_standing_mps: float = 0.5  # chosen by us: what moves slower stands
-    pass_slow_share: float = 0.6  # chosen by us: a cyclist below this share of the limit may be overtaken
+    pass_slow_share: float = 0.6  # chosen by us: a cyclist below this share of the limit may be overtaken ...
+    pass_slow_vehicle_share: float = 0.4  # ... and a vehicle below this one
+    pass_accel_mps2: float = 1.2  # chosen by us: how the ego is taken to speed up beside what it overtakes
     pass_patience_s: float = 3.0  # chosen by us: so long a car in the middle of the lane has to have stood
     pass_parked_m: float = 0.8  # chosen by us: a car this far off the lane's middle is parked and needs no patience
     pass_line_m: float = 40.0  # chosen by us: a car that stands this near before a light or a stop line waits there
@@ -96,9 +98,7 @@ def ways_round(
     begin = rear - PACIFICA.front_m - p.pass_before_m - p.pass_before_s * max(speed_mps, 1.0)
     end = front + PACIFICA.rear_m + p.pass_after_m
     if moving > 0.0:  # it drives on while it is overtaken
-        faster = max(1.0, min(limit_mps, speed_mps + 2.0) - moving)
-        end += moving * max(0.0, end - progress_m) / faster
-        begin = min(begin, max(progress_m, begin))
+        end += moving * _overtaking_s(end - progress_m, speed_mps, moving, limit_mps, p.pass_accel_mps2)
     edge_left, edge_right = chain.edges_m(min(begin, progress_m), end)
     found = []
     for kind, offset, edge, side in (
@@ -131,6 +131,16 @@ def ways_round(
             )
         )
     return tuple(found)
+
+
+def _overtaking_s(relative_m: float, speed_mps: float, other_mps: float, limit_mps: float, accel_mps2: float) -> float:
+    """How long it takes to gain `relative_m` on something that drives on, speeding up to the limit."""
+    gained, speed, passed = 0.0, speed_mps, 0.0
+    while gained < relative_m and passed < 30.0:
+        speed = min(max(limit_mps, speed), speed + 0.5 * accel_mps2)
+        gained += 0.5 * (speed - other_mps)
+        passed += 0.5
+    return passed
 
 
 def _in_the_way(
@@ -170,8 +180,10 @@ def _patience_s(
     if kind > PEDESTRIAN:
         return 0.0
     if speed > p.pass_standing_mps:
-        slow = 0.0 < placed.along_mps[row] < p.pass_slow_share * limit_mps and abs(placed.across_mps[row]) < 1.0
-        return 0.0 if kind == BICYCLE and slow else None
+        share = p.pass_slow_share if kind == BICYCLE else p.pass_slow_vehicle_share
+        slow = 0.0 < placed.along_mps[row] < share * limit_mps and abs(placed.across_mps[row]) < 1.0
+        braking = kind != BICYCLE and _waits(placed, row, lines_m, p, 6)
+        return 0.0 if slow and not braking else None
     if abs(placed.offset_m[row]) >= p.pass_parked_m:
         return 0.0
     return None if _waits(placed, row, lines_m, p, 6) else p.pass_patience_s

@@ -17,7 +17,8 @@ from nsdrive.world.types import INTERVAL_S, FloatArray
 from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.candidates import Candidate
 
-GENTLE_JERK_MPS3 = 2.0  # chosen by us, half of nuPlan's bound for comfort
+GENTLE_JERK_MPS3 = 4.0  # chosen by us, nuPlan's bound for comfort is 4.13
+FIRM = 1.35, 0.75  # chosen by us: so much more than needed is braked, from that share of the law's hardest on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def drive(
     accel_mps2: float = 0.0,
     against_mps: float = np.inf,
 ) -> Driven:
-    """Drive a path at each share of its speed limit. met (3, K, N): who is on it when (`planners.lanes.frenet.entries`), sampled
+    """Drive a path at each share of its speed limit. met (4, K, N): who is on it when (`planners.lanes.frenet.entries`), sampled
     every `sample_s`; after the last sample everyone keeps the speed. accel_mps2: the ego's now, from which the law of the
     free road departs gently. against_mps: no faster than this where the car's middle is over the lane's left boundary."""
     p = parameters
@@ -79,6 +80,7 @@ def drive(
         max(0.0, speed_mps),
         float(accel_mps2),
         idm,
+        p.emergency_decel_mps2,
         p.curve_time_s,
         PACIFICA.front_m,
         steps,
@@ -106,7 +108,7 @@ def envelope(speed2, at, decel):
 
 
 @njit(cache=True)
-def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, curve_time, front, steps, sample):
+def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, hardest, curve_time, front, steps, sample):
     dt = INTERVAL_S
     s0, headway, a, b, exponent, clamp = idm
     samples, objects = met.shape[1], met.shape[2]
@@ -121,7 +123,8 @@ def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, curve
             target = fractions[f] * (limits[i] + share * (limits[i + 1] - limits[i]))
             free = acceleration_kernel(speed, np.inf, 0.0, target, s0, headway, a, b, exponent, clamp)
             gentle -= GENTLE_JERK_MPS3 * dt
-            accel = max(free, gentle)  # a slower target is no reason to jerk; what is in the way may be
+            # A slower target is no reason to jerk, but for the one that means to stop; what is in the way may be.
+            accel = max(free, gentle) if fractions[f] > 0.0 else free
             curve2 = curves[i] + share * (curves[i + 1] - curves[i])
             if curve2 < target * target:
                 slope = 0.5 * (curves[i + 1] - curves[i]) / (arc[i + 1] - arc[i])
@@ -141,6 +144,13 @@ def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, curve
                 if gap > 0.05 or met[1, j, n] + beyond > nose:
                     law = acceleration_kernel(speed, gap, met[2, j, n], target, s0, headway, a, b, exponent, clamp)
                     accel = min(accel, law)
+                    # Harder than the law where that is needed to stop behind it, should it brake on as it does.
+                    ahead = max(0.0, met[2, j, n])
+                    room = gap - 0.5 + (0.5 * ahead * ahead / met[3, j, n] if met[3, j, n] > 0.5 else 0.0)
+                    left = 0.0 if met[3, j, n] > 0.5 else ahead
+                    needed = 0.5 * (speed * speed - left * left) / max(room, 0.1)
+                    if speed > ahead and needed > FIRM[1] * b:
+                        accel = min(accel, -min(FIRM[0] * needed, hardest))
             out[f, k, 0], out[f, k, 1], out[f, k, 2] = at, speed, accel
             after = max(0.0, speed + accel * dt)
             at += 0.5 * (speed + after) * dt if after > 0.0 else speed * speed / (2.0 * max(-accel, 1e-9))

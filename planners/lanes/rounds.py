@@ -75,18 +75,20 @@ def rounds_of(tick: Tick, here: Outlook, ways: tuple[WayRound, ...]) -> Rounds:
         back = max(out, way.to_m)
         settled = back + easing_m(way.offset_m, max(speed, 5.0), c.pass_lateral_mps2)
         knots = ((out, way.offset_m), (back, way.offset_m), (settled, 0.0))
-        option = tick.roll(here, knots, way.kind, way.offset_m, c.side_fractions, way.ids)
+        stands = way.speed_mps == 0.0  # what moves cannot be overtaken at a crawl
+        option = tick.roll(here, knots, way.kind, way.offset_m, c.side_fractions, way.ids, crawls=stands)
         if option is None:
             continue
         room = _room(tick, here, way, option, settled, begun)
-        option = replace(option, worth_mps2=max(0.0, _gain(tick, here, way)))
+        lawful = way.over == "oncoming" and not stands and room.free  # an overtaking, over a line that may be crossed
+        option = replace(option, worth_mps2=max(0.0, _gain(tick, here, way)), overtakes=lawful)
         if way.over == "own":
             if way.ready or begun:
                 options.append(option)
             continue
         if (room.free and way.ready) or (begun and here.nose_m > way.rear_m):
             options.append(option)
-        elif waits is None:
+        elif waits is None and stands:
             waits = _waiting(tick, here, way, room)
         considered.append(
             LaneChange(
@@ -116,8 +118,8 @@ def _waiting(tick: Tick, here: Outlook, way: WayRound, room: Room) -> Constraint
     if way.ready:
         before = c.hold_back_m + math.sqrt(QUINTIC_PEAK * abs(way.offset_m) / STEERING_1PM)
     stopping = tick.speed_mps**2 / (2.0 * c.hold_decel_mps2)
-    hold = max(way.rear_m - before, here.nose_m + max(0.5, stopping))
-    if hold >= way.rear_m - 2.0 or room.needs_s >= c.worth_waiting_s:
+    hold = min(max(way.rear_m - before, here.nose_m + max(0.5, stopping)), way.rear_m - 2.0)
+    if hold < here.nose_m or room.needs_s >= c.worth_waiting_s:
         return None
     arrives = min(room.arrives_s, room.needs_s)  # as the rule says it: too soon
     return yields(room.about, hold - here.nose_m, room.needs_s, arrives, tick.speed_mps, here.target_mps, c)
@@ -126,7 +128,8 @@ def _waiting(tick: Tick, here: Outlook, way: WayRound, room: Room) -> Constraint
 def _room(tick: Tick, here: Outlook, way: WayRound, option: Option, settled_m: float, begun: bool) -> Room:
     c, progress = tick.config, here.start.progress_m
     back_m = way.to_m + 0.5 * (settled_m - way.to_m)
-    needs, exposed = _alone_s(tick, here, option.candidate, back_m)
+    against = tick.against_mps(here) if way.speed_mps == 0.0 else math.inf
+    needs, exposed = _alone_s(tick, option.candidate, back_m, against)
     if way.over == "own":
         return Room(free=True, about=None, arrives_s=math.inf, needs_s=needs)
     if way.over == "same":
@@ -173,7 +176,7 @@ def _beside_way(tick: Tick, here: Outlook, way: WayRound, begun: bool) -> str | 
     return blocker_of(there, speed, ahead, behind, c.continue_decel_mps2 if begun else c.safe_decel_mps2, c)
 
 
-def _alone_s(tick: Tick, here: Outlook, candidate: Candidate, to_m: float) -> tuple[float, float]:
+def _alone_s(tick: Tick, candidate: Candidate, to_m: float, against_mps: float) -> tuple[float, float]:
     """How long it takes to a place on a path with nobody else there, and how much of that the ego is over the lane's line; inf
     where the path ends before it."""
     c = tick.config
@@ -182,11 +185,11 @@ def _alone_s(tick: Tick, here: Outlook, candidate: Candidate, to_m: float) -> tu
         tick.speed_mps,
         (1.0,),
         (),
-        np.zeros((3, 1, 0)),
+        np.zeros((4, 1, 0)),
         c,
         steps=3 * c.plan_steps,
         sample_s=INTERVAL_S,
-        against_mps=tick.against_mps(here),
+        against_mps=against_mps,
     ).arc_m[0]
     at = candidate.arc_at(to_m)
     if arc[-1] < at:

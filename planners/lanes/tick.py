@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from planners.lanes.frenet import entries
 from planners.lanes.memory import Memory
 from planners.lanes.mobil import Beside, beside, route_need, weigh
 from planners.lanes.outlook import Outlook, look
+from planners.lanes.passing import BICYCLE
 from planners.lanes.rollout import Driven, drive
 from planners.lanes.topology import Chain, Chains
 
@@ -25,7 +27,8 @@ from planners.lanes.topology import Chain, Chains
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Option:
     """A path with its roll-outs, one per speed fraction. outlook: of the chain it follows. met: who is on it (`frenet.entries`).
-    worth_mps2: the incentive of its lane, or of getting past what blocks it."""
+    worth_mps2: the incentive of its lane, or of getting past what blocks it. overtakes: someone who moves, over the oncoming lane,
+    where that is lawful and free."""
 
     candidate: Candidate
     driven: Driven
@@ -33,6 +36,7 @@ class Option:
     outlook: Outlook
     met: FloatArray
     worth_mps2: float = 0.0
+    overtakes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,6 +63,13 @@ class Tick:
     @property
     def speed_mps(self) -> float:
         return max(0.0, self.observation.ego.speed_mps)
+
+    @cached_property
+    def grown(self) -> FloatArray:
+        """(N, 5) boxes of the objects, those of cyclists with the room that they need."""
+        objects = self.observation.objects
+        wider = self.config.bicycle_wider_m * (objects.kinds == BICYCLE)
+        return objects.boxes + wider[:, None] * np.array([0.0, 0.0, 0.0, 0.0, 1.0])
 
     def outlook(self, chain: Chain) -> Outlook:
         """What lies ahead on a chain."""
@@ -117,10 +128,13 @@ class Tick:
         offset_m: float,
         fractions: tuple[float, ...],
         around: tuple[str, ...] = (),
+        crawls: bool = True,
     ) -> Option | None:
-        """A path along an outlook's chain, driven at each speed; None where the chain is too short for one."""
+        """A path along an outlook's chain, driven at each speed, against the traffic at a crawl; None where the chain is too short
+        for one."""
         c, objects = self.config, self.observation.objects
-        length = max(c.lookahead_min_m, c.path_s * max(self.speed_mps, outlook.target_mps))
+        reach = max(c.lookahead_min_m, c.path_s * max(self.speed_mps, outlook.target_mps))
+        length = max(reach, knots[-1][0] - outlook.start.progress_m + 10.0)
         candidate = lay(outlook.chain, outlook.start, knots, length, kind=kind, offset_m=offset_m, around=around)
         if candidate is None:
             return None
@@ -128,8 +142,9 @@ class Tick:
         met = entries(
             candidate.points,
             candidate.arc_m,
-            objects.boxes,
+            self.grown,
             objects.velocities_mps,
+            objects.accels_mps2,
             c.half_width_m,
             samples=c.proposal_steps // c.forecast_every + 1,
             interval_s=sample_s,
@@ -144,7 +159,7 @@ class Tick:
             steps=c.plan_steps,
             sample_s=sample_s,
             accel_mps2=self.observation.ego.accel_mps2,
-            against_mps=self.against_mps(outlook),
+            against_mps=self.against_mps(outlook) if crawls else math.inf,
         )
         return Option(candidate=candidate, driven=driven, fractions=fractions, outlook=outlook, met=met)
 

@@ -57,7 +57,8 @@ def card_text(manifest: Mapping[str, Any], pictures: list[tuple[str, Sample]]) -
         f"Made by nsdrive {manifest['nsdrive']}. Source and licence of the scenes: {manifest['licence']}",
         "A rule-based planner drives; every sample pairs camera images, ego history and a navigation command with the "
         "planner's own rule evaluations as text and the ten waypoints that it drove (0.5 s apart, ego frame, metres). "
-        "`nsdrive check` replays every text and recomputes every fact.",
+        "Of a planner that weighs proposals the record (`nsdrive.trace`) holds every proposal with every score term, and the text "
+        "what was chosen, over which, by how much and why. `nsdrive check` replays every text and recomputes every fact.",
         "## Counts",
         *(_table(group, manifest["counts"].get(key, {})) for key, group in _GROUPS.items()),
         "## Examples",

@@ -1,11 +1,15 @@
 """The scene from above, and the sheet of images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import straight_map, tracked
 
 from nsdrive.draw import EGO, LIGHT_COLORS, TRAJECTORY_COLORS, birds_eye, contact_sheet
-from nsdrive.world.types import ObjectFrame
+from nsdrive.draw_choice import BLAMED, drawn_choice, score_color
+from nsdrive.world.decision import Constraint, Decision, Proposal, Term, arg_min
+from nsdrive.world.types import ObjectFrame, Plan
 
 POSE = np.array([60.0, 0.0, 0.0])
 
@@ -51,6 +55,45 @@ def test_same_input_same_picture_and_wrong_input_is_named():
         birds_eye(road, POSE, frame, trajectories={"planner": np.zeros(4)})
     with pytest.raises(ValueError, match="ego pose"):
         birds_eye(road, np.zeros(2), frame)
+
+
+def test_proposals_are_drawn_by_score_and_who_is_blamed_is_named():
+    terms = (Term(name="no_at_fault_collision", value=0.0, measured=1.0, about="a"), Term(name="progress", value=1.0))
+    good = Proposal(path="keep", offset_m=0.0, speed_fraction=0.6, terms=terms[1:], score=1.0)
+    bad = Proposal(path="keep", offset_m=-1.0, speed_fraction=1.0, terms=terms, score=0.0)
+    ahead = np.linspace(0.0, 40.0, 41)
+    paths = np.stack([np.column_stack([60.0 + ahead, np.full(41, y), np.zeros(41)]) for y in (0.0, -1.0, -6.0)])
+    decision = arg_min([Constraint(rule="target_speed", about=None, inputs={}, threshold=10.0, allows_mps2=0.5)])
+    plan = Plan(
+        trajectory=None,
+        decision=Decision(
+            planner="p",
+            time_s=0.0,
+            speed_mps=9.0,
+            accel_mps2=0.0,
+            progress_m=0.0,
+            lateral_offset_m=0.0,
+            lane_id=None,
+            constraints=decision[0],
+            command_mps2=0.5,
+            binding=0,
+            proposals=(good, bad, bad),
+            chosen=0,
+            runner_up=1,
+        ),
+        candidates=paths,
+    )
+    frame = ObjectFrame.of([tracked("a", 90.0, 6.0), tracked("b", 90.0, 12.0)])
+    choice = drawn_choice(plan, {"vehicle-1": "a", "vehicle-2": "b"})
+    assert choice is not None
+    assert choice.blamed == {"a": "vehicle-1"}
+    image = birds_eye(straight_map(200.0), POSE, frame, choice=choice)
+    road = image[200:]  # below the legend
+    middle = image.shape[1] / 2
+    assert abs(np.median(pixels_like(road, score_color(1.0))[:, 1]) - middle) < 3
+    assert np.median(pixels_like(road, score_color(0.0))[:, 1]) > middle + 30
+    assert pixels_like(road, BLAMED)[:, 1].min() < middle - 50
+    assert drawn_choice(replace(plan, candidates=None), {}) is None
 
 
 def test_a_contact_sheet_shows_every_image_once():

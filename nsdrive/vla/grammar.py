@@ -27,9 +27,9 @@ BRIDGE = f"</REASONING>\n{OPEN_PLAN}"
 _NUMBER = r"-?(?:0|[1-9][0-9]{0,2})\.[0-9]{2}"  # as prompt.fixed prints it, at most 999.99 m
 _POINT = rf"\[{_NUMBER}, {_NUMBER}\]"
 _PLAN = regex.compile(rf"{_POINT}(?:, {_POINT}){{{N_WAYPOINTS - 1}}}{CLOSE_PLAN}")
-# Tokens of free text before it is ended, by trace level. Chosen by us: nearly twice the longest of our texts, which take
-# 227 (brief) and 843 (detailed) of the real Qwen3.5 tokens.
-REASONING_BUDGET = {"none": 0, "brief": 384, "detailed": 1536}
+# Tokens of free text before it is ended, by trace level. Chosen by us: room for the longest of our texts and a third more. They
+# take up to 349 (brief) of the real Qwen3.5 tokens, and detailed ones are kept under 1,200 (see nsdrive.trace.rounding).
+REASONING_BUDGET = {"none": 0, "brief": 512, "detailed": 1600}
 _PLAN_CHARACTERS = frozenset("0123456789.,-[] </PLANING>")
 _LONGEST_PLAN = N_WAYPOINTS * len("[-999.99, -999.99], ") + len(CLOSE_PLAN)  # in characters, so in tokens at most
 

@@ -15,6 +15,7 @@ from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS
 from eval.table import Cell, Table, markdown_text
 
 Rows = Sequence[Mapping[str, Any]]
+ENOUGH = 5  # chosen by us: resampling fewer scenarios says nothing
 DIFFERENCE = "Score minus the first run's, by family or type, with 95 % intervals"
 NOTE = (
     "Every scenario driven from its start, the planner in the seat at every tenth of a second. The score is nuPlan's closed-loop "
@@ -149,7 +150,7 @@ def by_type(runs: Sequence[ClosedLoopRun]) -> Table:
 
 def differences(runs: Sequence[ClosedLoopRun]) -> Table:
     """One line per family (of generated scenarios) or type, one column per run but the first: the mean over the scenarios that
-    both have of score minus the first run's, and its 95 % interval, scenarios resampled."""
+    both have of score minus the first run's, and from ENOUGH scenarios on its 95 % interval, scenarios resampled."""
     first, *others = (_scores(run) for run in runs)
     group_of: dict[str, str] = {}
     for run in runs:
@@ -172,7 +173,7 @@ def differences(runs: Sequence[ClosedLoopRun]) -> Table:
             gained = np.array([[b - a] for a, b in pairs])
             estimate = cluster_mean(gained, np.ones(len(pairs), dtype=bool), np.arange(len(pairs)), seed=0)
             low, high = float(estimate.low[0]), float(estimate.high[0])
-            interval = f"[{low:+.4f}, {high:+.4f}] " if np.isfinite([low, high]).all() else ""
+            interval = f"[{low:+.4f}, {high:+.4f}] " if len(pairs) >= ENOUGH else ""
             cells.append(Cell(text=f"{float(estimate.value[0]):+.4f}", below=f"{interval}n {len(pairs)}"))
         lines.append(cells)
     return Table(heads=["", *(f"{run.folder.name}\nminus {runs[0].folder.name}" for run in runs[1:])], rows=lines)

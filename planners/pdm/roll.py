@@ -42,10 +42,12 @@ def roll(
     dt, s0, headway, a, b, exponent, clamp, mended, every, rear, size = law
     length = progress[-1]
     count, proposals = corners.shape[0], targets.shape[0]
-    ranks, ranked = np.empty(count + light_progress.shape[0], dtype=np.int64), -1
-    boxes, middles, along = np.empty((count, 4, 2)), np.empty((count, 3)), np.empty(count)
-    radius = np.sqrt(size[0] ** 2 + size[1] ** 2)
-    rounds = _rounds(edges, begins)
+    ranks = np.empty(count + begins.shape[0] - 1, dtype=np.int64)
+    boxes, around, lamps = (
+        np.empty((count, 4, 2)),
+        np.empty((count, 4)),
+        _lamps(edges, begins, light_progress, light_inside),
+    )
     ego, last_sample = np.empty((4, 2)), -1
     root = 2.0 * np.sqrt(a * b)
     doubtful, before = False, np.full(proposals, -1)
@@ -58,75 +60,43 @@ def roll(
         if update:
             sample = int(np.searchsorted(samples, at, side="right")) - 1
             if sample != last_sample:
-                _place(corners, velocities, inside[sample], samples[sample] * dt, boxes, middles)
-                along[:] = np.nan
-                last_sample = sample
+                _place(corners, velocities, inside[sample], samples[sample] * dt, boxes, around)
+                ranks[:1], last_sample = -1, sample
         for f in range(proposals):
             s, v = idm[f, k - 1, 0], idm[f, k - 1, 1]
             if not update:
                 leads[f, k] = leads[f, k - 1]
             else:
                 _ego_box(poses[f, k - 1], size, ego)
-                nearest, kind, which, lead_speed = np.inf, NOTHING, -1, 0.0
-                cx, cy = 0.5 * (ego[0, 0] + ego[2, 0]), 0.5 * (ego[0, 1] + ego[2, 1])
-                for place in range(-1, count):  # the lead of the last look first, which rules most others out
-                    n = before[f] if place < 0 else place
-                    if n < 0 or (place >= 0 and n == before[f]) or inside[sample, n] == OUTSIDE:
-                        continue
-                    dx, dy, reach = middles[n, 0] - cx, middles[n, 1] - cy, nearest + radius + middles[n, 2] + 1e-6
-                    if dx * dx + dy * dy > reach * reach:
-                        continue
-                    if np.isnan(along[n]):
-                        along[n] = project(points, progress, blocks, middles[n, 0], middles[n, 1])
-                    if not along[n] > s:
-                        continue
-                    d = box_distance(ego, boxes[n])
-                    if d > nearest:
-                        continue
-                    if d == nearest:
-                        if ranked != sample:
-                            _rank(corners, velocities, samples[sample] * dt, outlines, begins, ranks)
-                            ranked = sample
-                        if ranks[n] > ranks[which]:
-                            continue
-                    nearest, kind, which = d, OBJECT, n
-                for m in range(light_progress.shape[0]):
-                    if light_inside[m] == OUTSIDE or not light_progress[m] > s:
-                        continue
-                    dx, dy, reach = rounds[m, 0] - cx, rounds[m, 1] - cy, nearest + radius + rounds[m, 2] + 1e-6
-                    if dx * dx + dy * dy > reach * reach:
-                        continue
-                    of = slice(begins[m], begins[m + 1])
-                    d = polygon_distance(ego, outlines[of], edges[of], nearest)
-                    if d > nearest:
-                        continue
-                    if d == nearest:
-                        if ranked != sample:
-                            _rank(corners, velocities, samples[sample] * dt, outlines, begins, ranks)
-                            ranked = sample
-                        if ranks[count + m] > ranks[which]:
-                            continue
-                    nearest, kind, which = d, LIGHT, count + m
-                before[f] = which if kind == OBJECT else -1
-                if kind == OBJECT:
+                for _ in range(2):  # again, where it takes ranks to decide
+                    which, nearest = _nearest(
+                        ego, s, before[f], points, progress, blocks, boxes, around, inside[sample], outlines, edges, begins,
+                        lamps, ranks
+                    )  # fmt: skip
+                    if which != -2:
+                        break
+                    _rank(corners, velocities, samples[sample] * dt, outlines, begins, ranks)
+                before[f] = which if which < count else -1
+                kind, lead_speed = NOTHING, 0.0
+                if which >= count:
+                    kind = LIGHT
+                    doubtful = doubtful or light_inside[which - count] == UNSURE
+                elif which >= 0:
+                    kind = OBJECT
                     doubtful = doubtful or inside[sample, which] == UNSURE
                     heading, at_heading = object_headings[which], poses[f, k - 1, 2]
                     lead_speed = _projected(speeds[which], heading, velocities[which], at_heading, mended)
-                elif kind == LIGHT:
-                    doubtful = doubtful or light_inside[which - count] == UNSURE
                 if f == 0 or mended > 0.0:
                     left_speed, left_rear = 0.0, 0.0
                 if kind == OBJECT:
                     left_speed = lead_speed
-                if kind == NOTHING:
+                elif kind == NOTHING:
                     left_rear = rear
-                leads[f, k, 0], leads[f, k, 1], leads[f, k, 2] = s + nearest, left_speed, left_rear
-                if kind == NOTHING:
-                    leads[f, k, 0] = length
-                else:
-                    if found[f, 0] == NOTHING:
-                        found[f, 0], found[f, 1] = kind, which - (count if kind == LIGHT else 0)
-                        found[f, 2], found[f, 3], found[f, 4], found[f, 5] = nearest, lead_speed, k, v
+                leads[f, k, 0] = length if kind == NOTHING else s + nearest
+                leads[f, k, 1], leads[f, k, 2] = left_speed, left_rear
+                if kind != NOTHING and found[f, 0] == NOTHING:
+                    found[f, 0], found[f, 1] = kind, which - (count if kind == LIGHT else 0)
+                    found[f, 2], found[f, 3], found[f, 4], found[f, 5] = nearest, lead_speed, k, v
             gap = max(leads[f, k, 0] - s - leads[f, k, 2], s0)
             wanted = v * headway + (v * (v - leads[f, k, 1])) / root
             needed = s0 + (max(0.0, wanted) if clamp > 0.0 else wanted)
@@ -141,6 +111,53 @@ def roll(
 
 
 @njit(cache=True)
+def _nearest(ego, s, first, points, progress, blocks, boxes, around, inside, outlines, edges, begins, lamps, ranks):
+    """Row of what is nearest to the ego's box of all that is ahead in the corridor, objects then lights, and its distance.
+
+    first: the row to look at before the others, the last lead, which rules most of them out; -1 for none. around (N, 4): the
+    objects' circles and progress, nan where not yet known. lamps (L, 5): the lights' too, and whether in the corridor. ranks
+    decide between equally near ones. (-1, inf) where nothing is ahead, (-2, ...) where ranks are needed and not known, -1.
+    """
+    count = boxes.shape[0]
+    cx, cy = 0.5 * (ego[0, 0] + ego[2, 0]), 0.5 * (ego[0, 1] + ego[2, 1])
+    radius = np.sqrt((ego[0, 0] - cx) ** 2 + (ego[0, 1] - cy) ** 2) + 1e-6
+    which, nearest = -1, np.inf
+    for place in range(-1, count + lamps.shape[0]):
+        n = first if place < 0 else place
+        if n < 0 or (place >= 0 and n == first):
+            continue
+        if n < count:
+            if inside[n] == OUTSIDE:
+                continue
+            dx, dy, reach = around[n, 0] - cx, around[n, 1] - cy, nearest + radius + around[n, 2]
+            if dx * dx + dy * dy > reach * reach:
+                continue
+            if np.isnan(around[n, 3]):
+                around[n, 3] = project(points, progress, blocks, around[n, 0], around[n, 1])
+            if not around[n, 3] > s:
+                continue
+            d = box_distance(ego, boxes[n])
+        else:
+            m = n - count
+            if lamps[m, 4] == OUTSIDE or not lamps[m, 3] > s:
+                continue
+            dx, dy, reach = lamps[m, 0] - cx, lamps[m, 1] - cy, nearest + radius + lamps[m, 2]
+            if dx * dx + dy * dy > reach * reach:
+                continue
+            of = slice(begins[m], begins[m + 1])
+            d = polygon_distance(ego, outlines[of], edges[of], nearest)
+        if d > nearest:
+            continue
+        if d == nearest:
+            if ranks[0] < 0:
+                return -2, nearest
+            if ranks[n] > ranks[which]:
+                continue
+        which, nearest = n, d
+    return which, nearest
+
+
+@njit(cache=True)
 def begin(path, x, y, speed, poses, idm):
     """The first state of F proposals: the path's point nearest to the ego, at the ego's speed."""
     points, headings, progress, blocks = path
@@ -151,9 +168,9 @@ def begin(path, x, y, speed, poses, idm):
 
 
 @njit(cache=True)
-def _rounds(edges, begins):
-    """(L, 3): centre and radius of a circle around each light's polygon."""
-    out = np.zeros((begins.shape[0] - 1, 3))
+def _lamps(edges, begins, along, inside):
+    """(L, 5): centre and radius of a circle around each light's polygon, its progress, and whether it is in the corridor."""
+    out = np.zeros((begins.shape[0] - 1, 5))
     for m in range(out.shape[0]):
         first, last = begins[m], begins[m + 1]
         if last <= first:
@@ -161,13 +178,13 @@ def _rounds(edges, begins):
         x, y = np.mean(edges[first:last, 0]), np.mean(edges[first:last, 1])
         for k in range(first, last):
             out[m, 2] = max(out[m, 2], np.sqrt((edges[k, 0] - x) ** 2 + (edges[k, 1] - y) ** 2) + edges[k, 2])
-        out[m, 0], out[m, 1] = x, y
+        out[m, 0], out[m, 1], out[m, 3], out[m, 4] = x, y, along[m], inside[m]
     return out
 
 
 @njit(cache=True)
-def _place(corners, velocities, inside, elapsed, boxes, middles):
-    """Boxes (N, 4, 2) at a sample, and the circles around them (N, 3), of the objects in the corridor."""
+def _place(corners, velocities, inside, elapsed, boxes, around):
+    """Of the objects in the corridor the boxes (N, 4, 2) at a sample, and around (N, 4): a circle, and progress, still nan."""
     for n in range(corners.shape[0]):
         if inside[n] == OUTSIDE:
             continue
@@ -175,8 +192,8 @@ def _place(corners, velocities, inside, elapsed, boxes, middles):
             boxes[n, c, 0] = corners[n, c, 0] + elapsed * velocities[n, 0]
             boxes[n, c, 1] = corners[n, c, 1] + elapsed * velocities[n, 1]
         x, y = 0.5 * (boxes[n, 0, 0] + boxes[n, 2, 0]), 0.5 * (boxes[n, 0, 1] + boxes[n, 2, 1])
-        middles[n, 0], middles[n, 1] = x, y
-        middles[n, 2] = np.sqrt((boxes[n, 0, 0] - x) ** 2 + (boxes[n, 0, 1] - y) ** 2)
+        around[n, 0], around[n, 1], around[n, 3] = x, y, np.nan
+        around[n, 2] = np.sqrt((boxes[n, 0, 0] - x) ** 2 + (boxes[n, 0, 1] - y) ** 2)
 
 
 @njit(cache=True)

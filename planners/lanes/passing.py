@@ -28,7 +28,9 @@ class PassingParameters:
     pass_least_m: float = (
         0.22  # chosen by us: so little is enough where more would bring the ego's middle over the line
     )
-    pass_clear_bicycle_m: float = 0.9  # chosen by us: beside a cyclist (3 feet is the law in most US states)
+    pass_clear_moving_m: float = (
+        0.9  # chosen by us: beside what moves (3 feet from a cyclist is the law in most US states)
+    )
     pass_touch_m: float = 0.15  # chosen by us: what comes this near to the ego's straight way is in it
     pass_after_m: float = 2.0  # chosen by us: how far past the thing the way back begins
     pass_before_m: float = 0.8  # chosen by us: how far before it the ego is fully beside ...
@@ -90,7 +92,10 @@ def ways_round(
     moving = max(0.0, float(placed.along_mps[rows].max()))
     moving = moving if moving > p.pass_standing_mps else 0.0
     kinds = placed.kinds[rows]
-    clear = np.where(kinds == BICYCLE, p.pass_clear_bicycle_m, p.pass_clear_m)
+    careful = (kinds == BICYCLE) | (moving > 0.0)
+    clear = np.where(
+        kinds == BICYCLE, p.pass_clear_bicycle_m, p.pass_clear_moving_m if moving > 0.0 else p.pass_clear_m
+    )
     half = 0.5 * PACIFICA.width_m
     low = placed.offset_m[rows] - placed.half_across_m[rows] - clear - half
     high = placed.offset_m[rows] + placed.half_across_m[rows] + clear + half
@@ -106,7 +111,7 @@ def ways_round(
         ("pass_right", float(low.min()), edge_right, right),
     ):
         # Rather nearer to the thing than over the line.
-        spare = float(clear.min()) - p.pass_least_m if not (kinds == BICYCLE).any() else 0.0
+        spare = float(clear.min()) - p.pass_least_m if not careful.any() else 0.0
         over_m = abs(offset) + half - edge
         offset = math.copysign(abs(offset) - min(max(over_m, 0.0), spare), offset)
         beyond = abs(offset) + half - edge  # how far the ego's side is over the line

@@ -18,6 +18,8 @@ from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.candidates import Candidate
 
 GENTLE_JERK_MPS3 = 4.0  # chosen by us, nuPlan's bound for comfort is 4.13
+OVERSHOOT_M = 0.12  # chosen by us: the tracker may bring the car so much further aside than its path
+STOPPING_M, STOPPING_S = 0.7, 0.35  # chosen by us: nuPlan's tracker needs so much more room to come to a stop
 FIRM = 1.35, 0.75  # chosen by us: so much more than needed is braked, from that share of the law's hardest on
 
 
@@ -66,7 +68,7 @@ def drive(
     if against_mps < np.inf:
         middle = np.interp(candidate.base_m + PACIFICA.rear_axle_to_center_m, candidate.base_m, candidate.lateral_m)
         edge = np.interp(candidate.base_m, candidate.chain.path.progress_m, candidate.chain.left_m)
-        curves = np.where(middle > edge - 0.02, np.minimum(curves, against_mps**2), curves)
+        curves = np.where(middle > edge - OVERSHOOT_M, np.minimum(curves, against_mps**2), curves)
     curves = envelope(curves, candidate.arc_m, p.curve_decel_mps2)
     held = np.array([[candidate.arc_at(stop.progress_m), stop.until_s] for stop in stops], dtype=float).reshape(-1, 2)
     idm = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent, float(p.clamp_needed_gap))
@@ -146,7 +148,12 @@ def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, harde
                     accel = min(accel, law)
                     # Harder than the law where that is needed to stop behind it, should it brake on as it does.
                     ahead = max(0.0, met[2, j, n])
-                    room = gap - 0.5 + (0.5 * ahead * ahead / met[3, j, n] if met[3, j, n] > 0.5 else 0.0)
+                    room = (
+                        gap
+                        - STOPPING_M
+                        - STOPPING_S * speed
+                        + (0.5 * ahead * ahead / met[3, j, n] if met[3, j, n] > 0.5 else 0.0)
+                    )
                     left = 0.0 if met[3, j, n] > 0.5 else ahead
                     needed = 0.5 * (speed * speed - left * left) / max(room, 0.1)
                     if speed > ahead and needed > FIRM[1] * b:

@@ -19,6 +19,9 @@ from planners.lanes.rollout import Stop, drive
 from planners.lanes.tick import Option, Tick
 from planners.lanes.topology import CROSSABLE
 
+HALF_LANE_M = 1.7  # chosen by us: the middle of the oncoming lane is so far beyond the line
+MIRROR_M = 1.0  # chosen by us: the ego looks past what is ahead from a sensor at its left mirror
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rounds:
@@ -71,7 +74,7 @@ def rounds_of(tick: Tick, here: Outlook, ways: tuple[WayRound, ...]) -> Rounds:
     for way in ways:
         begun = memory.path == way.kind and bool(set(way.ids) & set(memory.around))
         shift = way.offset_m - here.start.offset_m
-        out = max(way.from_m, progress + 0.6 * easing_m(shift, speed, c.pass_lateral_mps2))
+        out = max(way.from_m, progress + 0.9 * easing_m(shift, speed, c.pass_lateral_mps2))
         back = max(out, way.to_m)
         settled = back + easing_m(way.offset_m, max(speed, 5.0), c.pass_lateral_mps2)
         knots = ((out, way.offset_m), (back, way.offset_m), (settled, 0.0))
@@ -140,11 +143,11 @@ def _room(tick: Tick, here: Outlook, way: WayRound, option: Option, settled_m: f
     view = seen_m(
         here.chain.path,
         progress,
-        max(way.offset_m, 2.0),
+        here.chain.edges_m(progress, progress)[0] + HALF_LANE_M,
         objects.boxes,
         objects.heights_m,
         c,
-        eye_offset_m=here.start.offset_m,
+        eye_offset_m=here.start.offset_m + MIRROR_M,
     )
     gap = oncoming_gap(
         here.placed,

@@ -28,9 +28,8 @@ class PassingParameters:
     pass_least_m: float = (
         0.22  # chosen by us: so little is enough where more would bring the ego's middle over the line
     )
-    pass_clear_moving_m: float = (
-        0.9  # chosen by us: beside what moves (3 feet from a cyclist is the law in most US states)
-    )
+    pass_clear_moving_m: float = 0.7  # chosen by us: beside a vehicle that moves
+    pass_clear_bicycle_m: float = 0.9  # chosen by us: beside a cyclist (3 feet is the law in most US states)
     pass_touch_m: float = 0.15  # chosen by us: what comes this near to the ego's straight way is in it
     pass_after_m: float = 2.0  # chosen by us: how far past the thing the way back begins
     pass_before_m: float = 0.8  # chosen by us: how far before it the ego is fully beside ...

@@ -23,6 +23,7 @@ from nsdrive.world.vehicle import PACIFICA, ego_box
 
 LANE_CHANGES = "lane_changes"  # a capability: leaving the lane to change it, or to go round something
 STANDING_MPS = 0.2  # = the tracker's stopping speed: below it nuPlan's ego eases out of its last decimetres
+EPSILON_S = 1e-6  # ticks are tenths: three of them are 0.3 s
 PER_TOUCH_M = (
     0.05  # chosen by us: conflict areas are cut a little smaller, so that brushing a corner of one is not in it
 )
@@ -222,7 +223,7 @@ class YieldsTo(Check):
         shapely.prepare(shared)
         entered = facts.times_s[_first(shapely.intersects(shared, ego)) or 0]
         left = facts.times_s[ticks[np.flatnonzero(shapely.intersects(shared, other))[-1]]]
-        return Verdict(holds=entered - left >= self.least_s, measured=f"{entered - left:+.1f} s after it")
+        return Verdict(holds=entered - left >= self.least_s - EPSILON_S, measured=f"{entered - left:+.1f} s after it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +245,7 @@ class LetsPass(Check):
             return Verdict(holds=True, measured="never enters it")
         there = np.flatnonzero(shapely.intersects(other, ego[entered]))
         after_s = float(facts.times_s[entered] - facts.times_s[ticks[there[-1]]])
-        return Verdict(holds=after_s >= self.least_s, measured=f"{after_s:+.1f} s after it")
+        return Verdict(holds=after_s >= self.least_s - EPSILON_S, measured=f"{after_s:+.1f} s after it")
 
 
 # ---- speed and comfort ------------------------------------------------------------------------------------------------

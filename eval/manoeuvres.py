@@ -160,8 +160,8 @@ EXPECTED: dict[str, tuple[Check, ...]] = {
         NeverBelow(speed_mps=1.0),
     ),
     # junctions
-    "route_needs_left_lane": (ReachesExit(within_s=24.0, needs=LANE_CHANGES), _COMFORT),
-    "route_needs_right_lane": (ReachesExit(within_s=24.0, needs=LANE_CHANGES), _COMFORT),
+    "route_needs_left_lane": (ReachesExit(within_s=22.0, needs=LANE_CHANGES), _COMFORT),
+    "route_needs_right_lane": (ReachesExit(within_s=22.0, needs=LANE_CHANGES), _COMFORT),
     "route_needs_left_lane_busy": (ReachesExit(within_s=25.0, needs=LANE_CHANGES), KeepsGap(least_m=0.5)),
     "unprotected_left_free": (ReachesExit(within_s=14.0), NeverBelow(speed_mps=1.0), _COMFORT),
     "unprotected_left_oncoming": (YieldsTo(whom="oncoming0-1"), KeepsGap(least_m=0.5), ReachesExit(within_s=18.0)),

@@ -13,7 +13,7 @@ from nsdrive.scenarios.stage import Way
 
 def route_lane_change(*, turn: str, busy: bool = False) -> Scene:
     """The ego is in the lane beside the one that turns, 160 m before the line; the light stays green for the turn."""
-    scene = Scene(plain_crossing(lanes=2, phasing="protected"), drive_s=25.0)
+    scene = Scene(plain_crossing(lanes=2, phasing="protected"), drive_s=25.0 if busy else 22.0)
     wanted, own = (0, 1) if turn == "left" else (1, 0)
     route = scene.through(turn, lane=wanted)
     scene.light(route, green_at_s=-2.0)

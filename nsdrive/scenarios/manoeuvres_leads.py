@@ -73,9 +73,9 @@ def tailgated() -> Scene:
     return scene
 
 
-def slow_truck(*, backward: int, centre_marking: str = "double_yellow") -> Scene:
+def slow_truck(*, backward: int, centre_marking: str = "double_yellow", drive_s: float = 13.0) -> Scene:
     """A truck at walking pace; oncoming cars where there is an oncoming lane."""
-    scene = Scene(plain_road(backward=backward, length_m=800.0, centre_marking=centre_marking), drive_s=20.0)
+    scene = Scene(plain_road(backward=backward, length_m=800.0, centre_marking=centre_marking), drive_s=drive_s)
     way = scene.lane()
     scene.ego(way, front_m=FRONT_M, speed_mps=10.0)
     scene.car("slow", way, rear_m=scene.ahead_m(35.0), speed_mps=4.0, size=TRUCK)
@@ -163,7 +163,7 @@ MANOEUVRES = {
     "slow_vehicle_two_way": Manoeuvre(
         sentence="A truck at 4 m/s, an empty oncoming lane and a dashed line: the ego may overtake.",
         scenario_type="behind_long_vehicle",
-        build=partial(slow_truck, backward=1, centre_marking="dashed_yellow"),
+        build=partial(slow_truck, backward=1, centre_marking="dashed_yellow", drive_s=20.0),
     ),
 }
 

@@ -28,10 +28,11 @@ class PassingParameters:
     pass_least_m: float = (
         0.22  # chosen by us: so little is enough where more would bring the ego's middle over the line
     )
-    pass_clear_moving_m: float = 0.7  # chosen by us: beside a vehicle that moves
+    pass_clear_moving_m: float = 0.85  # chosen by us: beside a vehicle that moves
     pass_clear_bicycle_m: float = 0.9  # chosen by us: beside a cyclist (3 feet is the law in most US states)
     pass_touch_m: float = 0.15  # chosen by us: what comes this near to the ego's straight way is in it
     pass_after_m: float = 2.0  # chosen by us: how far past the thing the way back begins
+    pass_after_s: float = 1.0  # chosen by us: and this many seconds of its speed, if it moves
     pass_before_m: float = 0.8  # chosen by us: how far before it the ego is fully beside ...
     pass_before_s: float = 0.9  # ... and this many seconds of its speed: nuPlan's time to collision looks as far ahead
     pass_join_m: float = 14.0  # chosen by us: things nearer to each other than this are one
@@ -102,6 +103,7 @@ def ways_round(
     begin = rear - PACIFICA.front_m - p.pass_before_m - p.pass_before_s * max(speed_mps, 1.0)
     end = front + PACIFICA.rear_m + p.pass_after_m
     if moving > 0.0:  # it drives on while it is overtaken
+        end += p.pass_after_s * moving
         end += moving * _overtaking_s(end - progress_m, speed_mps, moving, limit_mps, p.pass_accel_mps2)
     edge_left, edge_right = chain.edges_m(min(begin, progress_m), end)
     found = []

@@ -18,7 +18,6 @@ from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.candidates import Candidate
 
 GENTLE_JERK_MPS3 = 4.0  # chosen by us, nuPlan's bound for comfort is 4.13
-OVERSHOOT_M = 0.12  # chosen by us: the tracker may bring the car so much further aside than its path
 STOPPING_M, STOPPING_S = 0.7, 0.35  # chosen by us: nuPlan's tracker needs so much more room to come to a stop
 FIRM = 1.35, 0.75  # chosen by us: so much more than needed is braked, from that share of the law's hardest on
 
@@ -54,10 +53,12 @@ def drive(
     sample_s: float,
     accel_mps2: float = 0.0,
     against_mps: float = np.inf,
+    against_margin_m: float = 0.1,
 ) -> Driven:
     """Drive a path at each share of its speed limit. met (4, K, N): who is on it when (`planners.lanes.frenet.entries`), sampled
     every `sample_s`; after the last sample everyone keeps the speed. accel_mps2: the ego's now, from which the law of the
-    free road departs gently. against_mps: no faster than this where the car's middle is over the lane's left boundary."""
+    free road departs gently. against_mps: no faster than this where the car's middle is nearer than
+    `against_margin_m` to the lane's left boundary or over it."""
     p = parameters
     along = candidate.chain.along
     limits = np.sqrt(
@@ -68,7 +69,7 @@ def drive(
     if against_mps < np.inf:
         middle = np.interp(candidate.base_m + PACIFICA.rear_axle_to_center_m, candidate.base_m, candidate.lateral_m)
         edge = np.interp(candidate.base_m, candidate.chain.path.progress_m, candidate.chain.left_m)
-        curves = np.where(middle > edge - OVERSHOOT_M, np.minimum(curves, against_mps**2), curves)
+        curves = np.where(middle > edge - against_margin_m, np.minimum(curves, against_mps**2), curves)
     curves = envelope(curves, candidate.arc_m, p.curve_decel_mps2)
     held = np.array([[candidate.arc_at(stop.progress_m), stop.until_s] for stop in stops], dtype=float).reshape(-1, 2)
     idm = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent, float(p.clamp_needed_gap))

@@ -11,6 +11,7 @@ from nsdrive.world.decision import Constraint, LaneChange
 from nsdrive.world.types import INTERVAL_S
 from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.candidates import QUINTIC_PEAK, STEERING_1PM, Candidate, easing_m
+from planners.lanes.config import PdmLanesConfig
 from planners.lanes.mobil import LONG_M, beside, blocker_of, follow
 from planners.lanes.oncoming import oncoming_gap, seen_m
 from planners.lanes.outlook import Outlook, waiting_lines, yields
@@ -78,40 +79,52 @@ def rounds_of(tick: Tick, here: Outlook, ways: tuple[WayRound, ...]) -> Rounds:
         back = max(out, way.to_m)
         settled = back + easing_m(way.offset_m, max(speed, 5.0), c.pass_lateral_mps2)
         knots = ((out, way.offset_m), (back, way.offset_m), (settled, 0.0))
-        stands = way.speed_mps == 0.0  # what moves cannot be overtaken at a crawl
-        option = tick.roll(here, knots, way.kind, way.offset_m, c.side_fractions, way.ids, crawls=stands)
-        if option is None:
+        found: list[tuple[Option, Room]] = []
+        for margin in _crawl_margins_m(way, c):
+            option = tick.roll(here, knots, way.kind, way.offset_m, c.side_fractions, way.ids, crawl_margin_m=margin)
+            if option is not None:
+                found.append((option, _room(tick, here, way, option, settled, begun, margin)))
+        if not found:
             continue
-        room = _room(tick, here, way, option, settled, begun)
-        lawful = way.over == "oncoming" and not stands and room.free  # an overtaking, over a line that may be crossed
-        option = replace(option, worth_mps2=max(0.0, _gain(tick, here, way)), overtakes=lawful)
+        worth = max(0.0, _gain(tick, here, way))
+        for option, room in found:
+            finishes = begun and (way.over == "own" or here.nose_m > way.rear_m)
+            if (room.free and way.ready) or finishes:
+                # an overtaking over a line that may be crossed, with nobody coming
+                overtakes = way.over == "oncoming" and way.speed_mps > 0.0 and room.free
+                options.append(replace(option, worth_mps2=worth, overtakes=overtakes))
         if way.over == "own":
-            if way.ready or begun:
-                options.append(option)
             continue
-        if (room.free and way.ready) or (begun and here.nose_m > way.rear_m):
-            options.append(option)
-        elif waits is None and stands:
-            waits = _waiting(tick, here, way, room)
+        best = min((room for _, room in found), key=lambda room: (not room.free, room.needs_s))
+        if waits is None and way.speed_mps == 0.0 and not (best.free and way.ready):
+            waits = _waiting(tick, here, way, best)
         considered.append(
             LaneChange(
                 path=way.kind,
                 lane_id=_side_lane(tick, here, way),
                 reason="blocked",
-                incentive_mps2=option.worth_mps2,
+                incentive_mps2=worth,
                 threshold_mps2=c.change_threshold_mps2,
                 lead=way.ids[0],
                 follower=None,
                 follower_accel_mps2=0.0,
                 safe_accel_mps2=-c.safe_decel_mps2,
-                safe=room.free,
-                blocker=room.about,
+                safe=best.free,
+                blocker=best.about,
             )
         )
     if waits is not None and not options:
         stop = Stop(progress_m=here.nose_m + waits.inputs["gap_m"])
         here = replace(here, rules=(*here.rules, waits), stops=(*here.stops, stop))
     return Rounds(options=tuple(options), considered=tuple(considered), here=here)
+
+
+def _crawl_margins_m(way: WayRound, c: PdmLanesConfig) -> tuple[float | None, ...]:
+    """How near to the oncoming lane the car's middle crawls: as it must and, as a second way, with room for the tracker's
+    error. What moves cannot be overtaken at a crawl."""
+    if way.over != "oncoming":
+        return (0.1,)
+    return (None,) if way.speed_mps > 0.0 else (c.crawl_near_m, c.crawl_far_m)
 
 
 def _waiting(tick: Tick, here: Outlook, way: WayRound, room: Room) -> Constraint | None:
@@ -128,11 +141,12 @@ def _waiting(tick: Tick, here: Outlook, way: WayRound, room: Room) -> Constraint
     return yields(room.about, hold - here.nose_m, room.needs_s, arrives, tick.speed_mps, here.target_mps, c)
 
 
-def _room(tick: Tick, here: Outlook, way: WayRound, option: Option, settled_m: float, begun: bool) -> Room:
+def _room(
+    tick: Tick, here: Outlook, way: WayRound, option: Option, settled_m: float, begun: bool, margin_m: float | None
+) -> Room:
     c, progress = tick.config, here.start.progress_m
     back_m = way.to_m + 0.5 * (settled_m - way.to_m)
-    against = tick.against_mps(here) if way.speed_mps == 0.0 else math.inf
-    needs, exposed = _alone_s(tick, option.candidate, back_m, against)
+    needs, exposed = _alone_s(tick, here, option.candidate, back_m, margin_m)
     if way.over == "own":
         return Room(free=True, about=None, arrives_s=math.inf, needs_s=needs)
     if way.over == "same":
@@ -179,7 +193,9 @@ def _beside_way(tick: Tick, here: Outlook, way: WayRound, begun: bool) -> str | 
     return blocker_of(there, speed, ahead, behind, c.continue_decel_mps2 if begun else c.safe_decel_mps2, c)
 
 
-def _alone_s(tick: Tick, candidate: Candidate, to_m: float, against_mps: float) -> tuple[float, float]:
+def _alone_s(
+    tick: Tick, here: Outlook, candidate: Candidate, to_m: float, margin_m: float | None
+) -> tuple[float, float]:
     """How long it takes to a place on a path with nobody else there, and how much of that the ego is over the lane's line; inf
     where the path ends before it."""
     c = tick.config
@@ -192,7 +208,8 @@ def _alone_s(tick: Tick, candidate: Candidate, to_m: float, against_mps: float) 
         c,
         steps=3 * c.plan_steps,
         sample_s=INTERVAL_S,
-        against_mps=against_mps,
+        against_mps=math.inf if margin_m is None else tick.against_mps(here),
+        against_margin_m=margin_m or 0.0,
     ).arc_m[0]
     at = candidate.arc_at(to_m)
     if arc[-1] < at:

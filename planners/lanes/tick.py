@@ -128,10 +128,10 @@ class Tick:
         offset_m: float,
         fractions: tuple[float, ...],
         around: tuple[str, ...] = (),
-        crawls: bool = True,
+        crawl_margin_m: float | None = 0.1,
     ) -> Option | None:
-        """A path along an outlook's chain, driven at each speed, against the traffic at a crawl; None where the chain is too short
-        for one."""
+        """A path along an outlook's chain, driven at each speed; None where the chain is too short for one. crawl_margin_m: how
+        near to the oncoming lane its middle crawls, None for nowhere."""
         c, objects = self.config, self.observation.objects
         reach = max(c.lookahead_min_m, c.path_s * max(self.speed_mps, outlook.target_mps))
         length = max(reach, knots[-1][0] - outlook.start.progress_m + 10.0)
@@ -159,7 +159,8 @@ class Tick:
             steps=c.plan_steps,
             sample_s=sample_s,
             accel_mps2=self.observation.ego.accel_mps2,
-            against_mps=self.against_mps(outlook) if crawls else math.inf,
+            against_mps=math.inf if crawl_margin_m is None else self.against_mps(outlook),
+            against_margin_m=crawl_margin_m or 0.0,
         )
         return Option(candidate=candidate, driven=driven, fractions=fractions, outlook=outlook, met=met)
 

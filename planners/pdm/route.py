@@ -78,7 +78,7 @@ class RouteLanes(Mapping[str, Lane]):
 class Layout:
     """Where a planner drives: the repaired route, its lanes, the lane the ego starts in, and the centerline.
 
-    centerline_lanes: the lanes that make the centerline. problems: sentences about what had to be made up, empty if nothing.
+    centerline_lanes: the lanes that make the centerline. problems: what had to be made up for want of a route or a lane, a sentence each.
     """
 
     roadblock_ids: tuple[str, ...]
@@ -102,11 +102,8 @@ def lay_out(
         problems.append("The ego's pose is not finite: the path begins where the route does.")
         ego = replace(ego, **_begin_of(lane_map, roadblock_ids))
     known = [block for block in roadblock_ids if block in roadblocks_of(lane_map).lanes]
-    if len(known) < len(roadblock_ids):
-        lost = [block for block in roadblock_ids if block not in known]
-        problems.append(f"{len(lost)} roadblocks of the route are not in the map: {', '.join(lost[:5])}.")
     if not known:
-        problems.append("No route is known: the path leads straight on from the nearest lane.")
+        problems.append("the path leads straight on from the nearest lane")
         known = _straight_route(lane_map, ego.pose)
     route = repair_route(lane_map, known, ego.pose, config)
     lanes = RouteLanes(lane_map, route)
@@ -125,7 +122,7 @@ def lay_out(
             )
         except ValueError as error:
             problems.append(str(error))
-    problems.append("There is no lane to follow: the path leads straight ahead.")
+    problems.append("there is no lane to follow: the path leads straight ahead")
     return Layout(
         roadblock_ids=lanes.roadblock_ids,
         lanes=lanes,

@@ -78,7 +78,7 @@ class RouteLanes(Mapping[str, Lane]):
 class Layout:
     """Where a planner drives: the repaired route, its lanes, the lane the ego starts in, and the centerline.
 
-    centerline_lanes: the lanes that make the centerline. problems: what had to be made up for want of a route or a lane, a sentence each.
+    centerline_lanes: the lanes that make the centerline. problems: what had to be made up for want of a route or a lane.
     """
 
     roadblock_ids: tuple[str, ...]
@@ -99,7 +99,7 @@ def lay_out(
     """The whole first half in one call, with an answer whatever is wrong with the route or the map."""
     problems: list[str] = []
     if not np.isfinite(ego.pose).all():
-        problems.append("The ego's pose is not finite: the path begins where the route does.")
+        problems.append("the ego's pose is not finite: the path begins where the route does")
         ego = replace(ego, **_begin_of(lane_map, roadblock_ids))
     known = [block for block in roadblock_ids if block in roadblocks_of(lane_map).lanes]
     if not known:

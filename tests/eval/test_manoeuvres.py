@@ -60,13 +60,9 @@ KNOWN_FAILURES = {
         "crossing_car_runs_red": (("YieldsTo",), "passes a fifth of a second behind it"),
     },
     "pdm_lanes": {
-        "lead_brakes_hard": (("NoAtFaultCollision", "StopsBehind"), "the tracker lags, as for idm"),
-        "slow_vehicle_two_way": (("GetsPast",), "goes over the oncoming lane only round what stands or cycles"),
-        "oncoming_while_overtaking": (("GetsPast",), "the same"),
-        "cyclist_in_lane": (("KeepsGap",), "passes closely"),
         "cyclist_crosses": (("KeepsGap",), "passes closely before or behind who crosses without a crosswalk"),
         "parked_car_oncoming": (("GetsPast",), "waits so near to it that it can no longer steer out"),
-        "blocked_lane_gap_later": (("GetsPast",), "the same"),
+        "oncoming_while_overtaking": (("KeepsGap",), "overtakes, 0.3 m beside the car"),
         "route_needs_left_lane_busy": (("ReachesExit",), "does not fall back to reach the gap behind the others"),
     },
 }

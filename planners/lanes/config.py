@@ -52,5 +52,5 @@ class PdmLanesConfig(
     bicycle_wider_m: float = 1.0  # chosen by us: a cyclist is this much wider than its box, for paths and scores
     moving_longer_m: float = 0.6  # chosen by us: what moves is scored as a little longer than it is, for it may brake
     moving_wider_m: float = 0.2  # chosen by us: and wider, for it may sway
-    aside_per_m: float = 0.1  # chosen by us: what the lane term loses per metre beside the middle of the lane
+    aside_per_m: float = 0.25  # chosen by us: what the lane term loses per metre beside the middle of the lane
     lane_scale_mps2: float = 3.0  # chosen by us: a lane this much worse in MOBIL's incentive is worth nothing

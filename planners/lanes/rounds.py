@@ -75,12 +75,15 @@ def rounds_of(tick: Tick, here: Outlook, ways: tuple[WayRound, ...]) -> Rounds:
     for way in ways:
         begun = memory.path == way.kind and bool(set(way.ids) & set(memory.around))
         shift = way.offset_m - here.start.offset_m
-        out = max(way.from_m, progress + 0.9 * easing_m(shift, speed, c.pass_lateral_mps2))
-        back = max(out, way.to_m)
-        settled = back + easing_m(way.offset_m, max(speed, 5.0), c.pass_lateral_mps2)
-        knots = ((out, way.offset_m), (back, way.offset_m), (settled, 0.0))
         found: list[tuple[Option, Room]] = []
         for margin in _crawl_margins_m(way, c):
+            # Who crawls beside it need not be out as early.
+            nearest = way.rear_m - PACIFICA.front_m - c.pass_before_m - c.pass_before_s * c.against_mps
+            begin = max(way.from_m, nearest) if margin == c.crawl_far_m else way.from_m
+            out = max(begin, progress + 0.9 * easing_m(shift, speed, c.pass_lateral_mps2))
+            back = max(out, way.to_m)
+            settled = back + easing_m(way.offset_m, max(speed, 5.0), c.pass_lateral_mps2)
+            knots = ((out, way.offset_m), (back, way.offset_m), (settled, 0.0))
             option = tick.roll(here, knots, way.kind, way.offset_m, c.side_fractions, way.ids, crawl_margin_m=margin)
             if option is not None:
                 found.append((option, _room(tick, here, way, option, settled, begun, margin)))

@@ -21,7 +21,6 @@ from eval.manoeuvres_checks import (
     Comfortable,
     DoesNotRunRed,
     EndsBelow,
-    Facts,
     GetsPast,
     KeepsGap,
     LateralAtMost,
@@ -38,6 +37,7 @@ from eval.manoeuvres_checks import (
     StopsBehind,
     YieldsTo,
 )
+from eval.manoeuvres_facts import Facts
 from eval.score import Score
 from nsdrive.world.types import HISTORY_TICKS, Rollout
 

@@ -8,21 +8,16 @@ check.judge(facts)          # Verdict(holds=True, measured="past it after 13.4 s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 import shapely
 
-from eval.score import Expert, Score, score
+from eval.manoeuvres_facts import Facts, distances_m, first
 from nsdrive.world.geometry import box_corners, to_ego
 from nsdrive.world.measure import comfort
-from nsdrive.world.route import centerline, find_route, nearest_lane
-from nsdrive.world.types import INTERVAL_S, FloatArray, Rollout
-from nsdrive.world.vehicle import PACIFICA, ego_box
+from nsdrive.world.vehicle import PACIFICA
 
 LANE_CHANGES = "lane_changes"  # a capability: leaving the lane to change it, or to go round something
-STANDING_MPS = 0.2  # = the tracker's stopping speed: below it nuPlan's ego eases out of its last decimetres
 EPSILON_S = 1e-6  # ticks are tenths: three of them are 0.3 s
 PER_TOUCH_M = (
     0.05  # chosen by us: conflict areas are cut a little smaller, so that brushing a corner of one is not in it
@@ -35,76 +30,6 @@ class Verdict:
 
     holds: bool
     measured: str
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Facts:
-    """A rollout as checks look at it. Times count from the rollout's start; T states. scored: its score, if known already."""
-
-    rollout: Rollout
-    scored: Score | None = None
-
-    @cached_property
-    def poses(self) -> FloatArray:
-        return np.array([s.pose for s in self.rollout.states], dtype=np.float64)
-
-    @cached_property
-    def speeds_mps(self) -> FloatArray:
-        return np.array([s.speed_mps for s in self.rollout.states], dtype=np.float64)
-
-    @cached_property
-    def boxes(self) -> FloatArray:
-        return ego_box(self.poses)
-
-    @cached_property
-    def times_s(self) -> FloatArray:
-        return np.asarray(INTERVAL_S * np.arange(len(self.poses)), dtype=np.float64)
-
-    @cached_property
-    def judged(self) -> Score:
-        """nuPlan's terms: faults, off-road, comfort. The ego is its own expert here, for its progress does not matter."""
-        return self.scored or score(self.rollout, Expert(source="none", states=self.rollout.states))
-
-    @cached_property
-    def to_line_m(self) -> FloatArray:
-        """(T,): from the ego's front bumper to the manoeuvre's line, negative once past it."""
-        x, y, heading = self.rollout.scenario.notes["line"]
-        front = self.poses[:, :2] + PACIFICA.front_m * _directions(self.poses[:, 2])
-        return (np.array([x, y]) - front) @ np.array([np.cos(heading), np.sin(heading)])
-
-    def of(self, track_id: str) -> tuple[np.ndarray, FloatArray]:
-        """(K,) ticks at which the object is there, and its (K, 5) boxes."""
-        found = [
-            (tick, frame.boxes[frame.ids.index(track_id)])
-            for tick, frame in enumerate(self.rollout.frames)
-            if track_id in frame.ids
-        ]
-        if not found:
-            raise ValueError(f"{self.rollout.scenario.scenario_id} has no {track_id!r}")
-        return np.array([tick for tick, _ in found]), np.array([box for _, box in found])
-
-    @cached_property
-    def standing(self) -> tuple[int, int] | None:
-        """First and last tick of the first stretch of at least half a second without driving; None where it drives on."""
-        still = np.concatenate([[False], np.abs(self.speeds_mps) < STANDING_MPS, [False]])
-        edges = np.flatnonzero(np.diff(still.astype(int)))
-        for begin, end in zip(edges[::2], edges[1::2], strict=True):
-            if end - begin >= 5:
-                return int(begin), int(end) - 1
-        return None
-
-    @cached_property
-    def lane(self) -> Any:
-        """The path of the lane in which the ego starts, as far as it leads along the route."""
-        scenario = self.rollout.scenario
-        start = nearest_lane(scenario.lane_map, self.poses[0], scenario.route_roadblock_ids)
-        lanes = find_route(scenario.lane_map, start, scenario.goal_m, scenario.route_roadblock_ids)
-        return centerline(scenario.lane_map, lanes)
-
-    @cached_property
-    def offsets_m(self) -> FloatArray:
-        """(T,): the box centre's lateral offset from that lane's middle, left positive."""
-        return np.asarray(self.lane.project_points(self.boxes[:, :2])[:, 1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +99,7 @@ class DoesNotRunRed(Check):
         return "does not pass the line at red"
 
     def judge(self, facts: Facts) -> Verdict:
-        tick = _first(facts.to_line_m < 0.0)
+        tick = first(facts.to_line_m < 0.0)
         if tick is None:
             return Verdict(holds=True, measured=f"{facts.to_line_m.min():.1f} m before it at the nearest")
         state = facts.rollout.lights[tick].get(facts.rollout.scenario.notes["connector"], "unknown")
@@ -197,7 +122,7 @@ class KeepsGap(Check):
         least, who = np.inf, ""
         for track_id in sorted(ids):
             ticks, boxes = facts.of(track_id)
-            gap = float(_distances(facts.boxes[ticks], boxes).min())
+            gap = float(distances_m(facts.boxes[ticks], boxes).min())
             if gap < least:
                 least, who = gap, track_id
         return Verdict(holds=least >= self.least_m, measured=f"{least:.2f} m{f' to {who}' if self.to is None else ''}")
@@ -221,7 +146,7 @@ class YieldsTo(Check):
         if shared.is_empty:
             return Verdict(holds=True, measured="never crosses its way")
         shapely.prepare(shared)
-        entered = facts.times_s[_first(shapely.intersects(shared, ego)) or 0]
+        entered = facts.times_s[first(shapely.intersects(shared, ego)) or 0]
         left = facts.times_s[ticks[np.flatnonzero(shapely.intersects(shared, other))[-1]]]
         return Verdict(holds=entered - left >= self.least_s - EPSILON_S, measured=f"{entered - left:+.1f} s after it")
 
@@ -240,7 +165,7 @@ class LetsPass(Check):
     def judge(self, facts: Facts) -> Verdict:
         ticks, boxes = facts.of(self.whom)
         ego, other = shapely.polygons(box_corners(facts.boxes)), shapely.polygons(box_corners(boxes))
-        entered = _first(shapely.intersects(ego, shapely.union_all(other).buffer(-PER_TOUCH_M)))
+        entered = first(shapely.intersects(ego, shapely.union_all(other).buffer(-PER_TOUCH_M)))
         if entered is None:
             return Verdict(holds=True, measured="never enters it")
         there = np.flatnonzero(shapely.intersects(other, ego[entered]))
@@ -306,7 +231,7 @@ class ReachesSpeed(Check):
         return f"reaches {self.speed_mps:g} m/s within {self.within_s:g} s"
 
     def judge(self, facts: Facts) -> Verdict:
-        tick = _first(facts.speeds_mps >= self.speed_mps)
+        tick = first(facts.speeds_mps >= self.speed_mps)
         if tick is None:
             return Verdict(holds=False, measured=f"{facts.speeds_mps.max():.1f} m/s at most")
         return Verdict(holds=facts.times_s[tick] <= self.within_s, measured=f"after {facts.times_s[tick]:.1f} s")
@@ -384,7 +309,7 @@ class StopsBehind(Check):
             return Verdict(holds=False, measured=f"never stands, {facts.speeds_mps.min():.1f} m/s at least")
         ticks, boxes = facts.of(self.what)
         end = facts.standing[1]
-        gap = float(_distances(facts.boxes[end : end + 1], boxes[np.searchsorted(ticks, end)][None])[0])
+        gap = float(distances_m(facts.boxes[end : end + 1], boxes[np.searchsorted(ticks, end)][None])[0])
         return Verdict(holds=self.least_m <= gap <= self.most_m, measured=f"{gap:.2f} m")
 
 
@@ -397,7 +322,7 @@ class PassesLine(Check):
         return f"passes the line within {self.within_s:g} s"
 
     def judge(self, facts: Facts) -> Verdict:
-        tick = _first(facts.to_line_m < 0.0)
+        tick = first(facts.to_line_m < 0.0)
         if tick is None:
             return Verdict(holds=False, measured=f"{facts.to_line_m.min():.1f} m before it at the nearest")
         return Verdict(holds=facts.times_s[tick] <= self.within_s, measured=f"after {facts.times_s[tick]:.1f} s")
@@ -419,7 +344,7 @@ class GetsPast(Check):
         nearest = np.array(
             [to_ego(box_corners(box[None])[0], facts.poses[t])[:, 0].max() for t, box in zip(ticks, boxes, strict=True)]
         )
-        behind = _first(nearest < -PACIFICA.rear_m)
+        behind = first(nearest < -PACIFICA.rear_m)
         if behind is None:
             return Verdict(
                 holds=False, measured=f"{float(nearest.min()) - PACIFICA.front_m:.1f} m ahead at the nearest"
@@ -443,7 +368,7 @@ class ReachesExit(Check):
         areas = [lane for lane in scenario.lane_map.lanes.values() if lane.roadblock_id == scenario.notes["exit"]]
         ground = shapely.union_all([shapely.Polygon(lane.polygon) for lane in areas])
         away = shapely.distance(shapely.points(facts.boxes[:, :2]), ground)
-        tick = _first(away <= 0.0)
+        tick = first(away <= 0.0)
         if tick is None:
             return Verdict(holds=False, measured=f"{away.min():.0f} m short of it")
         return Verdict(holds=facts.times_s[tick] <= self.within_s, measured=f"after {facts.times_s[tick]:.1f} s")
@@ -462,19 +387,3 @@ class ReturnsToLane(Check):
         outside = np.flatnonzero(np.abs(facts.offsets_m) > self.to_m)
         last = facts.times_s[outside[-1]] if len(outside) else 0.0
         return Verdict(holds=last <= self.within_s, measured=f"after {last:.1f} s")
-
-
-def _first(flags: np.ndarray) -> int | None:
-    """Index of the first true one."""
-    return int(np.argmax(flags)) if flags.any() else None
-
-
-def _directions(headings_rad: FloatArray) -> FloatArray:
-    return np.column_stack([np.cos(headings_rad), np.sin(headings_rad)])
-
-
-def _distances(boxes: FloatArray, others: FloatArray) -> FloatArray:
-    """(T,) distances between (T, 5) boxes and (T, 5) others."""
-    return np.asarray(
-        shapely.distance(shapely.polygons(box_corners(boxes)), shapely.polygons(box_corners(others))), dtype=float
-    )

@@ -24,6 +24,7 @@ from planners.lanes.frenet import Placed, place
 from planners.lanes.topology import Chain
 
 RANK = {"straight": 0, "right": 1, "left": 2, "uturn": 3}  # who has the greater number gives way
+OWN_LANE_M = 1.5  # chosen by us: whose middle is so near to the ego's path and who drives its way is on it
 LINE_RANK = {"yield": 1, "stop_sign": 2}  # control lines that make the ego give way, and in which order
 
 
@@ -136,13 +137,15 @@ def claims(
     progress_m: float,
     speed_mps: float,
     chain: Chain,
+    own: Placed,
     parameters: ConflictParameters,
     margin_s: float,
 ) -> list[Claim]:
     """Everyone with the right of way, and everyone who takes it, who would be in a zone ahead while the ego is: the most urgent
     of each zone.
 
-    Who arrives the margin later than the ego clears the zone is listed too, as someone before whom it goes.
+    own: the objects beside the chain; who is ahead on it is followed, not given way to. Who arrives the margin later than the ego
+    clears the zone is listed too, as someone before whom it goes.
     """
     p, nose = parameters, progress_m + PACIFICA.front_m
     ahead = [z for z in zones if z.exit_m > nose and z.stop_m >= nose - 1.0 and z.enter_m <= nose + p.conflict_ahead_m]
@@ -150,6 +153,7 @@ def claims(
         return []
     found: list[Claim] = []
     free_mps = np.sqrt(chain.along.profile[1:].min(axis=0))  # limits and curves
+    followed = (np.abs(own.offset_m) < OWN_LANE_M) & (own.aligned > 0.8) & (own.front_m > nose) & ~own.beyond
     for zone in ahead:
         yields, red = gives_way(lane_map, zone, lights, p), lights.get(zone.other_id) == "red"
         clears = travel_s(chain.path, free_mps, progress_m, speed_mps, zone.exit_m + PACIFICA.rear_m, p.pull_away_mps2)
@@ -159,6 +163,8 @@ def claims(
         placed = place(zone.path, objects)
         best: Claim | None = None
         for row in _approaching(lane_map, zone, placed, objects.indicators):
+            if followed[row]:
+                continue
             arrives, leaves = _times(zone, placed, row, float(objects.accels_mps2[row]), p)
             if leaves + p.cleared_s <= reaches or math.isinf(arrives):
                 continue

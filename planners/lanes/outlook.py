@@ -14,7 +14,7 @@ from nsdrive.world.vehicle import PACIFICA
 from planners import road_rules
 from planners.lanes.candidates import Start
 from planners.lanes.conflicts import Claim
-from planners.lanes.frenet import Placed, place
+from planners.lanes.frenet import Placed
 from planners.lanes.rollout import Stop
 from planners.lanes.topology import Chain
 from planners.road_rules import RoadParameters
@@ -39,7 +39,14 @@ class Outlook:
         return self.start.progress_m + PACIFICA.front_m
 
 
-def look(chain: Chain, start: Start, observation: Observation, claims: tuple[Claim, ...], c: RoadParameters) -> Outlook:
+def look(
+    chain: Chain,
+    start: Start,
+    placed: Placed,
+    observation: Observation,
+    claims: tuple[Claim, ...],
+    c: RoadParameters,
+) -> Outlook:
     """The outlook on a chain. observation: without objects whose numbers are not finite."""
     along = chain.along
     speed, progress = max(0.0, observation.ego.speed_mps), start.progress_m
@@ -60,7 +67,7 @@ def look(chain: Chain, start: Start, observation: Observation, claims: tuple[Cla
     return Outlook(
         chain=chain,
         start=start,
-        placed=place(chain.path, observation.objects),
+        placed=placed,
         target_mps=target,
         rules=tuple(rules),
         stops=tuple(stops),

@@ -15,7 +15,7 @@ from nsdrive.world.types import INTERVAL_S, FloatArray, Observation
 from planners.lanes.candidates import Candidate, Course, Start, lay
 from planners.lanes.config import PdmLanesConfig
 from planners.lanes.conflicts import Zone, claims, zones_of
-from planners.lanes.frenet import entries
+from planners.lanes.frenet import entries, place
 from planners.lanes.memory import Memory
 from planners.lanes.mobil import Beside, beside, route_need, weigh
 from planners.lanes.outlook import Outlook, look
@@ -76,7 +76,7 @@ class Tick:
         c, observation = self.config, self.observation
         if id(chain) not in self.zones:
             self.zones[id(chain)] = zones_of(self.lane_map, chain, c)
-        start = Start.of(chain, self.course)
+        start, placed = Start.of(chain, self.course), place(chain.path, observation.objects)
         found = claims(
             self.lane_map,
             self.zones[id(chain)],
@@ -85,10 +85,11 @@ class Tick:
             progress_m=start.progress_m,
             speed_mps=self.speed_mps,
             chain=chain,
+            own=placed,
             parameters=c,
             margin_s=c.yield_margin_s,
         )
-        return look(chain, start, observation, tuple(found), c)
+        return look(chain, start, placed, observation, tuple(found), c)
 
     def neighbours(self, here: Outlook, blocked: frozenset[str]) -> tuple[Neighbour, ...]:
         """The lanes beside, each weighed. blocked: ids of what stands in the own lane for good."""

@@ -338,11 +338,13 @@ def test_a_gap_is_taken_only_if_it_is_long_enough(away_m, waits):
     lane_map, chain, zones = crossing_zones("left", kind="default")
     zone = next(z for z in zones if z.other_id.startswith("x-north0-south"))
     x, y, heading = zone.path.pose_at(zone.their_enter_m - away_m)
+    them = frame(tracked("them", x, y, heading_rad=heading, speed_mps=10.0))
     found = claims(
         lane_map,
         zones,
-        frame(tracked("them", x, y, heading_rad=heading, speed_mps=10.0)),
+        them,
         {},
+        own=place(chain.path, them),
         progress_m=zone.stop_m - 10.0,
         speed_mps=4.0,
         chain=chain,
@@ -368,6 +370,7 @@ def test_one_who_waits_holds_nobody():
             progress_m=zone.stop_m - 10.0,
             speed_mps=4.0,
             chain=chain,
+            own=place(chain.path, waiting),
             parameters=C,
             margin_s=1.0,
         )

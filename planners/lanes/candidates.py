@@ -49,6 +49,17 @@ class Candidate:
     around: tuple[str, ...] = ()
     settled_m: float = 0.0
 
+    @property
+    def middle_m(self) -> FloatArray:
+        """(M,): how far left of the chain's middle the car's own middle is."""
+        return np.interp(self.base_m + PACIFICA.rear_axle_to_center_m, self.base_m, self.lateral_m)
+
+    @property
+    def middle_over_m(self) -> float:
+        """How far the car's middle gets over the lane's left boundary, negative where it stays within."""
+        edge = np.interp(self.base_m, self.chain.path.progress_m, self.chain.left_m)
+        return float((self.middle_m - edge).max())
+
     def arc_at(self, progress_m: float) -> float:
         """Its own length up to a progress of the chain; beyond the ends as if it went straight on."""
         first, last = float(self.base_m[0]), float(self.base_m[-1])

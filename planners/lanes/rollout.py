@@ -67,9 +67,8 @@ def drive(
     bend = np.maximum(np.abs(candidate.curvature_1pm), 1e-4)
     curves = p.curve_lateral_accel_mps2 / bend
     if against_mps < np.inf:
-        middle = np.interp(candidate.base_m + PACIFICA.rear_axle_to_center_m, candidate.base_m, candidate.lateral_m)
         edge = np.interp(candidate.base_m, candidate.chain.path.progress_m, candidate.chain.left_m)
-        curves = np.where(middle > edge - against_margin_m, np.minimum(curves, against_mps**2), curves)
+        curves = np.where(candidate.middle_m > edge - against_margin_m, np.minimum(curves, against_mps**2), curves)
     curves = envelope(curves, candidate.arc_m, p.curve_decel_mps2)
     held = np.array([[candidate.arc_at(stop.progress_m), stop.until_s] for stop in stops], dtype=float).reshape(-1, 2)
     idm = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent, float(p.clamp_needed_gap))

@@ -93,9 +93,9 @@ def rounds_of(tick: Tick, here: Outlook, ways: tuple[WayRound, ...]) -> Rounds:
         for option, room in found:
             finishes = begun and (way.over == "own" or here.nose_m > way.rear_m)
             if (room.free and way.ready) or finishes:
-                # an overtaking over a line that may be crossed, with nobody coming
                 overtakes = way.over == "oncoming" and way.speed_mps > 0.0 and room.free
-                options.append(replace(option, worth_mps2=worth, overtakes=overtakes))
+                inside = option.candidate.middle_over_m < -c.inside_m
+                options.append(replace(option, worth_mps2=worth, lawful=overtakes or inside))
         if way.over == "own":
             continue
         best = min((room for _, room in found), key=lambda room: (not room.free, room.needs_s))

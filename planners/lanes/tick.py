@@ -27,8 +27,8 @@ from planners.lanes.topology import Chain, Chains
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Option:
     """A path with its roll-outs, one per speed fraction. outlook: of the chain it follows. met: who is on it (`frenet.entries`).
-    worth_mps2: the incentive of its lane, or of getting past what blocks it. overtakes: someone who moves, over the oncoming lane,
-    where that is lawful and free."""
+    worth_mps2: the incentive of its lane, or of getting past what blocks it. lawful: it goes round something within its
+    own lane, but for the tracker's error, or overtakes over the oncoming lane where that is allowed and free."""
 
     candidate: Candidate
     driven: Driven
@@ -36,7 +36,7 @@ class Option:
     outlook: Outlook
     met: FloatArray
     worth_mps2: float = 0.0
-    overtakes: bool = False
+    lawful: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

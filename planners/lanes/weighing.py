@@ -40,7 +40,7 @@ def weigh_proposals(
         aside = c.aside_per_m * abs(offset) if kind == "keep" and not option.candidate.around else 0.0
         worse = (best_worth - option.worth_mps2) / c.lane_scale_mps2
         same = (1.0 if abs(offset - memory.offset_m) < 0.5 else 0.8) if kind == memory.path else 0.0
-        if option.overtakes:
+        if option.lawful:
             named["driving_direction"] = replace(named["driving_direction"], value=1.0)
         multipliers.append((*(named[name] for name in NAMES[:3]), _right_of_way(option, k, c)))
         rest.append(

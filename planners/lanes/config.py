@@ -36,14 +36,14 @@ class PdmLanesConfig(
 
     # nuPlan's driving direction: 2 m against the traffic within a second are half a fault, 6 m a whole one.
     against_mps: float = 1.8  # chosen by us: so the car's middle crosses the line to the oncoming lane at a crawl
-    crawl_near_m: float = 0.05  # chosen by us: it crawls where its path is so near to that line ...
+    crawl_near_m: float = 0.12  # chosen by us: it crawls where its path is so near to that line ...
     crawl_far_m: float = 0.35  # ... or, as a second way, this near: the tracker may bring it so much further aside
-    inside_m: float = 0.05  # chosen by us: a path whose middle stays this far within the lane is within it
+    inside_m: float = 0.12  # chosen by us: a path whose middle stays this far within the lane is within it
     against_patience_s: float = 10.0  # chosen by us: who has waited so long for a way round ...
     against_impatient_mps: float = 5.5  # ... takes half a fault
     hold_back_m: float = 2.5  # chosen by us: behind what it waits to go round it keeps room to steer out, and this more
     hold_unsure_m: float = 5.0  # chosen by us: and this much where it is not sure yet that it has to go round
-    hold_decel_mps2: float = 1.8  # chosen by us: for that it brakes no harder
+    hold_decel_mps2: float = 1.5  # chosen by us: for that it brakes no harder
     hold_end_m: float = 14.0  # chosen by us: so far before its lane's end the ego waits for a gap beside it
     make_room_mps2: float = 1.0  # chosen by us: for a change that the route or a blocked lane makes worth this much ...
     make_room_mps: float = 2.0  # ... it drives this much slower than whoever is in its way

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nsdrive.world.decision import Constraint, LaneChange
+from nsdrive.world.rules import needed_gap_m
 from nsdrive.world.types import INTERVAL_S
 from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.candidates import QUINTIC_PEAK, STEERING_1PM, Candidate, easing_m
@@ -136,7 +137,8 @@ def _waiting(tick: Tick, here: Outlook, way: WayRound, room: Room) -> Constraint
     before = c.hold_unsure_m
     if way.ready:
         before = c.hold_back_m + math.sqrt(QUINTIC_PEAK * abs(way.offset_m) / STEERING_1PM)
-    stopping = tick.speed_mps**2 / (2.0 * c.hold_decel_mps2)
+    # So far away the driver model brakes for it no harder than hold_decel.
+    stopping = needed_gap_m(tick.speed_mps, 0.0, c) / math.sqrt(1.0 + c.hold_decel_mps2 / c.accel_max_mps2)
     hold = min(max(way.rear_m - before, here.nose_m + max(0.5, stopping)), way.rear_m - 2.0)
     if hold < here.nose_m or room.needs_s >= c.worth_waiting_s:
         return None

@@ -61,7 +61,6 @@ KNOWN_FAILURES = {
     },
     "pdm_lanes": {
         "cyclist_crosses": (("KeepsGap",), "passes closely before or behind who crosses without a crosswalk"),
-        "parked_car_oncoming": (("GetsPast",), "waits so near to it that it can no longer steer out"),
         "oncoming_while_overtaking": (("KeepsGap",), "overtakes, 0.3 m beside the car"),
         "route_needs_left_lane_busy": (("ReachesExit",), "does not fall back to reach the gap behind the others"),
     },

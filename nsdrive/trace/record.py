@@ -1,8 +1,8 @@
 """A trace as JSON: everything that was decided, proposals too, in a few kilobytes.
 
 The proposals of a step are columns. A column whose entries are all equal is written once; what is proposed (path, offset, share
-of the limit) is left out where it is as in the step before; a term's columns cover only the proposals numbered in "at", the
-others having a plain 1.0 (all, where there is no "at"; none, where there is nothing):
+of the limit), and any column of the lane changes, is left out where it is as in the step before; a term's columns cover only the
+proposals numbered in "at", the others having a plain 1.0 (all, where there is no "at"; none, where there is nothing):
 
     {"n": 15, "path": "keep", "offset_m": [0.0, 0.0, ...], "speed_fraction": [0.2, 0.4, ...], "score": [0.91, 0.0, ...],
      "terms": {"no_at_fault_collision": {"at": [4, 9], "value": 0.0, "measured": [1.8, 2.1], "about": "vehicle-2"},
@@ -31,9 +31,16 @@ def to_json(trace: Trace) -> dict[str, Any]:
     Raises ValueError for proposals of one step that do not have the same terms.
     """
     before: Sequence[Proposal] = ()
+    changes: dict[str, Any] = {}
     steps = []
     for step in trace.steps:
-        steps.append(_step_to_json(step, before))
+        row = _step_to_json(step, before)
+        if step.lane_changes:
+            now = _columns(step.lane_changes, [f.name for f in fields(LaneChange)])
+            again = changes.get("n") == now["n"]
+            row["lane_changes"] = {k: v for k, v in now.items() if k == "n" or not again or v != changes[k]}
+            changes = now
+        steps.append(row)
         before = step.proposals or before
     return {
         "scene": _plain(asdict(trace.scene)),
@@ -49,8 +56,12 @@ def from_json(row: Mapping[str, Any]) -> Trace:
     """The trace of `to_json`. Raises ValueError naming what is missing or misshapen."""
     try:
         before: tuple[Proposal, ...] = ()
+        changes: dict[str, Any] = {}
         steps = []
         for s in row["steps"]:
+            if "lane_changes" in s:
+                changes = {**changes, **s["lane_changes"]}
+                s = {**s, "lane_changes": changes}
             steps.append(_step_from_json(s, before))
             before = steps[-1].proposals or before
         return Trace(
@@ -81,8 +92,6 @@ def _step_to_json(step: Step, before: Sequence[Proposal]) -> dict[str, Any]:
             "chosen": step.chosen,
             "runner_up": step.runner_up,
         }
-    if step.lane_changes:
-        row["lane_changes"] = _columns(step.lane_changes, [f.name for f in fields(LaneChange)])
     if step.choice is not None:
         row["choice"] = _plain(asdict(step.choice))
     if step.lane_news:

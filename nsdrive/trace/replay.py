@@ -33,6 +33,7 @@ BUT_PROGRESS = (
 WORST_BUT_ONE = 0.5  # the most that a multiplier below 1.0 leaves (see scoring.TERMS)
 EXACT = ("crossing", "waited_s")  # a count, and a number of ticks: printed without rounding
 OFFSET_TOLERANCE_M = 0.06  # chosen by us: offsets are printed to 0.1 m, and the label has four decimals
+JUMP_M = 1.5  # chosen by us: nobody moves aside so far in half a second; lanes are at least twice as wide
 TURN_TOLERANCE_DEG = 1.0  # chosen by us: rounding to whole degrees
 
 
@@ -109,10 +110,11 @@ def lateral_errors(trace: Trace, poses_global: FloatArray, path: Path | Sequence
     """Where stated offsets, turn and manoeuvre differ from the driven poses (51, 3) at 10 Hz, in any fixed frame.
 
     path: the planner's centerline in the same frame, to check the offsets; None checks only the turn. An ego that changes
-    lanes has a new centerline on the way, and every offset is from the centerline of its moment: give all eleven then.
+    lanes has a new centerline on the way, and every offset is from the centerline of its moment: give all eleven then. An
+    offset that jumps must come with a chosen change to that side.
     """
     poses = np.asarray(poses_global)
-    errors = []
+    errors = _jump_errors(trace)
     if path is not None:
         offsets = [s.lateral_offset_m for s in trace.steps] + [trace.end.lateral_offset_m]
         paths = [path] * len(offsets) if isinstance(path, Path) else path
@@ -205,6 +207,22 @@ def _verdict_of_lane_errors(verdict: LaneVerdict, considered: dict[str, LaneVerd
         errors.append(f"is said to be safe, but {v.follower} would have to brake by {asked:g}, beyond {limit:g}")
     if last is not None and last.verdict == v.verdict:
         errors.append("is said again, but its verdict is the old one")
+    return errors
+
+
+def _jump_errors(trace: Trace) -> list[str]:
+    """Offsets that leap from one step to the next, as they do when the centerline is another, without a change of lanes."""
+    errors = []
+    offsets = [*(s.lateral_offset_m for s in trace.steps), trace.end.lateral_offset_m]
+    for k, (before, after) in enumerate(itertools.pairwise(offsets)):
+        if trace.steps[k].motion is None or before is None or after is None or abs(after - before) <= JUMP_M:
+            continue
+        wanted = "change_left" if after < before else "change_right"
+        chosen = {s.motion.path for s in trace.steps[k : k + 2] if s.motion is not None}
+        if wanted not in chosen:
+            errors.append(
+                f"t={(k + 1) * STEP_S:.1f}: the offset leaps from {before:.1f} to {after:.1f} m, but no {wanted} is chosen"
+            )
     return errors
 
 

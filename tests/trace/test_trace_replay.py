@@ -1,5 +1,6 @@
 """From the text alone: the motion it implies is the label's, its arithmetic holds, and a lie is found."""
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from nsdrive.world.route import centerline, find_route, nearest_lane
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import Rollout
 from planners.idm import IdmConfig, IdmPlanner
+from planners.pdm_lanes import PdmLanesPlanner
 
 CONFIG = IdmConfig()
 
@@ -116,3 +118,16 @@ def test_a_wrong_turn_or_offset_is_found(braking):
     assert any("t=2.0" in error for error in lateral_errors(parse(offset), poses, path_of(rollout)))
     route = lie(text, r"Route: [^,]*", "Route: turn left in 5 m")
     assert any("turn left" in error for error in lateral_errors(parse(route), poses))
+
+
+def test_an_offset_that_leaps_without_a_lane_change_is_found():
+    config = SyntheticConfig(seed=11, families=("route_lane_change",), n_scenarios=1)
+    rollout = simulate(build(config, 0), PdmLanesPlanner(), duration_s=6.0)
+    text = render(build_trace(rollout, 0)[0], "detailed")
+    poses = np.array([s.pose for s in rollout.states[:51]])
+    offsets = [s.lateral_offset_m for s in parse(text).steps]
+    assert max(abs(a - b) for a, b in itertools.pairwise(offsets)) > 2.0
+    assert "choose change_left" in text
+    assert lateral_errors(parse(text), poses) == []
+    unsaid = parse(text.replace("choose change_left", "choose keep"))
+    assert any("no change_left is chosen" in error for error in lateral_errors(unsaid, poses))

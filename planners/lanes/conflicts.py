@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from nsdrive.world.geometry import Path, wrap_angle
 from nsdrive.world.lane_map import Lane, LaneMap
@@ -21,9 +22,10 @@ from nsdrive.world.route import centerline, lane_length_m
 from nsdrive.world.types import FloatArray, ObjectFrame
 from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.frenet import Placed, place
-from planners.lanes.topology import Chain
+from planners.lanes.topology import Chain, envelope
 
 RANK = {"straight": 0, "right": 1, "left": 2, "uturn": 3}  # who has the greater number gives way
+STEP_M = 0.5  # chosen by us: travel times are added up in steps of this length
 OWN_LANE_M = 1.5  # chosen by us: whose middle is so near to the ego's path and who drives its way is on it
 LINE_RANK = {"yield": 1, "stop_sign": 2}  # control lines that make the ego give way, and in which order
 
@@ -36,6 +38,7 @@ class ConflictParameters:
     conflict_ahead_m: float = 60.0  # chosen by us: zones further ahead are not looked at yet
     approach_m: float = 110.0  # chosen by us: how far back the others are looked for: 8 s at 50 km/h
     pull_away_mps2: float = 1.4  # chosen by us: how fast a car starts, the ego and the others
+    slow_down_mps2: float = 1.0  # chosen by us, = curve_decel: how the ego slows down before a bend
     waiting_mps: float = 0.5  # chosen by us: who moves slower and does not speed up waits
     cleared_s: float = 0.5  # chosen by us: who has left the zone this long before the ego gets there is no conflict
     committed_s: float = (
@@ -152,14 +155,13 @@ def claims(
     if not ahead or not len(objects):
         return []
     found: list[Claim] = []
-    free_mps = np.sqrt(chain.along.profile[1:].min(axis=0))  # limits and curves
+    points_m = chain.path.progress_m
+    free2 = envelope(chain.along.profile[1:].min(axis=0), points_m, p.slow_down_mps2)  # limits and curves
     followed = (np.abs(own.offset_m) < OWN_LANE_M) & (own.aligned > 0.8) & (own.front_m > nose) & ~own.beyond
     for zone in ahead:
         yields, red = gives_way(lane_map, zone, lights, p), lights.get(zone.other_id) == "red"
-        clears = travel_s(chain.path, free_mps, progress_m, speed_mps, zone.exit_m + PACIFICA.rear_m, p.pull_away_mps2)
-        reaches = travel_s(
-            chain.path, free_mps, progress_m, speed_mps, zone.enter_m - PACIFICA.front_m, p.pull_away_mps2
-        )
+        clears = travel_s(points_m, free2, progress_m, speed_mps, zone.exit_m + PACIFICA.rear_m, p.pull_away_mps2)
+        reaches = travel_s(points_m, free2, progress_m, speed_mps, zone.enter_m - PACIFICA.front_m, p.pull_away_mps2)
         placed = place(zone.path, objects)
         best: Claim | None = None
         for row in _approaching(lane_map, zone, placed, objects.indicators):
@@ -187,18 +189,26 @@ def claims(
 
 
 def travel_s(
-    path: Path, free_mps: FloatArray, from_m: float, speed_mps: float, to_m: float, accel_mps2: float
+    progress_m: FloatArray, free2: FloatArray, from_m: float, speed_mps: float, to_m: float, accel_mps2: float
 ) -> float:
-    """Time to drive from one progress to another, speeding up steadily but nowhere above the free speed (N,)."""
-    if to_m <= from_m:
-        return 0.0
-    i, j = path.index_at(from_m), path.index_at(min(to_m, path.length_m))
-    top = max(1.0, float(free_mps[i : j + 1].min()))
-    distance, v = to_m - from_m, min(max(speed_mps, 0.0), top)
-    speeding_m = (top * top - v * v) / (2.0 * accel_mps2)
-    if speeding_m >= distance:
-        return (math.sqrt(v * v + 2.0 * accel_mps2 * distance) - v) / accel_mps2
-    return (top - v) / accel_mps2 + (distance - speeding_m) / top
+    """Time to drive from one progress to another, speeding up steadily but nowhere above the free speed: its squares (N,) at the
+    points (N,) of a path, lowered in time before every bend. Beyond the path's end the last one holds."""
+    return float(_travel(progress_m, free2, from_m, max(0.0, speed_mps), to_m, accel_mps2))
+
+
+@njit(cache=True)
+def _travel(progress, free2, start, speed, end, accel):
+    time, at, v2 = 0.0, start, speed * speed
+    i = min(max(np.searchsorted(progress, start, side="right"), 1), len(progress) - 1)
+    while at < end:
+        step = min(end - at, STEP_M)
+        while i < len(progress) - 1 and progress[i] < at + step:
+            i += 1
+        after2 = max(min(v2 + 2.0 * accel * step, free2[i]), 1.0 if v2 >= 1.0 else v2 + 2.0 * accel * step)
+        time += 2.0 * step / max(np.sqrt(v2) + np.sqrt(after2), 1e-3)
+        at += step
+        v2 = after2
+    return time
 
 
 def _keep_clear(found: list[Claim], margin_s: float, nose_m: float) -> list[Claim]:

@@ -16,6 +16,7 @@ from nsdrive.world.rules import IdmParameters, acceleration_kernel
 from nsdrive.world.types import INTERVAL_S, FloatArray
 from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.candidates import Candidate
+from planners.lanes.topology import envelope
 
 GENTLE_JERK_MPS3 = 4.0  # chosen by us, nuPlan's bound for comfort is 4.13
 STOPPING_M, STOPPING_S = 0.7, 0.35  # chosen by us: nuPlan's tracker needs so much more room to come to a stop
@@ -98,15 +99,6 @@ def drive(
         axis=-1,
     )
     return Driven(poses=poses, arc_m=arc, speeds_mps=table[..., 1], accels_mps2=table[..., 2])
-
-
-@njit(cache=True)
-def envelope(speed2, at, decel):
-    """(M,) squared speeds lowered so that braking at a steady rate meets every one of them in time."""
-    out = speed2.copy()
-    for i in range(len(out) - 2, -1, -1):
-        out[i] = min(out[i], out[i + 1] + 2.0 * decel * (at[i + 1] - at[i]))
-    return out
 
 
 @njit(cache=True)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from nsdrive.world.geometry import Path, wrap_angle
 from nsdrive.world.lane_map import Lane, LaneMap
@@ -244,3 +245,12 @@ def _edges(path: Path, lanes: Sequence[Lane]) -> tuple[FloatArray, FloatArray]:
         order = np.argsort(at[:, 0], kind="stable")
         sides.append(np.maximum(0.5, sign * np.interp(path.progress_m, at[order, 0], at[order, 1])))
     return sides[0], sides[1]
+
+
+@njit(cache=True)
+def envelope(speed2, at, decel):
+    """(M,) squared speeds lowered so that braking at a steady rate meets every one of them in time."""
+    out = speed2.copy()
+    for i in range(len(out) - 2, -1, -1):
+        out[i] = min(out[i], out[i + 1] + 2.0 * decel * (at[i + 1] - at[i]))
+    return out

@@ -25,7 +25,7 @@ class OncomingParameters:
     oncoming_margin_s: float = 2.0  # chosen by us: the ego is back this long before someone oncoming is there
     unseen_margin_s: float = 0.5  # chosen by us: the same for a car that may come out of what is not seen
     oncoming_continue: float = 0.4  # chosen by us: share of the margins once the ego is on its way round
-    oncoming_side_m: float = 0.3  # chosen by us: room beside someone oncoming, who then does not conflict at all
+    oncoming_side_m: float = 0.5  # chosen by us: room beside someone oncoming, who then does not conflict at all
     view_m: float = 200.0  # chosen by us: no further than this, whatever the weather
     tall_m: float = 2.0  # chosen by us: what is higher than this hides what is behind it from a sensor on the roof
     verge_m: float = 8.0  # chosen by us: a line of sight that leaves the lane's middle further than this meets a hedge

@@ -100,7 +100,7 @@ def rounds_of(tick: Tick, here: Outlook, ways: tuple[WayRound, ...]) -> Rounds:
         if way.over == "own":
             continue
         best = min((room for _, room in found), key=lambda room: (not room.free, room.needs_s))
-        if waits is None and way.speed_mps == 0.0 and not (best.free and way.ready):
+        if waits is None and way.speed_mps == 0.0:
             waits = _waiting(tick, here, way, best)
         considered.append(
             LaneChange(
@@ -117,7 +117,7 @@ def rounds_of(tick: Tick, here: Outlook, ways: tuple[WayRound, ...]) -> Rounds:
                 blocker=best.about,
             )
         )
-    if waits is not None and not options:
+    if waits is not None:
         stop = Stop(progress_m=here.nose_m + waits.inputs["gap_m"])
         here = replace(here, rules=(*here.rules, waits), stops=(*here.stops, stop))
     return Rounds(options=tuple(options), considered=tuple(considered), here=here)
@@ -143,7 +143,8 @@ def _waiting(tick: Tick, here: Outlook, way: WayRound, room: Room) -> Constraint
     if hold < here.nose_m or room.needs_s >= c.worth_waiting_s:
         return None
     arrives = min(room.arrives_s, room.needs_s)  # as the rule says it: too soon
-    return yields(room.about, hold - here.nose_m, room.needs_s, arrives, tick.speed_mps, here.target_mps, c)
+    about = way.ids[0] if room.free else room.about
+    return yields(about, hold - here.nose_m, room.needs_s, arrives, tick.speed_mps, here.target_mps, c)
 
 
 def _room(

@@ -178,7 +178,7 @@ def _along_the_lane(tick: Tick, here: Outlook, neighbours: tuple[Neighbour, ...]
         settled = max(settled, memory.until_m)  # a lane change is being finished
     options = []
     for offset in c.offsets_m:
-        fractions = tuple(share * f for f in (c.speed_fractions if offset == 0.0 else c.side_fractions))
+        fractions = tuple(round(share * f, 2) for f in (c.speed_fractions if offset == 0.0 else c.side_fractions))
         options.append(tick.roll(here, [(settled, offset)], "keep", offset, fractions))
     return [option for option in options if option is not None]
 

@@ -43,7 +43,7 @@ class PdmLanesConfig(
     against_impatient_mps: float = 5.5  # ... takes half a fault
     hold_back_m: float = 2.5  # chosen by us: behind what it waits to go round it keeps room to steer out, and this more
     hold_unsure_m: float = 5.0  # chosen by us: and this much where it is not sure yet that it has to go round
-    hold_decel_mps2: float = 1.5  # chosen by us: for that it brakes no harder
+    hold_decel_mps2: float = 2.2  # chosen by us: for that it brakes no harder
     hold_end_m: float = 14.0  # chosen by us: so far before its lane's end the ego waits for a gap beside it
     make_room_mps2: float = 1.0  # chosen by us: for a change that the route or a blocked lane makes worth this much ...
     make_room_mps: float = 2.0  # ... it drives this much slower than whoever is in its way

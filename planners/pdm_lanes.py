@@ -107,7 +107,7 @@ class PdmLanesPlanner:
         braking = ego.speed_mps <= c.straight_brake_mps and must_brake(collision_s, ego.speed_mps, c)
         if braking:
             about, inputs = seen.ids[scores.collision_about[chosen]], {"collision_s": collision_s}
-            target = option.fractions[k] * option.outlook.target_mps
+            target = option.target_mps(k)
             brake = evaluate("emergency_brake", about, inputs, tick.speed_mps, c, target_speed_mps=target)
             constraints.append(brake)
         filled, binding, tied = arg_min(constraints)
@@ -204,7 +204,7 @@ def _over(tick: Tick, neighbours: tuple[Neighbour, ...]) -> list[Option]:
 def _constraints(tick: Tick, option: Option, k: int) -> list[Constraint]:
     """What every rule says now on an option's path, at its target speed."""
     c, speed, objects = tick.config, tick.speed_mps, tick.observation.objects
-    target = option.fractions[k] * option.outlook.target_mps
+    target = option.target_mps(k)
     found = [
         evaluate("target_speed", None, {}, speed, c, target_speed_mps=target),
         *(evaluate(r.rule, r.about, r.inputs, speed, c, target_speed_mps=target) for r in option.outlook.rules),

@@ -20,6 +20,8 @@ from planners.lanes.topology import envelope
 
 GENTLE_JERK_MPS3 = 4.0  # chosen by us, nuPlan's bound for comfort is 4.13
 STOPPING_M, STOPPING_S = 0.7, 0.35  # chosen by us: nuPlan's tracker needs so much more room to come to a stop
+# Chosen by us: who steers out from a low speed does so no faster, or the tracker swings out beyond the path.
+OUT_LATERAL_MPS2, OUT_BELOW_MPS = 0.9, 4.0
 FIRM = 1.35, 0.75  # chosen by us: so much more than needed is braked, from that share of the law's hardest on
 
 
@@ -34,12 +36,13 @@ class Stop:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Driven:
     """F motions along one path, T states 0.1 s apart, the first one now. poses (F, T, 3) of the rear axle, global; arc_m,
-    speeds_mps, accels_mps2 (F, T)."""
+    speeds_mps, accels_mps2 (F, T). crawl_mps: the most that a stretch against the traffic ahead allows now, inf without one."""
 
     poses: FloatArray
     arc_m: FloatArray
     speeds_mps: FloatArray
     accels_mps2: FloatArray
+    crawl_mps: float
 
 
 def drive(
@@ -65,12 +68,16 @@ def drive(
     limits = np.sqrt(
         envelope(np.interp(candidate.base_m, along.profile[0], along.profile[1]), candidate.arc_m, p.limit_decel_mps2)
     )
-    bend = np.maximum(np.abs(candidate.curvature_1pm), 1e-4)
-    curves = p.curve_lateral_accel_mps2 / bend
+    crawl = np.full(len(limits), np.inf)
     if against_mps < np.inf:
         edge = np.interp(candidate.base_m, candidate.chain.path.progress_m, candidate.chain.left_m)
-        curves = np.where(candidate.middle_m > edge - against_margin_m, np.minimum(curves, against_mps**2), curves)
-    curves = envelope(curves, candidate.arc_m, p.curve_decel_mps2)
+        against = np.where(candidate.middle_m > edge - against_margin_m, against_mps**2, np.inf)
+        crawl = np.sqrt(envelope(against, candidate.arc_m, p.curve_decel_mps2))
+    bend = np.maximum(np.abs(candidate.curvature_1pm), 1e-4)
+    steered_out = bool(candidate.around) and speed_mps < OUT_BELOW_MPS
+    lateral = OUT_LATERAL_MPS2 if steered_out else p.curve_lateral_accel_mps2
+    curves = envelope(lateral / bend, candidate.arc_m, p.curve_decel_mps2)
+    curves = np.minimum(curves, crawl * crawl)
     held = np.array([[candidate.arc_at(stop.progress_m), stop.until_s] for stop in stops], dtype=float).reshape(-1, 2)
     idm = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent, float(p.clamp_needed_gap))
     table = _drive(
@@ -98,7 +105,9 @@ def drive(
         ],
         axis=-1,
     )
-    return Driven(poses=poses, arc_m=arc, speeds_mps=table[..., 1], accels_mps2=table[..., 2])
+    return Driven(
+        poses=poses, arc_m=arc, speeds_mps=table[..., 1], accels_mps2=table[..., 2], crawl_mps=float(crawl[0])
+    )
 
 
 @njit(cache=True)

@@ -38,6 +38,10 @@ class Option:
     worth_mps2: float = 0.0
     lawful: bool = False
 
+    def target_mps(self, k: int) -> float:
+        """The target speed of one of its roll-outs now."""
+        return self.fractions[k] * min(self.outlook.target_mps, self.driven.crawl_mps)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Neighbour:

@@ -9,6 +9,7 @@ import pytest
 from eval.manoeuvres import CANNOT, EXPECTED, FAILS, HOLDS, NOT_EXPECTED, judge, table
 from nsdrive.cli import choose_planner, planner_factory
 from nsdrive.scenarios.manoeuvres import MANOEUVRES, load_manoeuvre
+from nsdrive.world.decision import NO_WAY
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import INTERVAL_S, ObjectFrame, Plan, Trajectory
 from planners.idm import IdmPlanner
@@ -107,18 +108,35 @@ def maker(planner):
 
 @cache
 def judged(make, name):
-    return judge(simulate(load_manoeuvre(name), make()))
+    rollout = simulate(load_manoeuvre(name), make())
+    lost = [plan.decision for plan in rollout.plans if plan.decision and any(NO_WAY in n for n in plan.decision.notes)]
+    assert not lost, f"{name}: the planner found no way, {lost[0].notes}"  # a sound scene: an error inside it
+    return judge(rollout)
 
 
-@pytest.mark.parametrize("planner", KNOWN_FAILURES)
-def test_a_planner_passes_every_manoeuvre_but_its_known_failures(planner):
+def changed(planner, names):
+    """manoeuvre -> (checks that were known to fail, checks that fail now); better is to be written down too."""
     known, make = KNOWN_FAILURES[planner], maker(planner)
-    found = {name: judged(make, name).failed for name in MANOEUVRES}
-    expected = {name: known[name][0] if name in known else () for name in MANOEUVRES}
-    changed = {name: (expected[name], found[name]) for name in MANOEUVRES if found[name] != expected[name]}
-    assert changed == {}, (
-        "manoeuvre: (checks that were known to fail, checks that fail now); better is to be written down too"
-    )
+    expected = {name: known[name][0] if name in known else () for name in names}
+    found = {name: judged(make, name).failed for name in names}
+    return {name: (expected[name], found[name]) for name in names if found[name] != expected[name]}
+
+
+SLOWEST = "pdm_lanes"  # its whole table takes a minute and a half: the default run has every third manoeuvre
+
+
+@pytest.mark.parametrize("planner", [p for p in KNOWN_FAILURES if p != SLOWEST])
+def test_a_planner_passes_every_manoeuvre_but_its_known_failures(planner):
+    assert changed(planner, MANOEUVRES) == {}
+
+
+@pytest.mark.slow
+def test_the_slowest_planner_passes_every_manoeuvre_but_its_known_failures():
+    assert changed(SLOWEST, MANOEUVRES) == {}
+
+
+def test_the_slowest_planner_passes_every_third_manoeuvre_but_its_known_failures():
+    assert changed(SLOWEST, list(MANOEUVRES)[::3]) == {}
 
 
 def test_every_manoeuvre_is_failed_by_a_driver_who_sees_nothing_or_by_one_who_only_brakes():

@@ -7,6 +7,7 @@ check.judge(facts)          # Verdict(holds=True, measured="past it after 13.4 s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,18 +34,19 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class Check(ABC):
     """needs, unless: a capability without which, or with which, the check is not expected of a planner."""
 
     needs: str | None = None
     unless: str | None = None
 
     @property
+    @abstractmethod
     def says(self) -> str:
-        raise NotImplementedError
+        """What must hold, in words."""
 
-    def judge(self, facts: Facts) -> Verdict:
-        raise NotImplementedError
+    @abstractmethod
+    def judge(self, facts: Facts) -> Verdict: ...
 
 
 # ---- what must never happen -------------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ from nsdrive.trace.trace import N_STEPS, STEP_S, ObjectFacts, Step, Trace
 
 
 def lines_of(trace: Trace, level: str) -> list[str]:
-    route = {"command": (trace.route.manoeuvre, trace.route.distance_m), "limit": trace.route.speed_limit_mps}
     """The lines of a trace that is rounded to this level."""
+    route = {"command": (trace.route.manoeuvre, trace.route.distance_m), "limit": trace.route.speed_limit_mps}
     lines = [SCENE.format(vars(trace.scene)), ROUTE.format(route)]
     lines += [_object_template(o).format(vars(o)) for o in trace.objects]
     turned = TURNED.format({"turned_deg": trace.end.turned_deg})

@@ -147,13 +147,6 @@ class Decision:
     def binding_constraint(self) -> Constraint:
         return self.constraints[self.binding]
 
-    @property
-    def score_margin(self) -> float | None:
-        """Score of the chosen proposal minus the runner-up's, None where there are not two."""
-        if self.chosen is None or self.runner_up is None:
-            return None
-        return self.proposals[self.chosen].score - self.proposals[self.runner_up].score
-
 
 def arg_min(constraints: Sequence[Constraint]) -> tuple[tuple[Constraint, ...], int, tuple[int, ...]]:
     """Constraints with their margins filled in, the index of the binding one, and the indices tied with it.

@@ -93,11 +93,6 @@ def reason(loser: Proposal, winner: Proposal) -> str | None:
     return max(costs)[2] if costs else None
 
 
-def first_failing(proposal: Proposal) -> Term | None:
-    """The first multiplier below 1.0, None where none is."""
-    return next((t for t in proposal.terms if TERMS[t.name].weight is None and t.value < 1.0), None)
-
-
 def is_consistent(proposal: Proposal, tolerance: float = 1e-9) -> bool:
     """Whether the recorded score is the one that the recorded terms make."""
     return math.isclose(proposal.score, total(proposal.terms), rel_tol=0.0, abs_tol=tolerance)

@@ -28,6 +28,7 @@ from nsdrive.scenarios.argoverse2_forecasting import read_forecasting_scenario
 from nsdrive.scenarios.argoverse2_recording import Recording
 from nsdrive.scenarios.argoverse2_sensor import ANNOTATIONS, EGO_POSES, read_sensor_log
 from nsdrive.scenarios.argoverse2_tracks import frames_of
+from nsdrive.scenarios.recorded import RecordedCamera
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.geometry import to_ego, wrap_angle
 from nsdrive.world.route import route_of_log
@@ -103,6 +104,10 @@ class Argoverse2Source:
         if found is None:
             raise ScenarioError(f"{folder}: is not the folder of an Argoverse 2 log")
         return load_one(self.config, found)
+
+    def cameras(self, item: str) -> tuple[RecordedCamera, ...]:
+        """None yet: the images of the sensor data set are not read."""
+        return ()
 
 
 def list_items(config: Argoverse2Config) -> list[Argoverse2Item]:

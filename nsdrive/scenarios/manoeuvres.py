@@ -12,6 +12,7 @@ import difflib
 from dataclasses import dataclass
 
 from nsdrive.scenarios import manoeuvres_free, manoeuvres_junctions, manoeuvres_leads, manoeuvres_obstacles
+from nsdrive.scenarios.recorded import RecordedCamera
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.types import Scenario
 
@@ -67,3 +68,7 @@ class ManoeuvresSource:
         if item not in MANOEUVRES:
             raise ScenarioError(f"{item!r} is not a manoeuvre; they are called like {next(iter(MANOEUVRES))!r}")
         return load_manoeuvre(item)
+
+    def cameras(self, item: str) -> tuple[RecordedCamera, ...]:
+        """None: a generated scene is drawn."""
+        return ()

@@ -26,6 +26,7 @@ from nsdrive.scenarios.nuplan_log import LogExtract, TaggedRow, has_token, read_
 from nsdrive.scenarios.nuplan_map import find_map, read_map
 from nsdrive.scenarios.nuplan_sqlite import one_line
 from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES, UNTAGGED
+from nsdrive.scenarios.recorded import RecordedCamera
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.route import route_of_log
 from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, Scenario
@@ -109,6 +110,9 @@ class NuplanSource:
             tagged_rows(path, (), ())  # says what is wrong with it
             raise ScenarioError(f"{path}: is a log; a scenario is {item}/<token>")
         return load_one(self.config, _log_path(self.config, log) if log else _log_of(self.config, token), token)
+
+    def cameras(self, item: str) -> tuple[RecordedCamera, ...]:
+        return ()
 
 
 def find_logs(config: NuplanConfig) -> dict[str, Path]:

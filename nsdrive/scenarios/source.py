@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from nsdrive.scenarios.recorded import RecordedCamera
+
 
 class ScenarioError(ValueError):
     """One scenario cannot be loaded: its files are missing, malformed, truncated, too short or contradict themselves.
@@ -30,3 +32,6 @@ class ScenarioSource(Protocol):
 
     def load(self, item: str) -> Any:
         """The Scenario of that name. Raises ScenarioError."""
+
+    def cameras(self, item: str) -> Sequence[RecordedCamera]:
+        """What the log's own cameras saw; empty where it has none. ScenarioError where their calibration is unusable."""

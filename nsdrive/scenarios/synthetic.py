@@ -25,6 +25,7 @@ from nsdrive.scenarios import (
     families_passing,
     families_yield,
 )
+from nsdrive.scenarios.recorded import RecordedCamera
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.scenarios.stage import SceneRejectedError
 from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, Scenario
@@ -128,6 +129,10 @@ class SyntheticSource:
                 f"{item!r} is not of this config; its scenario {index} is {scenario_id(self.config, index)!r}"
             )
         return build(self.config, index)
+
+    def cameras(self, item: str) -> tuple[RecordedCamera, ...]:
+        """None: a generated scene is drawn."""
+        return ()
 
 
 def scenario_id(config: SyntheticConfig, index: int) -> str:

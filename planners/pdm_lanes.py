@@ -7,6 +7,7 @@ takes the best. What is added to PDM-Closed (Dauner et al., CoRL 2023, see `plan
 - lanes from which the route goes on, and the centerline laid anew when the lane changes (`lanes.topology`);
 - lane changes with the incentive and the safety check of MOBIL (Kesting, Treiber, Helbing 2007; `lanes.mobil`);
 - ways round standing things and slow cyclists, over the oncoming lane where nobody comes (`lanes.passing`, `lanes.oncoming`);
+- who drives in a lane is expected to follow it (`lanes.following`);
 - giving way at junctions by gap acceptance (`lanes.conflicts`), and IDM's curves, ambers, stop signs and crosswalks
   (`planners.road_rules`), inside every proposal's roll-out.
 
@@ -29,6 +30,7 @@ from planners.guard import guarded
 from planners.lanes.candidates import Course, easing_m
 from planners.lanes.config import PdmLanesConfig
 from planners.lanes.conflicts import Zone
+from planners.lanes.following import Bends, LaneFollowing
 from planners.lanes.memory import Memory
 from planners.lanes.outlook import Outlook, lead_of
 from planners.lanes.passing import BICYCLE
@@ -60,6 +62,7 @@ class PdmLanesPlanner:
         """Judge the lanes of the route. ValueError for a map on which no lane is usable."""
         self._mission, self._memory = mission, Memory()
         self._chains = Chains(mission, usable_route(mission, ego.pose), self.config)
+        self._following = LaneFollowing(lane_map=mission.lane_map)
         self._zones: dict[int, tuple[Zone, ...]] = {}
         self._lines: dict[int, ProposalPath] = {}
 
@@ -68,6 +71,8 @@ class PdmLanesPlanner:
         c, ego, memory, lane_map = self.config, observation.ego, self._memory, self._mission.lane_map
         memory.watch(observation, c)
         chain = memory.settle(lane_map, self._chains, ego, c)
+        samples, every_s = c.proposal_steps // c.forecast_every + 1, INTERVAL_S * c.forecast_every
+        bends = self._following.bends(observation.objects, samples=samples, interval_s=every_s)
         tick = Tick(
             lane_map=lane_map,
             chains=self._chains,
@@ -75,6 +80,7 @@ class PdmLanesPlanner:
             memory=memory,
             observation=observation,
             course=Course.of(ego, memory.driven),
+            bends=bends,
             config=c,
         )
         here = tick.outlook(chain)
@@ -90,7 +96,7 @@ class PdmLanesPlanner:
 
         at = [(option, k) for option in options for k in range(len(option.fractions))]
         poses = np.concatenate([option.driven.poses for option in options])[:, : c.proposal_steps + 1]
-        seen = self._seen(observation)
+        seen = self._seen(observation, bends)
         simulated = simulate_proposals(poses, ego)
         areas = Areas.near(lane_map, ego_box(ego.pose)[0, :2], c.radius_m)
         followed = {lane_id for option in options for lane_id in option.candidate.chain.lane_ids}
@@ -134,7 +140,7 @@ class PdmLanesPlanner:
         trajectory = _braking(ego, emergency_trajectory(ego, c)) if braking else _following(ego, option, k)
         return Plan(trajectory=trajectory, decision=decision, candidates=poses)
 
-    def _seen(self, observation: Observation) -> Forecast:
+    def _seen(self, observation: Observation, bends: Bends) -> Forecast:
         """The forecast that proposals are scored against: those that move are a little larger than they are."""
         c, memory = self.config, self._memory
         seen = forecast(observation.objects, {}, observation.ego, {}, memory.ignored, c)
@@ -147,7 +153,7 @@ class PdmLanesPlanner:
         boxes = seen.boxes.copy()
         boxes[:, 3] += c.moving_longer_m * moving
         boxes[:, 4] += c.moving_wider_m * moving + c.bicycle_wider_m * bicycle
-        return replace(seen, boxes=boxes)
+        return replace(seen, boxes=boxes, bend_of=bends.rows(seen.ids), bends=bends.poses)
 
     def _line(self, chain: Chain) -> ProposalPath:
         """The chain's centerline as PDM-Closed's scorer wants it."""

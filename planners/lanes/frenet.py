@@ -75,16 +75,20 @@ def entries(
     *,
     samples: int,
     interval_s: float,
+    bends: tuple[np.ndarray, FloatArray] | None = None,
 ) -> FloatArray:
     """When and where objects are on a path, each moving on at constant velocity: (4, K, N) entry, middle, speed
     and how hard it brakes now.
+
+    bends: who moves otherwise: (N,) index of each object among those, -1 for the rest, and their poses (K, M, 3).
 
     points (M, 2) and progress_m (M,) of the path; boxes (N, 5); K samples, `interval_s` apart, the first now. entry: progress of
     the object's nearest part, inf where it is further than `half_width_m` beside the path; middle: of its centre; speed: along
     the path there. A box counts by what it reaches along and across the path at its centre, a little more than its outline in
     a bend.
     """
-    return _entries(points, progress_m, boxes, velocities_mps, accels_mps2, half_width_m, samples, interval_s)
+    turns = (np.full(len(boxes), -1), np.zeros((samples, 0, 3))) if bends is None else bends
+    return _entries(points, progress_m, boxes, velocities_mps, accels_mps2, half_width_m, samples, interval_s, *turns)
 
 
 @njit(cache=True)
@@ -177,7 +181,7 @@ def _place(points, progress, boxes, velocities):
 
 
 @njit(cache=True)
-def _entries(points, progress, boxes, velocities, accels, half_width, samples, interval):
+def _entries(points, progress, boxes, velocities, accels, half_width, samples, interval, bend_of, bends):
     count = boxes.shape[0]
     out = np.zeros((4, samples, count))
     entry, middle, speed = out[0], out[1], out[2]
@@ -191,22 +195,29 @@ def _entries(points, progress, boxes, velocities, accels, half_width, samples, i
     horizon = (samples - 1) * interval
     for k in range(count):
         x, y, vx, vy = boxes[k, 0], boxes[k, 1], velocities[k, 0], velocities[k, 1]
+        heading, speed_k, bend = boxes[k, 2], np.sqrt(vx * vx + vy * vy), bend_of[k]
         reach = half_width + 0.5 * (boxes[k, 3] + boxes[k, 4])
-        if min(x, x + horizon * vx) > x1 + reach or max(x, x + horizon * vx) < x0 - reach:
-            continue
-        if min(y, y + horizon * vy) > y1 + reach or max(y, y + horizon * vy) < y0 - reach:
-            continue
+        if bend < 0:
+            if min(x, x + horizon * vx) > x1 + reach or max(x, x + horizon * vx) < x0 - reach:
+                continue
+            if min(y, y + horizon * vy) > y1 + reach or max(y, y + horizon * vy) < y0 - reach:
+                continue
         standing = vx * vx + vy * vy < 1e-4
         at, s, d, _ = _foot(points, progress, x, y, 0, last)
-        if abs(d) - reach > horizon * np.sqrt(vx * vx + vy * vy):
+        if abs(d) - reach > horizon * speed_k:
             continue  # cannot get to the path in time
         for t in range(samples):
             if t > 0:
                 if standing:
                     entry[t, k], middle[t, k], speed[t, k] = entry[0, k], middle[0, k], speed[0, k]
                     continue
-                at, s, d, _ = _foot_near(points, progress, x + t * interval * vx, y + t * interval * vy, at)
-            along, across, _, ux, uy = _reach(points, at, boxes[k, 2], boxes[k, 3], boxes[k, 4])
+                if bend < 0:
+                    there_x, there_y = x + t * interval * vx, y + t * interval * vy
+                else:
+                    there_x, there_y, heading = bends[t, bend, 0], bends[t, bend, 1], bends[t, bend, 2]
+                    vx, vy = speed_k * np.cos(heading), speed_k * np.sin(heading)
+                at, s, d, _ = _foot_near(points, progress, there_x, there_y, at)
+            along, across, _, ux, uy = _reach(points, at, heading, boxes[k, 3], boxes[k, 4])
             if abs(d) - across < half_width and -along < s < progress[last] + along:
                 entry[t, k] = s - along
             middle[t, k] = s

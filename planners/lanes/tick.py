@@ -15,6 +15,7 @@ from nsdrive.world.types import INTERVAL_S, FloatArray, Observation
 from planners.lanes.candidates import Candidate, Course, Start, lay
 from planners.lanes.config import PdmLanesConfig
 from planners.lanes.conflicts import Zone, claims, zones_of
+from planners.lanes.following import Bends
 from planners.lanes.frenet import entries, place
 from planners.lanes.memory import Memory
 from planners.lanes.mobil import Beside, beside, route_need, weigh
@@ -54,7 +55,8 @@ class Neighbour:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tick:
-    """What everything below looks at. zones: of the chains for which they are known, by the chain's `id`; filled as needed."""
+    """What everything below looks at. zones: of the chains for which they are known, by the chain's `id`; filled as needed.
+    bends: whose lane turns, and where that takes them."""
 
     lane_map: LaneMap
     chains: Chains
@@ -62,6 +64,7 @@ class Tick:
     memory: Memory
     observation: Observation
     course: Course
+    bends: Bends
     config: PdmLanesConfig
 
     @property
@@ -153,6 +156,7 @@ class Tick:
             c.half_width_m,
             samples=c.proposal_steps // c.forecast_every + 1,
             interval_s=sample_s,
+            bends=(self.bends.rows(objects.ids), self.bends.poses),
         )
         driven = drive(
             candidate,

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 import shapely
 from numba import njit
+from numpy.typing import NDArray
 
 from nsdrive.world.lane_map import Lane
 from nsdrive.world.types import INTERVAL_S, OBJECT_KINDS, EgoState, FloatArray, ObjectFrame
@@ -31,7 +32,9 @@ class Forecast:
     against it; zero for static things. is_agent (N,) bool. speeds_mps (N,): magnitude, zero for static things.
     headings_rad (N,) of the boxes. ignored (N,) bool: the ego's box overlaps it now, so that it is no lead and no collision.
     red_lights: (connector id, polygon (K, 2)) of the red connectors on the route; red_ignored: the ego stands or stood inside.
-    ignored_ids: to be given to the next tick's `forecast`. dropped: ids of objects whose numbers make no sense.
+    ignored_ids: to be given to the next tick's `forecast`. dropped: ids of objects whose numbers make no sense. bend_of (N,),
+    bends (S, M, 3): for a planner that expects some to turn, the index of each object among those, -1 for one that goes
+    straight on, and their poses at every sample; PDM-Closed expects it of nobody.
     """
 
     ids: tuple[str, ...]
@@ -45,6 +48,8 @@ class Forecast:
     red_ignored: tuple[bool, ...]
     ignored_ids: frozenset[str]
     dropped: tuple[str, ...] = ()
+    bend_of: NDArray[np.int64] | None = None
+    bends: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -49,18 +49,34 @@ def bearing(cos, sin, dx, dy, exact):
 
 @njit(cache=True)
 def first_hits(
-    states, centers, careful, crossing, half_length, half_width, boxes, velocities, agent, standing, skip, every, exact
+    states,
+    centers,
+    careful,
+    crossing,
+    half_length,
+    half_width,
+    boxes,
+    velocities,
+    agent,
+    standing,
+    skip,
+    object_speeds,
+    bend_of,
+    bends,
+    every,
+    exact,
 ):
     """(P, 7) float: value, its time index and object; first at-fault time index and object; first TTC time index and object.
 
     states (P, T, 8) and centers (P, T, 2) of the simulated ego. careful (P, T): in several lanes or off the road. crossing
     (P, T): in an intersection. boxes (N, 5), velocities (N, 2), agent, standing, skip (N,): the forecast, which moves every
-    `every` intervals. -1 where there is none.
+    `every` intervals. object_speeds (N,), bend_of (N,), bends (S, M, 3): who turns with its lane (`Forecast.bends`); a look
+    ahead from there goes straight on, as nuPlan's does. -1 where there is none.
     """
     count, ticks, things = states.shape[0], states.shape[1], boxes.shape[0]
     out = np.full((count, 7), -1.0)
     out[:, 0] = 1.0
-    near = _within_reach(states, centers, half_length, half_width, boxes, velocities, skip, every)
+    near = _within_reach(states, centers, half_length, half_width, boxes, velocities, skip, bend_of, bends, every)
     if near.shape[0] == 0:
         return out
     cos_o, sin_o, reach_o = np.cos(boxes[:, 2]), np.sin(boxes[:, 2]), np.empty(things)
@@ -91,7 +107,14 @@ def first_hits(
             found = 0
             for i in range(near.shape[0]):
                 n = near[i]
-                ox[n], oy[n] = boxes[n, 0] + moved_s * velocities[n, 0], boxes[n, 1] + moved_s * velocities[n, 1]
+                bend = bend_of[n]
+                if bend < 0:
+                    ox[n], oy[n] = boxes[n, 0] + moved_s * velocities[n, 0], boxes[n, 1] + moved_s * velocities[n, 1]
+                else:
+                    sample = min(t // every, bends.shape[0] - 1)
+                    cos_o[n], sin_o[n] = np.cos(bends[sample, bend, 2]), np.sin(bends[sample, bend, 2])
+                    ox[n] = bends[sample, bend, 0] + ahead_s * object_speeds[n] * cos_o[n]
+                    oy[n] = bends[sample, bend, 1] + ahead_s * object_speeds[n] * sin_o[n]
                 reach = reach_e + reach_o[n]
                 if x0 - reach <= ox[n] <= x1 + reach and y0 - reach <= oy[n] <= y1 + reach:
                     candidates[found] = n
@@ -151,7 +174,7 @@ def first_hits(
 
 
 @njit(cache=True)
-def _within_reach(states, centers, half_length, half_width, boxes, velocities, skip, every):
+def _within_reach(states, centers, half_length, half_width, boxes, velocities, skip, bend_of, bends, every):
     """Indices of the objects whose way meets, some time, the rectangle that all proposals stay in."""
     x0, y0, x1, y1 = np.inf, np.inf, -np.inf, -np.inf
     ahead_s = (LOOK_STEPS - 1) * LOOK_STRIDE * INTERVAL_S
@@ -175,7 +198,7 @@ def _within_reach(states, centers, half_length, half_width, boxes, velocities, s
         dx, dy = last_s * velocities[k, 0], last_s * velocities[k, 1]
         far_x = boxes[k, 0] + max(0.0, dx) < x0 - reach or boxes[k, 0] + min(0.0, dx) > x1 + reach
         far_y = boxes[k, 1] + max(0.0, dy) < y0 - reach or boxes[k, 1] + min(0.0, dy) > y1 + reach
-        if not (skip[k] or far_x or far_y):
+        if not (skip[k] or (bend_of[k] < 0 and (far_x or far_y))):
             found[n] = k
             n += 1
     return found[:n]

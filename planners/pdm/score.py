@@ -193,6 +193,9 @@ def _hits(
         forecast.is_agent,
         ~forecast.is_agent | (forecast.speeds_mps <= STANDING_TRACK_MPS),
         forecast.ignored | ~finite,
+        forecast.speeds_mps,
+        np.full(len(forecast), -1) if forecast.bend_of is None else forecast.bend_of,
+        np.zeros((1, 0, 3)) if forecast.bends is None else forecast.bends,
         config.forecast_every,
         not config.reference,
     )

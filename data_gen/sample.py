@@ -19,13 +19,12 @@ from nsdrive.trace.build import build_trace
 from nsdrive.trace.record import to_json
 from nsdrive.trace.rounding import recorded
 from nsdrive.trace.text import render
-from nsdrive.vla.prompt import N_WAYPOINTS, build_prompt, render_answer
+from nsdrive.vla.prompt import N_WAYPOINTS, TICKS_PER_WAYPOINT, build_prompt, ego_history_rows, render_answer
 from nsdrive.world.geometry import to_ego, wrap_angle
 from nsdrive.world.navigation import navigation
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, EgoState, FloatArray, Planner, Rollout, Scenario
 
-TICKS_PER_WAYPOINT = 5
 FUTURE_TICKS = N_WAYPOINTS * TICKS_PER_WAYPOINT  # 5 s
 SEEN_PIXELS = 12  # chosen by us: an object that covers less of a 640x360 image is not said to be seen
 
@@ -135,33 +134,6 @@ def make_sample(rollout: Rollout, index: int, renderer: Renderer, rig: Rig, conf
 def enough(camera: Camera) -> float:
     """The pixels that make an object seen, for this camera's image size."""
     return SEEN_PIXELS * camera.width_px * camera.height_px / (640 * 360)
-
-
-def ego_history_rows(states: tuple[EgoState, ...]) -> list[dict[str, float]]:
-    """Up to five past states 0.5 s apart over 2 s, oldest first, in the ego frame of the last, two decimals."""
-    anchor = states[-1]
-    rows = []
-    for back in range(HISTORY_TICKS, -1, -TICKS_PER_WAYPOINT):
-        i = len(states) - 1 - back
-        if i < 0:
-            continue
-        state, before = states[i], states[max(0, i - 1)]
-        (x, y), heading = to_ego(state.pose[None, :2], anchor.pose)[0], state.heading_rad - anchor.heading_rad
-        elapsed = state.time_s - before.time_s
-        yaw_rate = float(wrap_angle(state.heading_rad - before.heading_rad)) / elapsed if elapsed > 0 else 0.0
-        along, across = np.array([np.cos(heading), np.sin(heading)]), np.array([-np.sin(heading), np.cos(heading)])
-        velocity = state.speed_mps * along
-        acceleration = state.accel_mps2 * along + state.speed_mps * yaw_rate * across
-        row = {
-            "x_m": x,
-            "y_m": y,
-            "vx_mps": velocity[0],
-            "vy_mps": velocity[1],
-            "ax_mps2": acceleration[0],
-            "ay_mps2": acceleration[1],
-        }
-        rows.append({"t_s": round(-back * INTERVAL_S, 1) + 0.0} | {k: round(float(v), 2) + 0.0 for k, v in row.items()})
-    return rows
 
 
 def future_rows(states: tuple[EgoState, ...]) -> FloatArray:

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsdrive.world.types import FloatArray
+from nsdrive.world.geometry import to_ego, wrap_angle
+from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, EgoState, FloatArray
 
 N_WAYPOINTS = 10
 WAYPOINT_INTERVAL_S = 0.5
+TICKS_PER_WAYPOINT = round(WAYPOINT_INTERVAL_S / INTERVAL_S)
 IMAGE_TOKEN = "<image>"  # what `messages` trainers (ms-swift, TRL, LLaMA-Factory) replace by an image
 
 CAMERA_WORDS = {
@@ -67,6 +69,33 @@ def build_prompt(
         f"Navigation: {command}. Speed limit: {limit}.\n"
         f"{TASK[level]}"
     )
+
+
+def ego_history_rows(states: tuple[EgoState, ...]) -> list[dict[str, float]]:
+    """Up to five past states 0.5 s apart over 2 s, oldest first, in the ego frame of the last, two decimals."""
+    anchor = states[-1]
+    rows = []
+    for back in range(HISTORY_TICKS, -1, -TICKS_PER_WAYPOINT):
+        i = len(states) - 1 - back
+        if i < 0:
+            continue
+        state, before = states[i], states[max(0, i - 1)]
+        (x, y), heading = to_ego(state.pose[None, :2], anchor.pose)[0], state.heading_rad - anchor.heading_rad
+        elapsed = state.time_s - before.time_s
+        yaw_rate = float(wrap_angle(state.heading_rad - before.heading_rad)) / elapsed if elapsed > 0 else 0.0
+        along, across = np.array([np.cos(heading), np.sin(heading)]), np.array([-np.sin(heading), np.cos(heading)])
+        velocity = state.speed_mps * along
+        acceleration = state.accel_mps2 * along + state.speed_mps * yaw_rate * across
+        row = {
+            "x_m": x,
+            "y_m": y,
+            "vx_mps": velocity[0],
+            "vy_mps": velocity[1],
+            "ax_mps2": acceleration[0],
+            "ay_mps2": acceleration[1],
+        }
+        rows.append({"t_s": round(-back * INTERVAL_S, 1) + 0.0} | {k: round(float(v), 2) + 0.0 for k, v in row.items()})
+    return rows
 
 
 def render_answer(reasoning: str, waypoints_ego_m: FloatArray) -> str:

@@ -111,16 +111,8 @@ def read_extract(path: Path, token: str, scenario_types: Sequence[str] = ()) -> 
     `scenario_types`: of a row's several tags the last by name of these is taken, else the last of all.
     """
     with opened(path) as log:
-        row = log.execute(
-            "select timestamp, scene_token from lidar_pc where token = ?", (bytes.fromhex(token),)
-        ).fetchone()
-        if row is None:
-            raise ScenarioError(f"{path}: has no lidar_pc with token {token}")
-        kind = _scenario_type(log, token, scenario_types)
-        offset_s, duration_s = TAGGED_S if kind in SCENARIO_TYPES else UNTAGGED_S
-        start_us = int(row["timestamp"] + offset_s * 1e6)
-        clock = _clock(path, log, token, start_us, int(start_us + duration_s * 1e6))
-        route, goal = _mission(log, row["scene_token"])
+        kind, scene, clock = _ticks(path, log, token, scenario_types)
+        route, goal = _mission(log, scene)
         frames, boxes_noted = _frames(path, log, clock)
         about = log.execute("select * from log").fetchone()
         if about is None:
@@ -147,6 +139,26 @@ def read_extract(path: Path, token: str, scenario_types: Sequence[str] = ()) -> 
                 **boxes_noted,
             },
         )
+
+
+def read_clock(path: Path, token: str, scenario_types: Sequence[str] = ()) -> NDArray[np.int64]:
+    """(T,): timestamp [us] of every tick that `read_extract` gives for the same row. ScenarioError."""
+    with opened(path) as log:
+        _, _, clock = _ticks(path, log, token, scenario_types)
+        return np.array([stamp for _, stamp in clock], dtype=np.int64)
+
+
+def _ticks(
+    path: Path, log: sqlite3.Connection, token: str, scenario_types: Sequence[str]
+) -> tuple[str, bytes, list[tuple[bytes, int]]]:
+    """A row's scenario type, the token of its scene, and (lidar_pc token, timestamp [us]) of every tick."""
+    row = log.execute("select timestamp, scene_token from lidar_pc where token = ?", (bytes.fromhex(token),)).fetchone()
+    if row is None:
+        raise ScenarioError(f"{path}: has no lidar_pc with token {token}")
+    kind = _scenario_type(log, token, scenario_types)
+    offset_s, duration_s = TAGGED_S if kind in SCENARIO_TYPES else UNTAGGED_S
+    start_us = int(row["timestamp"] + offset_s * 1e6)
+    return kind, row["scene_token"], _clock(path, log, token, start_us, int(start_us + duration_s * 1e6))
 
 
 def _scenario_type(log: sqlite3.Connection, token: str, wanted: Sequence[str]) -> str:

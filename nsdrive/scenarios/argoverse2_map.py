@@ -113,7 +113,7 @@ def _segments(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> dict[str,
             incoming=_links(path, owner, entry, "predecessors", entries),
             outgoing=_links(path, owner, entry, "successors", entries),
             lane_type=lane_type,
-            turn=_turn(centerline) if is_connector else "straight",
+            turn=turn_of(centerline) if is_connector else "straight",
             left_marking=MARKINGS.get(str(entry.get("left_lane_mark_type")), "none"),
             right_marking=MARKINGS.get(str(entry.get("right_lane_mark_type")), "none"),
         )
@@ -157,11 +157,11 @@ def _with_roadblocks(segments: Mapping[str, _Segment]) -> dict[str, Lane]:
         if other is None or other.lane is lane:
             return None
         same_kind = (lane.is_connector, lane.lane_type) == (other.lane.is_connector, other.lane.lane_type)
-        return other_id if same_kind and _same_direction(lane.centerline, other.lane.centerline) else None
+        return other_id if same_kind and same_direction(lane.centerline, other.lane.centerline) else None
 
     left = {lane_id: beside(segment.lane, segment.left) for lane_id, segment in segments.items()}
     right = {lane_id: beside(segment.lane, segment.right) for lane_id, segment in segments.items()}
-    groups = _groups(
+    groups = connected_groups(
         segments, ((lane_id, other) for side in (left, right) for lane_id, other in side.items() if other is not None)
     )
     return {
@@ -180,14 +180,14 @@ def _with_intersections(lanes: Mapping[str, Lane]) -> tuple[dict[str, Lane], dic
     connector_ids = [lane_id for lane_id, lane in lanes.items() if lane.is_connector]
     surfaces = [shapely.buffer(_surface(lanes[lane_id]), TOUCHING_M / 2) for lane_id in connector_ids]
     pairs = shapely.STRtree(surfaces).query(surfaces, predicate="intersects").T
-    groups = _groups(connector_ids, ((connector_ids[a], connector_ids[b]) for a, b in pairs.tolist() if a < b))
+    groups = connected_groups(connector_ids, ((connector_ids[a], connector_ids[b]) for a, b in pairs.tolist() if a < b))
     members: dict[str, list[int]] = {}
     for row, lane_id in enumerate(connector_ids):
         members.setdefault(groups[lane_id], []).append(row)
     intersections = {}
     for first, rows in members.items():
         covered = shapely.union_all([surfaces[row] for row in rows])
-        outline = _polygons(shapely.buffer(covered, -TOUCHING_M / 2)) or _polygons(covered)
+        outline = polygons_in(shapely.buffer(covered, -TOUCHING_M / 2)) or polygons_in(covered)
         polygon = np.array(max(outline, key=lambda part: part.area).exterior.coords)[:-1]
         intersections[f"intersection-{first}"] = Intersection(intersection_id=f"intersection-{first}", polygon=polygon)
     lanes = {
@@ -223,7 +223,7 @@ def _drivable_area(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> tupl
         if shapely.Polygon(ring).is_valid:
             areas.append(ring)
         else:
-            parts = _polygons(shapely.make_valid(shapely.Polygon(ring)))
+            parts = polygons_in(shapely.make_valid(shapely.Polygon(ring)))
             areas.extend(np.array(part.exterior.coords)[:-1] for part in parts)
     return tuple(areas)
 
@@ -266,7 +266,7 @@ def _neighbor(path: Path, owner: str, entry: Mapping[str, Any], key: str) -> str
     return None if value is None else _id(path, f"{owner} {key}", value)
 
 
-def _groups(members: Iterable[str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+def connected_groups(members: Iterable[str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Member -> the first member (in the given order) of its connected group."""
     order = {member: place for place, member in enumerate(members)}
     parent = {member: member for member in order}
@@ -299,13 +299,13 @@ def _headings(line: FloatArray) -> FloatArray:
     return np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
 
 
-def _same_direction(line: FloatArray, other: FloatArray) -> bool:
+def same_direction(line: FloatArray, other: FloatArray) -> bool:
     """Whether two neighbours run alike at their starts and at their ends: a left turn is no neighbour of going on."""
     gap = _headings(line)[[0, -1]] - _headings(other)[[0, -1]]
     return bool((np.abs(wrap_angle(gap)) < SAME_DIRECTION_RAD).all())
 
 
-def _turn(centerline: FloatArray) -> str:
+def turn_of(centerline: FloatArray) -> str:
     """How a connector turns, from its heading change between start and end, thresholds above."""
     headings = _headings(centerline)
     change = headings[-1] - headings[0]
@@ -321,8 +321,8 @@ def _surface(lane: Lane) -> Any:
     return shapely.make_valid(shapely.Polygon(np.concatenate([lane.left_boundary, lane.right_boundary[::-1]])))
 
 
-def _polygons(geometry: Any) -> list[Any]:
+def polygons_in(geometry: Any) -> list[Any]:
     """The polygons in any geometry, also in a mixed collection."""
     if geometry.geom_type == "Polygon":
         return [] if geometry.is_empty else [geometry]
-    return [polygon for part in getattr(geometry, "geoms", ()) for polygon in _polygons(part)]
+    return [polygon for part in getattr(geometry, "geoms", ()) for polygon in polygons_in(part)]

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from nsdrive.scenarios.argoverse2_files import Table, read_feather
 from nsdrive.scenarios.argoverse2_recording import Recording, best_map
-from nsdrive.scenarios.argoverse2_tracks import Track, ego_states, join_riders, track_from_poses
+from nsdrive.scenarios.argoverse2_tracks import (
+    MAX_GAP_S,
+    Track,
+    ego_states,
+    join_riders,
+    short_ids,
+    track_on_ticks,
+)
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.types import INTERVAL_S, FloatArray
@@ -67,7 +74,6 @@ KINDS: Mapping[str, str | None] = {
 RIDERS = ("BICYCLIST", "MOTORCYCLIST", "WHEELED_RIDER")
 MOUNTS = ("BICYCLE", "MOTORCYCLE", "WHEELED_DEVICE")
 
-MAX_GAP_S = 0.55  # chosen by us: up to four sweeps in a row may be missing and are interpolated over
 MAX_POSE_GAP_S = 0.2  # chosen by us: the ego's poses around a sweep or tick are at most this far apart
 MAX_EGO_SPEED_MPS = 60.0  # chosen by us: faster than any road allows, so the poses are broken
 MAX_SIZE_M = 60.0  # chosen by us: longer than an articulated bus or a tram car
@@ -89,7 +95,7 @@ def read_sensor_log(folder: Path) -> Recording:
     ego_poses = poses.planar_at(ticks_ns)
     _check_speed(poses.path, ego_poses)
 
-    ids = _short_ids(annotations.strings("track_uuid"))
+    ids = short_ids(annotations.strings("track_uuid"))
     categories = annotations.strings("category")
     boxes = _city_boxes(annotations, poses, row_times_ns)
     row_times_s = (row_times_ns - sweeps_ns[0]) / 1e9
@@ -101,7 +107,7 @@ def read_sensor_log(folder: Path) -> Recording:
             signs.append(np.median(boxes[rows, :2], axis=0))
         kind = KINDS.get(category, "generic_object")
         if kind is not None:
-            track = _track(ids[rows[0]], kind, row_times_s[rows], boxes[rows], ticks_s)
+            track = track_on_ticks(ids[rows[0]], kind, row_times_s[rows], boxes[rows], ticks_s)
             if track.present.any():
                 by_category.setdefault(category, []).append(track)
     riders = [track for category in RIDERS for track in by_category.pop(category, [])]
@@ -225,33 +231,6 @@ def _rows_by_track(path: Path, ids: NDArray[np.object_], times_ns: NDArray[np.in
         row = order[int(np.argmax(twice))]
         raise ScenarioError(f"{path}: track {ids[row]} has two boxes at {times_ns[row]} ns")
     return np.split(order, np.flatnonzero(new_track) + 1)
-
-
-def _track(track_id: str, kind: str, times_s: FloatArray, boxes: FloatArray, ticks_s: FloatArray) -> Track:
-    """A track on the ticks: poses interpolated between its boxes, sizes the medians over them.
-
-    Present from its first to its last box (to the nearest tick), but for where its boxes pause longer than MAX_GAP_S.
-    """
-    heading_rad = np.unwrap(boxes[:, 2])
-    poses = np.stack(
-        [np.interp(ticks_s, times_s, column) for column in (boxes[:, 0], boxes[:, 1], heading_rad)], axis=1
-    )
-    poses[:, 2] = np.arctan2(np.sin(poses[:, 2]), np.cos(poses[:, 2]))
-    half_s = INTERVAL_S / 2 + 1e-6
-    present = (ticks_s >= times_s[0] - half_s) & (ticks_s <= times_s[-1] + half_s)
-    for pause in np.flatnonzero(np.diff(times_s) > MAX_GAP_S):
-        present &= (ticks_s <= times_s[pause] + half_s) | (ticks_s >= times_s[pause + 1] - half_s)
-    length, width, height = np.median(boxes[:, 3:], axis=0).tolist()
-    return track_from_poses(track_id, kind, (length, width, height), present, poses)
-
-
-def _short_ids(uuids: NDArray[np.object_]) -> NDArray[np.object_]:
-    """The first 8 characters of each uuid, or as many more as it takes to tell this log's tracks apart."""
-    different = sorted(set(uuids))
-    length = 8
-    while len({uuid[:length] for uuid in different}) < len(different):
-        length += 1
-    return np.array([uuid[:length] for uuid in uuids], dtype=object)
 
 
 def _stop_signs(signs_m: Sequence[FloatArray], lane_map: LaneMap) -> tuple[tuple[float, float, float], ...]:

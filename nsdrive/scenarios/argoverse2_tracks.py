@@ -22,6 +22,7 @@ WINDOW_TICKS = 11  # 1.1 s, chosen by us: less lets the boxes' jitter through, m
 STANDING_RADIUS_M = 0.5  # chosen by us: a track that stays this close to its middle ...
 STANDING_MIN_S = 2.0  # ... for at least this long stands still, and its velocity is exactly zero
 STEERING_MIN_SPEED_MPS = 1.0  # chosen by us: below it, yaw rate over speed is noise
+MAX_GAP_S = 0.55  # chosen by us: up to four sweeps in a row may be missing and are interpolated over
 EGO_STANDS_MPS = 0.05  # chosen by us: a speed below it is the noise of the poses, and taken as zero
 
 
@@ -68,6 +69,46 @@ def frames_of(tracks: Sequence[Track], n_ticks: int) -> tuple[ObjectFrame, ...]:
             )
         )
     return tuple(frames)
+
+
+def track_on_ticks(
+    track_id: str,
+    kind: str,
+    times_s: FloatArray,
+    boxes: FloatArray,
+    ticks_s: FloatArray,
+    velocities_mps: FloatArray | None = None,
+) -> Track:
+    """A track on the ticks: poses interpolated between its boxes, sizes the medians over them.
+
+    times_s (N,) ascending; boxes (N, 6): x, y, heading, length, width, height, global. velocities_mps (N, 2) where the
+    source measured them, else they are derived from the poses. Present from the first to the last box (to the nearest
+    tick), but for where the boxes pause longer than MAX_GAP_S.
+    """
+    heading_rad = np.unwrap(boxes[:, 2])
+    poses = np.stack(
+        [np.interp(ticks_s, times_s, column) for column in (boxes[:, 0], boxes[:, 1], heading_rad)], axis=1
+    )
+    poses[:, 2] = np.arctan2(np.sin(poses[:, 2]), np.cos(poses[:, 2]))
+    half_s = INTERVAL_S / 2 + 1e-6
+    present = (ticks_s >= times_s[0] - half_s) & (ticks_s <= times_s[-1] + half_s)
+    for pause in np.flatnonzero(np.diff(times_s) > MAX_GAP_S):
+        present &= (ticks_s <= times_s[pause] + half_s) | (ticks_s >= times_s[pause + 1] - half_s)
+    length, width, height = np.median(boxes[:, 3:], axis=0).tolist()
+    size_m = (length, width, height)
+    if velocities_mps is None:
+        return track_from_poses(track_id, kind, size_m, present, poses)
+    velocities = np.stack([np.interp(ticks_s, times_s, column) for column in velocities_mps.T], axis=1)
+    return track_from_velocities(track_id, kind, size_m, present, poses, velocities)
+
+
+def short_ids(uuids: NDArray[np.object_]) -> NDArray[np.object_]:
+    """The first 8 characters of each uuid, or as many more as it takes to tell this log's tracks apart."""
+    different = sorted(set(uuids))
+    length = 8
+    while len({uuid[:length] for uuid in different}) < len(different):
+        length += 1
+    return np.array([uuid[:length] for uuid in uuids], dtype=object)
 
 
 def track_from_poses(

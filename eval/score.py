@@ -24,29 +24,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import shapely
 
-from nsdrive.world.geometry import box_corners
-from nsdrive.world.lane_map import LaneMap
+from nsdrive.world.faults import OFF_ROAD_M, Collision, collisions, is_agent, left_road_m
 from nsdrive.world.lanes_driven import (
     LanesDriven,
-    distance_to_lanes_m,
     lane_progress_m,
     lanes_driven,
     limits_mps,
     route_blocks,
     route_progress_m,
 )
-from nsdrive.world.measure import (
-    BEHIND_RAD,
-    bearing_rad,
-    comfort_of_bicycle,
-    corners_off_road_m,
-    overlap,
-    time_to_collision_s,
-)
+from nsdrive.world.measure import comfort_of_bicycle, time_to_collision_s
 from nsdrive.world.simulate import simulate
-from nsdrive.world.types import INTERVAL_S, OBJECT_KINDS, EgoState, FloatArray, ObjectFrame, Planner, Rollout, Scenario
+from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray, ObjectFrame, Planner, Rollout, Scenario
 from nsdrive.world.vehicle import ego_box
 
 CLOSED_LOOP_SCORE_VERSION = 1  # raise it whenever the same rollout would get another score
@@ -73,9 +63,7 @@ SHORT = {  # for the heads of tables
     "ego_is_comfortable": "comfort",
 }
 
-STANDING_MPS = 0.05  # nuPlan _get_collision_type, is_track_stopped
 AT_FAULT_OBJECTS = 1  # no_ego_at_fault_collisions: max_violation_threshold_object; 0 for vehicles and for people
-OFF_ROAD_M = 0.3  # drivable_area_compliance: max_violation_threshold
 WRONG_WAY_S, WRONG_WAY_M, WRONG_WAY_WORST_M = 1.0, 2.0, 6.0  # driving_direction_compliance
 LEAST_PROGRESS_M = 2.0  # ego_progress_along_expert_route: score_progress_threshold
 MAKING_PROGRESS = 0.2  # ego_is_making_progress: min_progress_threshold
@@ -134,9 +122,9 @@ def score(rollout: Rollout, expert: Expert) -> Score:
     speeds = np.abs([s.speed_mps for s in states])
     boxes = ego_box(poses)
     driven = lanes_driven(lane_map, boxes, poses)
-    crashes = _collisions(boxes, speeds, frames, driven)
+    crashes = collisions(boxes, speeds, frames, driven)
     at_fault = [c for c in crashes if c.at_fault]
-    off_road = _off_road_m(lane_map, boxes, driven)
+    off_road = float(left_road_m(lane_map, boxes, driven).max())
     wrong_way = _wrong_way_m(lane_progress_m(lane_map, driven.centre, boxes[:, :2]))
     blocks = route_blocks(lane_map, _centres(expert.states))
     ego_m, expert_m = route_progress_m(blocks, boxes[:, :2]), route_progress_m(blocks, _centres(expert.states))
@@ -207,64 +195,10 @@ def _centres(states: Sequence[EgoState]) -> FloatArray:
     return ego_box(np.array([s.pose for s in states]))[:, :2]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Collision:
-    """The first contact with one object. how: ego_standing, object_standing, rear, front or side."""
-
-    tick: int
-    track_id: str
-    kind: str
-    how: str
-    at_fault: bool
-
-
-def _collisions(
-    boxes: FloatArray, speeds: FloatArray, frames: Sequence[ObjectFrame], driven: LanesDriven
-) -> list[Collision]:
-    """nuPlan's no_ego_at_fault_collisions.py: the ego is at fault where it runs into something that stands, or into anything
-    with its front, and where something meets its side while it is between lanes or off them."""
-    found = []
-    for contact in overlap(boxes, frames):
-        box, frame = boxes[contact.tick], frames[contact.tick]
-        other = frame[frame.ids.index(contact.track_id)]
-        other_box = np.array([[other.x_m, other.y_m, other.heading_rad, other.length_m, other.width_m]])
-        corners = box_corners(box[None])[0]
-        if speeds[contact.tick] <= STANDING_MPS:
-            how = "ego_standing"
-        elif not _is_agent(other.kind) or other.speed_mps <= STANDING_MPS:
-            how = "object_standing"
-        elif abs(bearing_rad(box, other_box)[0]) > BEHIND_RAD:
-            how = "rear"
-        elif shapely.LineString(corners[[0, 3]]).intersects(shapely.Polygon(box_corners(other_box)[0])):
-            how = "front"
-        else:
-            how = "side"
-        at_fault = how in ("object_standing", "front") or (how == "side" and not driven.together[contact.tick])
-        found.append(
-            Collision(tick=contact.tick, track_id=contact.track_id, kind=other.kind, how=how, at_fault=at_fault)
-        )
-    return found
-
-
 def _collision_term(at_fault: Sequence[Collision]) -> float:
     """0 for a vehicle, a bicycle or a pedestrian; half for one standing thing, 0 for two."""
-    things = sum(not _is_agent(c.kind) for c in at_fault)
+    things = sum(not is_agent(c.kind) for c in at_fault)
     return 0.0 if things < len(at_fault) else max(0.0, 1.0 - things / (AT_FAULT_OBJECTS + 1))
-
-
-def _is_agent(kind: str) -> bool:
-    return OBJECT_KINDS.index(kind) <= 2  # vehicle, bicycle, pedestrian
-
-
-def _off_road_m(lane_map: LaneMap, boxes: FloatArray, driven: LanesDriven) -> float:
-    """How far a corner got from the drivable area and from the ego's lane; a corner in any lane is not off the road."""
-    away = corners_off_road_m(boxes, lane_map)
-    away[np.array([[bool(lanes) for lanes in moment] for moment in driven.corners])] = 0.0
-    for tick in np.flatnonzero((away > 0.0).any(axis=1)):
-        out = away[tick] > 0.0
-        to_lane = distance_to_lanes_m(lane_map, driven.centre[tick], box_corners(boxes[tick][None])[0][out])
-        away[tick, out] = np.minimum(away[tick, out], to_lane)
-    return float(away.max())
 
 
 def _wrong_way_m(along: FloatArray) -> float:

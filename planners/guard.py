@@ -5,7 +5,8 @@
 
 A guarded planner's `initialize` and `plan` raise nothing for what they are given. Objects and ego states that are not finite
 are left out or replaced before the planner sees them; where it finds no way at all, the plan is to brake to a stop straight
-ahead. Each of this is a sentence in `Decision.notes`. On input that is as it should be, nothing changes.
+ahead. Each of this is a sentence in `Decision.notes`, of a plan without a decision in `Plan.notes`. On input that is as it
+should be, nothing changes.
 """
 
 from __future__ import annotations
@@ -70,8 +71,10 @@ def guarded(cls: P) -> P:
                 planned = plan(self, observation)
                 if _is_off_lanes(state.mission, observation.ego, planned.decision):
                     notes = (*notes, "the ego is off every lane")
-                if not notes or planned.decision is None:
+                if not notes:
                     return planned
+                if planned.decision is None:
+                    return replace(planned, notes=(*planned.notes, *notes))
                 return replace(planned, decision=replace(planned.decision, notes=(*planned.decision.notes, *notes)))
             except Exception as error:
                 problem = _sentence(error)

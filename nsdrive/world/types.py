@@ -190,12 +190,15 @@ class Trajectory:
 class Plan:
     """A planner's answer for one tick: where it wants to go, and the decision that made it (None for a planner that cannot say).
 
-    candidates (P, T, 3): global poses of the decision's proposals, for pictures; None where there are none.
+    candidates (P, T, 3): global poses of the decision's proposals, for pictures; None where there are none. said: the words
+    of a planner that speaks, at the ticks at which it did. notes: as `Decision.notes`, where there is no decision to hold them.
     """
 
     trajectory: Trajectory
     decision: Decision | None
     candidates: FloatArray | None = None
+    said: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Planner(Protocol):

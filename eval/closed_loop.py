@@ -157,7 +157,7 @@ def measures_of(rollout: Rollout) -> dict[str, Any]:
     ttc = time_to_collision_s(boxes, speeds, rollout.frames).seconds
     clearance = clearance_m(boxes, rollout.frames)
     bound = Counter(p.decision.binding_constraint.rule for p in rollout.plans if p.decision is not None)
-    noted = Counter(note for p in rollout.plans if p.decision is not None for note in p.decision.notes)
+    noted = Counter(note for p in rollout.plans for note in (*p.notes, *(p.decision.notes if p.decision else ())))
     return {
         "scenario": rollout.scenario.scenario_id,
         "scenario_type": rollout.scenario.scenario_type,
@@ -221,11 +221,14 @@ def drive(job: Drive) -> dict[str, Any]:
 
 
 def told(rollout: Rollout) -> dict[str, Any]:
-    """states: rows of x_m, y_m, heading_rad, speed_mps, accel_mps2, steering_rad (global, 10 Hz); binding: a rule for each."""
+    """states: rows of x_m, y_m, heading_rad, speed_mps, accel_mps2, steering_rad (global, 10 Hz); binding: a rule for each.
+    said, of a planner that speaks: its words, with the row of the state that they were said at."""
     states = [[*s.pose, s.speed_mps, s.accel_mps2, s.steering_rad] for s in rollout.states]
+    said = [{"state": row, "text": p.said} for row, p in enumerate(rollout.plans) if p.said is not None]
     return {
         "scenario": rollout.scenario.scenario_id,
         "planner": rollout.planner,
+        **({"said": said} if said else {}),
         "states": [[round(float(v), 4) for v in state] for state in states],
         "binding": [None if p.decision is None else p.decision.binding_constraint.rule for p in rollout.plans],
     }

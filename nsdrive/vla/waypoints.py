@@ -45,7 +45,7 @@ class Motion:
 
     def from_time(self, now_s: float) -> Trajectory:
         """81 states from now_s on, 0.1 s apart. The first is where the motion is then, at start_s the ego's own pose."""
-        elapsed = now_s - self.start_s + INTERVAL_S * np.arange(TICKS + 1)
+        elapsed = np.asarray(now_s - self.start_s + INTERVAL_S * np.arange(TICKS + 1), dtype=np.float64)
         distance, speed, accel = self._along(elapsed)
         points, headings, stretch = self._at(distance)
         x_y = to_global(points, self.start_pose_global)

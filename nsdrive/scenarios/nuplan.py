@@ -22,7 +22,8 @@ import numpy as np
 import shapely
 
 from nsdrive.config import did_you_mean
-from nsdrive.scenarios.nuplan_log import LogExtract, TaggedRow, has_token, read_extract, tagged_rows
+from nsdrive.scenarios.nuplan_cameras import read_cameras
+from nsdrive.scenarios.nuplan_log import LogExtract, TaggedRow, has_token, read_clock, read_extract, tagged_rows
 from nsdrive.scenarios.nuplan_map import find_map, read_map
 from nsdrive.scenarios.nuplan_sqlite import one_line
 from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES, UNTAGGED
@@ -44,6 +45,8 @@ class NuplanConfig:
 
     path: str  # a .db file, or a folder with such files at any depth
     maps_path: str | None = None  # the folder with nuplan-maps-v1.0.json; None: $NUPLAN_MAPS_ROOT, or maps/ above a log
+    sensor_path: str | None = None  # the folder with the logs' images; None: $NUPLAN_SENSOR_ROOT, $NUPLAN_DATA_ROOT/
+    # nuplan-v1.1/sensor_blobs, or sensor_blobs/ above a log
     scenario_types: tuple[str, ...] = ()  # nuPlan's tags; empty: any
     scenario_tokens: tuple[str, ...] = ()  # 16 hex digits each; empty: every tagged row
     min_gap_s: float = 15.0  # nuPlan's timestamp_threshold_s (Val14's value): rows are tagged 20 times a second
@@ -112,7 +115,12 @@ class NuplanSource:
         return load_one(self.config, _log_path(self.config, log) if log else _log_of(self.config, token), token)
 
     def cameras(self, item: str) -> tuple[RecordedCamera, ...]:
-        return ()
+        """What the log's cameras saw, by channel; empty where the log or the user's disk lacks it. See `sensor_path`."""
+        log, _, token = item.rpartition("/")
+        if not TOKEN.fullmatch(token):
+            raise ScenarioError(f"{item}: is no scenario of a log, that is <log>/<token>")
+        path = _log_path(self.config, log) if log else _log_of(self.config, token)
+        return read_cameras(path, read_clock(path, token, self.config.scenario_types), self.config.sensor_path)
 
 
 def find_logs(config: NuplanConfig) -> dict[str, Path]:

@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lens import NUPLAN_LENS, centres, dots_before, photographed
 
 from nsdrive.cameras.recorded import RecordedViews, as_pinhole, recorded_views
-from nsdrive.cameras.rig import Camera, Rig, make_rig, project
+from nsdrive.cameras.rig import Rig, make_rig, project
 from nsdrive.scenarios.recorded import RecordedCamera
 from nsdrive.scenarios.source import ScenarioError
-
-NUPLAN_LENS = np.array([-0.356123, 0.172545, -0.00213, 0.000464, -0.05231])
-DEPTH_M = 12.0
 
 
 def turned(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -40,42 +38,6 @@ def camera(name: str = "CAM_F0", read=lambda tick: None, **changes) -> RecordedC
 
 def one_camera_rig(width_px: int = 640, height_px: int = 360) -> Rig:
     return Rig(name="1", cameras=make_rig("3", width_px=width_px, height_px=height_px).cameras[:1])
-
-
-def dots_before(view: Camera) -> np.ndarray:
-    """(N, 3) points in the ego frame, all over the view."""
-    u, v = np.meshgrid(np.linspace(0.08, 0.92, 6) * view.width_px, np.linspace(0.1, 0.9, 4) * view.height_px)
-    rays = np.stack([(u - view.cx) / view.fx, (v - view.cy) / view.fy, np.ones_like(u)], axis=-1).reshape(-1, 3)
-    return view.position_m + DEPTH_M * rays @ view.rotation
-
-
-def photographed(seen: RecordedCamera, points_ego: np.ndarray) -> np.ndarray:
-    """The image that OpenCV says a lens makes of white dots."""
-    rotation = seen.rotation.T
-    distortion = seen.distortion if len(seen.distortion) else np.zeros(5)
-    pixels, _ = cv2.projectPoints(
-        points_ego, cv2.Rodrigues(rotation)[0], -rotation @ seen.position_m, seen.intrinsics, distortion
-    )
-    image = np.zeros((seen.height_px, seen.width_px), dtype=np.float64)
-    reach = np.arange(-24, 25)
-    for u, v in pixels.reshape(-1, 2):
-        columns, rows = round(u) + reach, round(v) + reach
-        there = np.exp(-((columns[None] - u) ** 2 + (rows[:, None] - v) ** 2) / (2 * 5.0**2))
-        on = (columns >= 0) & (columns < seen.width_px), (rows >= 0) & (rows < seen.height_px)
-        image[np.ix_(rows[on[1]], columns[on[0]])] += there[np.ix_(on[1], on[0])]
-    return np.repeat(np.round(255 * image.clip(0, 1)).astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def centres(image: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """(N, 2): middle of the brightness around each guessed pixel, the first pixel's centre being at 0.5."""
-    reach = round(image.shape[0] / 45)
-    found = []
-    for u, v in near:
-        left, top = max(0, int(u) - reach), max(0, int(v) - reach)
-        patch = image[top : int(v) + reach + 1, left : int(u) + reach + 1, 0].astype(float)
-        rows, columns = np.mgrid[: patch.shape[0], : patch.shape[1]]
-        found.append(((columns * patch).sum() / patch.sum() + left, (rows * patch).sum() / patch.sum() + top))
-    return np.array(found) + 0.5
 
 
 def views_of_dots(seen: RecordedCamera, rig: Rig) -> tuple[RecordedViews, np.ndarray]:

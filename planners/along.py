@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from nsdrive.world.geometry import Path
+from nsdrive.world.kernels import in_polygon
 from nsdrive.world.lane_map import Lane, LaneMap
 from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import FloatArray, Mission, ObjectFrame
@@ -80,47 +82,50 @@ def crossing(
     Not in its way: who has left the corridor behind, who moves along the road rather than across it, and who stands
     further than `near_m` from the corridor.
     """
-    kinds = objects.kinds
-    rows = np.flatnonzero((kinds == 1) | (kinds == 2))  # OBJECT_KINDS: bicycle, pedestrian
-    if len(rows) == 0:
-        return []
-    low, high = polygon.min(axis=0), polygon.max(axis=0)
-    at, velocity = objects.boxes[rows, :2], objects.velocities_mps[rows]
-    reach = soon_s * np.abs(velocity)
-    close = np.all((at >= low - reach) & (at <= high + reach), axis=1)
-    rows, at, velocity = rows[close], at[close], velocity[close]
-    if len(rows) == 0:
-        return []
-    steps = np.array([0.0, soon_s / 3.0, 2.0 * soon_s / 3.0, soon_s])
-    inside = points_in_polygon((at[:, None] + steps[:, None] * velocity[:, None]).reshape(-1, 2), polygon)
-    inside = inside.reshape(-1, len(steps))
     found = []
-    for k, row in enumerate(rows):
-        if not inside[k].any():
-            continue
-        progress, offset = along.path.project(at[k, 0], at[k, 1])
-        heading = along.path.pose_at(progress)[2]
-        forward = velocity[k, 0] * math.cos(heading) + velocity[k, 1] * math.sin(heading)
-        across = velocity[k, 1] * math.cos(heading) - velocity[k, 0] * math.sin(heading)
-        outside_m = abs(offset) - half_width_m - 0.5 * float(objects.boxes[row, 4])
+    reaches = _reaches(polygon, objects.kinds, objects.boxes, objects.velocities_mps, soon_s)
+    for row in np.flatnonzero(reaches).tolist():
+        is_on = bool(reaches[row] == ON)
+        (vx, vy), (x, y, _, _, width) = objects.velocities_mps[row].tolist(), objects.boxes[row].tolist()
+        progress, offset = along.path.project(x, y)
+        heading = float(along.path.pose_at(progress)[2])
+        forward = vx * math.cos(heading) + vy * math.sin(heading)
+        across = vy * math.cos(heading) - vx * math.sin(heading)
+        outside_m = abs(offset) - half_width_m - 0.5 * width
         if math.hypot(forward, across) < 0.2:  # stands
-            wanted = inside[k, 0] and outside_m <= near_m
+            wanted = is_on and outside_m <= near_m
         else:
             approaches = outside_m <= 0.0 or offset * across < 0.0
             wanted = approaches and abs(across) >= abs(forward)
         if wanted:
-            found.append((int(row), bool(inside[k, 0])))
+            found.append((row, is_on))
     return found
 
 
+SOON, ON = 1, 2
+
+
+@njit(cache=True)
+def _reaches(polygon, kinds, boxes, velocities, soon_s):
+    """(N,): ON for the pedestrians and cyclists whose centre is in the polygon, SOON for those whose it is within `soon_s`."""
+    out = np.zeros(kinds.shape[0], dtype=np.int8)
+    for k in range(kinds.shape[0]):
+        if not 1 <= kinds[k] <= 2:  # OBJECT_KINDS: bicycle, pedestrian
+            continue
+        for after_s in (0.0, soon_s / 3.0, 2.0 * soon_s / 3.0, soon_s):
+            if in_polygon(polygon, boxes[k, 0] + after_s * velocities[k, 0], boxes[k, 1] + after_s * velocities[k, 1]):
+                out[k] = ON if after_s == 0.0 else SOON
+                break
+    return out
+
+
+@njit(cache=True)
 def points_in_polygon(points: FloatArray, polygon: FloatArray) -> np.ndarray:
     """(M,) bool for (M, 2) points and an (N, 2) polygon, closed or not: even-odd rule."""
-    x, y = points[:, 0:1], points[:, 1:2]
-    x0, y0 = polygon[:, 0], polygon[:, 1]
-    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
-    straddles = (y0 > y) != (y1 > y)
-    rise = np.where(y1 == y0, 1.0, y1 - y0)  # a level edge never straddles
-    return np.asarray(np.count_nonzero(straddles & (x < x0 + (y - y0) * (x1 - x0) / rise), axis=1) % 2 == 1)
+    inside = np.empty(points.shape[0], dtype=np.bool_)
+    for k in range(points.shape[0]):
+        inside[k] = in_polygon(polygon, points[k, 0], points[k, 1])
+    return inside
 
 
 def _sources(speed2: FloatArray, progress: FloatArray, decel_mps2: float) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numba import njit
 
 from nsdrive.world.decision import NO_WAY, Decision, arg_min
 from nsdrive.world.kernels import overlap_matrix
@@ -229,11 +230,9 @@ def _last_known(observation: Observation, history: tuple[EgoState, ...]) -> tupl
 def _finite_objects(objects: ObjectFrame, notes: list[str]) -> ObjectFrame:
     """Without the objects that have no finite box of a size that things have; what has no finite velocity stands."""
     boxes = objects.boxes
-    with np.errstate(invalid="ignore"):  # inf - inf
-        total = boxes.sum() + objects.velocities_mps.sum() + objects.accels_mps2.sum()
-    sizes = boxes[:, 3:]
-    if math.isfinite(total) and sizes.min() > 0.0 and sizes.max() < TOO_LONG_M:
+    if _are_sound(boxes, objects.velocities_mps, objects.accels_mps2):
         return objects
+    sizes = boxes[:, 3:]
     good = np.asarray(np.isfinite(boxes).all(axis=1) & (sizes > 0.0).all(axis=1) & (sizes < TOO_LONG_M).all(axis=1))
     if not good.all():
         notes.append(f"without a usable box, left out: {_named([objects.ids[row] for row in np.flatnonzero(~good)])}")
@@ -247,6 +246,18 @@ def _finite_objects(objects: ObjectFrame, notes: list[str]) -> ObjectFrame:
     if not np.isfinite(objects.accels_mps2).all():
         objects = replace(objects, accels_mps2=np.nan_to_num(objects.accels_mps2, nan=0.0, posinf=0.0, neginf=0.0))
     return objects
+
+
+@njit(cache=True)
+def _are_sound(boxes, velocities, accels):
+    """Whether every number is finite and every box of a size that things have: all that is asked of input as it should be."""
+    for k in range(boxes.shape[0]):
+        x, y, heading, length, width = boxes[k, 0], boxes[k, 1], boxes[k, 2], boxes[k, 3], boxes[k, 4]
+        if not (0.0 < length < TOO_LONG_M and 0.0 < width < TOO_LONG_M and math.isfinite(x + y + heading)):
+            return False
+        if not math.isfinite(velocities[k, 0] + velocities[k, 1] + accels[k]):
+            return False
+    return True
 
 
 def _is_finite(state: EgoState) -> bool:

@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from nsdrive.world.decision import Constraint, Decision, arg_min
-from nsdrive.world.geometry import wrap_angle
+from nsdrive.world.kernels import interpolated, poses_at
 from nsdrive.world.route import centerline, extend_straight, find_route, nearest_lane
 from nsdrive.world.rules import evaluate, roll_forward
 from nsdrive.world.types import INTERVAL_S, EgoState, Mission, Observation, Plan, Trajectory
@@ -103,7 +104,7 @@ class IdmPlanner:
             if "gap_m" in k.inputs
             and not (k.rule in ("amber_light", "stop_sign") and k.allows_mps2 >= c.accel_max_mps2)
         ]
-        nodes, speeds, accels = roll_forward(
+        rolled = roll_forward(
             progress,
             max(0.0, ego.speed_mps),
             np.array(held, dtype=float).reshape(-1, 3),
@@ -112,35 +113,53 @@ class IdmPlanner:
             c,
             steps=round(c.horizon_s / c.plan_interval_s),
             interval_s=c.plan_interval_s,
-        ).T
-        times = INTERVAL_S * np.arange(round(c.horizon_s / INTERVAL_S) + 1)
-        step = np.minimum((times / c.plan_interval_s + 1e-9).astype(int), len(accels) - 1)
-        since, speed, accel = times - step * c.plan_interval_s, speeds[step], accels[step]
-        moving = np.where(
-            accel < 0.0, np.minimum(since, speed / np.maximum(-accel, 1e-9)), since
-        )  # stops, not reverses
-        driven = nodes[step] - progress + speed * moving + 0.5 * accel * moving * moving
-        # Back to the centerline on a cubic that starts with the ego's own offset and heading.
-        # Chosen by us: 3 s, less overshoots the centerline; and from far off the road at 27 degrees at most.
-        length = max(10.0, 3.0 * ego.speed_mps, 3.0 * abs(offset))
-        here = float(along.path.pose_at(progress)[2])
-        slope = math.tan(min(0.5, max(-0.5, float(wrap_angle(ego.heading_rad - here)))))
-        u = np.minimum(driven / length, 1.0)
-        sideways = offset * (1.0 - u) ** 2 * (1.0 + 2.0 * u) + slope * length * u * (1.0 - u) ** 2
-        turned = offset * 6.0 * u * (u - 1.0) / length + slope * (1.0 - u) * (1.0 - 3.0 * u)
-        # Beside the centerline of a curve a metre driven is more or less than a metre of progress.
-        ratio = np.maximum(0.5, 1.0 - along.path.curvature_at(progress + driven) * sideways)
-        at = progress + np.concatenate([[0.0], np.cumsum(np.diff(driven) / ratio[:-1])])
-        poses = along.path.pose_at(at)
-        poses[:, 0] -= sideways * np.sin(poses[:, 2])
-        poses[:, 1] += sideways * np.cos(poses[:, 2])
-        poses[:, 2] += np.arctan(turned)
-        poses[0] = ego.pose
-        reached = np.maximum(0.0, speed + accel * since)
-        standing = (reached == 0.0) & (accel <= 0.0)
-        return Trajectory(
-            times_s=np.round(ego.time_s + times, 6),
-            poses_global=poses,
-            speeds_mps=reached,
-            accels_mps2=np.where(standing, 0.0, accel),
         )
+        path, times = along.path, INTERVAL_S * np.arange(round(c.horizon_s / INTERVAL_S) + 1)
+        line = (path.points, path.progress_m, path.heading_rad, path.curvature_1pm)
+        poses, slopes, speeds, accels = _laid_on(
+            *line, rolled, times, c.plan_interval_s, offset, ego.heading_rad, ego.speed_mps
+        )
+        poses[:, 2] += np.arctan(slopes)
+        poses[0] = ego.pose
+        return Trajectory(
+            times_s=np.round(ego.time_s + times, 6), poses_global=poses, speeds_mps=speeds, accels_mps2=accels
+        )
+
+
+@njit(cache=True)
+def _laid_on(points, progress, heading, curvature, rolled, times, interval_s, offset, ego_heading, ego_speed):
+    """What `roll_forward` gave (K, 3) every `interval_s`, at T times and from the ego's own offset and heading on.
+
+    points, progress, heading, curvature: the path's. Returns poses (T, 3), headed as the path is; how steeply the motion
+    leaves that heading, sideways over ahead (T,); speeds (T,); accelerations (T,).
+    """
+    count, start = len(times), rolled[0, 0]
+    speeds, accels, slopes = np.empty(count), np.empty(count), np.empty(count)
+    sideways, at = np.empty(count), np.empty(count)
+    # Back to the centerline on a cubic that starts with the ego's own offset and heading.
+    # Chosen by us: 3 s, less overshoots the centerline; and from far off the road at 27 degrees at most.
+    length = max(10.0, 3.0 * ego_speed, 3.0 * abs(offset))
+    turned = ego_heading - poses_at(points, progress, heading, rolled[:1, 0])[0, 2]
+    slope = math.tan(min(0.5, max(-0.5, (turned + np.pi) % (2.0 * np.pi) - np.pi)))
+    along, driven_before, ratio, i = 0.0, 0.0, 1.0, 0
+    for k in range(count):
+        step = min(int(times[k] / interval_s + 1e-9), len(rolled) - 1)
+        since, speed, accel = times[k] - step * interval_s, rolled[step, 1], rolled[step, 2]
+        moving = min(since, speed / max(-accel, 1e-9)) if accel < 0.0 else since  # stops, not reverses
+        driven = rolled[step, 0] - start + speed * moving + 0.5 * accel * moving * moving
+        speeds[k] = max(0.0, speed + accel * since)
+        accels[k] = 0.0 if speeds[k] == 0.0 and accel <= 0.0 else accel
+        u = min(driven / length, 1.0)
+        rest = (1.0 - u) * (1.0 - u)
+        sideways[k] = offset * rest * (1.0 + 2.0 * u) + slope * length * u * rest
+        slopes[k] = offset * 6.0 * u * (u - 1.0) / length + slope * (1.0 - u) * (1.0 - 3.0 * u)
+        # Beside the centerline of a curve a metre driven is more or less than a metre of progress.
+        along += (driven - driven_before) / ratio
+        at[k], driven_before = start + along, driven
+        bend, i = interpolated(progress, curvature, start + driven, i)
+        ratio = max(0.5, 1.0 - bend * sideways[k])
+    poses = poses_at(points, progress, heading, at)
+    for k in range(count):
+        poses[k, 0] -= sideways[k] * math.sin(poses[k, 2])
+        poses[k, 1] += sideways[k] * math.cos(poses[k, 2])
+    return poses, slopes, speeds, accels

@@ -11,10 +11,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from nsdrive.world.decision import Constraint
 from nsdrive.world.geometry import corridor_overlap
-from nsdrive.world.rules import IdmParameters, evaluate, idm_acceleration
+from nsdrive.world.kernels import poses_at, project
+from nsdrive.world.rules import IdmParameters, acceleration_kernel, evaluate, idm_constants
 from nsdrive.world.types import INTERVAL_S, Observation
 from nsdrive.world.vehicle import PACIFICA
 from planners.along import AlongPath, crossing, points_in_polygon
@@ -71,31 +73,58 @@ def lead(
     objects = observation.objects
     front = progress + PACIFICA.front_m
     entry = corridor_overlap(along.path, objects.boxes, front, front + lookahead_m(speed, c), c.half_width_m)
-    order = np.argsort(entry, kind="stable")
-    rows = order[np.isfinite(entry[order])].tolist()
-    # Alongside and behind the nose is who follows or merges: theirs to mind, and nothing to stop for.
-    rows = [r for r in rows if entry[r] - front > 0.05 or along.path.project(*objects.boxes[r, :2])[0] > front]
-    if not rows:
+    row, gap, lead_speed = _strictest(
+        along.path.points,
+        along.path.progress_m,
+        along.path.heading_rad,
+        objects.boxes,
+        objects.velocities_mps,
+        entry,
+        front,
+        speed,
+        target,
+        idm_constants(c),
+    )
+    if row < 0:
         return []
-    gaps = entry[rows] - front
-    headings = along.path.pose_at(entry[rows])[:, 2]
-    velocities = objects.velocities_mps[rows]
-    speeds = velocities[:, 0] * np.cos(headings) + velocities[:, 1] * np.sin(headings)
-    k = int(np.argmin(idm_acceleration(speed, gaps, speeds, target, c)))
-    inputs = {"gap_m": float(gaps[k]), "lead_speed_mps": float(speeds[k])}
-    return [evaluate("lead", objects.ids[rows[k]], inputs, speed, c, target_speed_mps=target)]
+    inputs = {"gap_m": gap, "lead_speed_mps": lead_speed}
+    return [evaluate("lead", objects.ids[row], inputs, speed, c, target_speed_mps=target)]
+
+
+@njit(cache=True)
+def _strictest(points, progress, heading, boxes, velocities, entry, front, speed, target, idm):
+    """(row, gap, speed along the path) of the lead that allows least, row -1 where there is none.
+
+    entry (N,): progress at which each box begins on the ego's corridor, inf where it is not on it. front: of the ego's nose.
+    """
+    found, found_gap, found_speed, least = -1, np.inf, 0.0, np.inf
+    for row in range(entry.shape[0]):
+        gap = entry[row] - front
+        if not gap < np.inf:
+            continue
+        # Alongside and behind the nose is who follows or merges: theirs to mind, and nothing to stop for.
+        last = points.shape[0] - 1
+        if gap <= 0.05 and project(points, progress, boxes[row, 0], boxes[row, 1], 0, last)[0] <= front:
+            continue
+        angle = poses_at(points, progress, heading, entry[row : row + 1])[0, 2]
+        lead_speed = velocities[row, 0] * np.cos(angle) + velocities[row, 1] * np.sin(angle)
+        allows = acceleration_kernel(speed, gap, lead_speed, target, *idm)
+        if found < 0 or allows < least or (allows == least and gap < found_gap):
+            found, found_gap, found_speed, least = row, gap, lead_speed, allows
+    return found, found_gap, found_speed
 
 
 def lights(
     along: AlongPath, observation: Observation, progress: float, speed: float, target: float, c: RoadParameters
 ) -> list[Constraint]:
     """The next red light and the next amber one on the path."""
-    front = progress + PACIFICA.front_m
+    front, sight = progress + PACIFICA.front_m, lookahead_m(speed, c)
     found: dict[str, Constraint] = {}
     for line, connector in along.lights:
-        gap, state = line - front, observation.lights.get(connector)
-        if not -c.line_tolerance_m <= gap <= lookahead_m(speed, c):
+        gap = line - front
+        if not -c.line_tolerance_m <= gap <= sight:
             continue
+        state = observation.lights.get(connector)
         if state == "red" and "red" not in found:
             found["red"] = evaluate("red_light", connector, {"gap_m": gap}, speed, c, target_speed_mps=target)
         if state == "yellow" and "yellow" not in found:
@@ -109,10 +138,10 @@ def stop_signs(
 ) -> list[Constraint]:
     """The next stop line with a sign: how long the ego has stood at it, and how many are crossing."""
     objects = observation.objects
-    front = progress + PACIFICA.front_m
+    front, sight = progress + PACIFICA.front_m, lookahead_m(speed, c)
     for line, line_id, intersection in along.stop_signs:
         gap = line - front
-        if not -c.line_tolerance_m <= gap <= lookahead_m(speed, c):
+        if not -c.line_tolerance_m <= gap <= sight:
             continue
         moving = (objects.kinds <= 1) & (objects.speeds_mps >= c.crossing_mps)  # OBJECT_KINDS: vehicle, bicycle
         inside = 0
@@ -140,9 +169,9 @@ def crosswalks(
 ) -> list[Constraint]:
     """Who is on the nearest used crosswalk ahead or about to step onto it, up to the crosswalk's middle."""
     objects = observation.objects
-    front = progress + PACIFICA.front_m
+    front, sight = progress + PACIFICA.front_m, lookahead_m(speed, c)
     for near, far, polygon in along.crosswalks:
-        if not (front <= 0.5 * (near + far) and near - front <= lookahead_m(speed, c)):
+        if not (front <= 0.5 * (near + far) and near - front <= sight):
             continue
         gap = near - front
         # For who is not on it yet only a stop is worth beginning: half a brake would help no one.

@@ -105,7 +105,7 @@ class Path:
 
     def index_at(self, progress_m: float) -> int:
         """Index of the last point at or before this progress."""
-        return max(0, int(np.searchsorted(self.progress_m, progress_m, side="right")) - 1)
+        return max(0, int(self.progress_m.searchsorted(progress_m, side="right")) - 1)
 
     def lane_at(self, progress_m: float) -> str | None:
         return self.lane_ids[self.index_at(progress_m)]

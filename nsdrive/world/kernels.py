@@ -53,18 +53,51 @@ def project_all(points, progress, queries):
 
 
 @njit(cache=True)
+def index_near(progress, at, guess):
+    """Index of the last point at or before this progress, -1 before the first: at the guess or soon after it, else searched."""
+    if progress[guess] <= at:
+        for i in range(guess, min(guess + 4, progress.shape[0] - 1)):
+            if at < progress[i + 1]:
+                return i
+    return np.searchsorted(progress, at, side="right") - 1
+
+
+@njit(cache=True)
+def interpolated(progress, values, at, guess):
+    """(value there, index of the last point before): `np.interp` for one number, which looks near the guess first."""
+    i = index_near(progress, at, guess)
+    if i < 0:
+        return values[0], 0
+    if i >= progress.shape[0] - 1 or progress[i] == at:
+        return values[i], i
+    return (values[i + 1] - values[i]) / (progress[i + 1] - progress[i]) * (at - progress[i]) + values[i], i
+
+
+@njit(cache=True)
 def poses_at(points, progress, heading, at):
     out = np.empty((at.shape[0], 3))
-    last = progress.shape[0] - 1
+    i, last = 0, progress.shape[0] - 1
     for k in range(at.shape[0]):
         s = min(max(at[k], 0.0), progress[last]) if at[k] == at[k] else at[k]
-        i = min(max(np.searchsorted(progress, s, side="right") - 1, 0), last - 1)
+        i = min(max(index_near(progress, s, i), 0), last - 1)
         t = (s - progress[i]) / (progress[i + 1] - progress[i])
         out[k, 0] = points[i, 0] + t * (points[i + 1, 0] - points[i, 0])
         out[k, 1] = points[i, 1] + t * (points[i + 1, 1] - points[i, 1])
         angle = heading[i] + t * (heading[i + 1] - heading[i])
         out[k, 2] = (angle + np.pi) % (2.0 * np.pi) - np.pi
     return out
+
+
+@njit(cache=True)
+def in_polygon(polygon, x, y):
+    """Whether (x, y) is inside a polygon (N, 2), closed or not: even-odd rule."""
+    inside = False
+    for i in range(polygon.shape[0]):
+        x0, y0 = polygon[i - 1, 0], polygon[i - 1, 1]
+        x1, y1 = polygon[i, 0], polygon[i, 1]
+        if (y0 > y) != (y1 > y) and x < x0 + (y - y0) * (x1 - x0) / (y1 - y0):
+            inside = not inside
+    return inside
 
 
 @njit(cache=True)
@@ -85,6 +118,35 @@ def within(points, progress, begin, stop, first, last, x, y, start, end, half_wi
 
 
 @njit(cache=True)
+def segments_near(points, begin, stop, box, margin):
+    """(first, last) of the segments begin..stop-1 that may matter to a box, (-1, -1) where no point is within the margin of it.
+
+    The segments are those round the points within the margin of the box's circle. Most boxes have none, so that the walk
+    along the points leaves out as many as it would take to get there.
+    """
+    x, y, half_length, half_width = box[0], box[1], 0.5 * box[3], 0.5 * box[4]
+    cos, sin = np.cos(box[2]), np.sin(box[2])
+    reach = np.sqrt(half_length * half_length + half_width * half_width) + margin
+    first, last, touched = -1, -1, False
+    i = begin
+    while i <= stop:
+        ex, ey = points[i, 0] - x, points[i, 1] - y
+        missing = np.sqrt(ex * ex + ey * ey) - reach
+        if not missing <= 0.0:
+            i += max(1, int(min(float(stop), missing / SPACING_M)))
+            continue
+        first = min(i, stop - 1) if first < 0 else first
+        last = i
+        ahead = max(0.0, abs(ex * cos + ey * sin) - half_length)
+        beside = max(0.0, abs(ey * cos - ex * sin) - half_width)
+        touched = touched or ahead * ahead + beside * beside <= margin * margin
+        i += 1
+    if not touched:
+        return -1, -1
+    return max(begin, first - 1), min(stop, last + 2)
+
+
+@njit(cache=True)
 def corridor_entries(points, progress, boxes, start, end, half_width):
     n_points = points.shape[0]
     begin = min(max(np.searchsorted(progress, start, side="right") - 1, 0), n_points - 2)
@@ -97,24 +159,10 @@ def corridor_entries(points, progress, boxes, start, end, half_width):
     from_y = points[begin, 1] + t_start * (points[begin + 1, 1] - points[begin, 1])
     for k in range(boxes.shape[0]):
         x, y, length, width = boxes[k, 0], boxes[k, 1], boxes[k, 3], boxes[k, 4]
-        cos, sin = np.cos(boxes[k, 2]), np.sin(boxes[k, 2])
-        # Which segments are near enough to matter at all: most boxes have none.
-        reach = 0.5 * np.sqrt(length * length + width * width) + half_width + SPACING_M
-        first, last = -1, -1
-        for i in range(begin, stop):
-            ex, ey = points[i, 0] - x, points[i, 1] - y
-            if ex * ex + ey * ey <= reach * reach:
-                if first < 0:
-                    first = i
-                last = i + 1
-        ex, ey = points[stop, 0] - x, points[stop, 1] - y
-        if ex * ex + ey * ey <= reach * reach:
-            if first < 0:
-                first = stop - 1
-            last = stop
+        first, last = segments_near(points, begin, stop, boxes[k], half_width + SPACING_M)
         if first < 0:
             continue
-        first, last = max(begin, first - 1), min(stop, last + 1)
+        cos, sin = np.cos(boxes[k, 2]), np.sin(boxes[k, 2])
         ex, ey = from_x - x, from_y - y
         if abs(ex * cos + ey * sin) <= 0.5 * length and abs(ey * cos - ex * sin) <= 0.5 * width:
             out[k] = start  # the corridor begins inside the box

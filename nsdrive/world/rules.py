@@ -110,8 +110,7 @@ def idm_acceleration(
     acc = a (1 - (v / v0)^exponent - (s* / gap)^2), s* = s0 + max(0, v T + v (v - v_lead) / (2 sqrt(a b))), gap at least s0.
     A gap of inf is a free road. Without `clamp_needed_gap` there is no max(0, ...).
     """
-    p = parameters
-    args = _idm_constants(p)
+    args = idm_constants(parameters)
     if type(speed_mps) is float and type(gap_m) is float and type(lead_speed_mps) is float:
         return _idm(speed_mps, gap_m, lead_speed_mps, target_speed_mps, *args)
     return _idm_array(speed_mps, gap_m, lead_speed_mps, target_speed_mps, *args)
@@ -144,12 +143,13 @@ def roll_forward(
     progress moves by what that step covers, so that the two agree.
     """
     p = parameters
-    idm = _idm_constants(p)
+    idm = idm_constants(p)
     profiles = (p.limit_decel_mps2, p.curve_decel_mps2, p.curve_time_s)
     return _roll(float(progress_m), float(speed_mps), held, profile, sources, idm, profiles, steps, interval_s)
 
 
-def _idm_constants(p: IdmParameters) -> tuple[float, float, float, float, float, float]:
+def idm_constants(p: IdmParameters) -> tuple[float, float, float, float, float, float]:
+    """The last six arguments of `acceleration_kernel`."""
     return p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent, float(p.clamp_needed_gap)
 
 
@@ -176,7 +176,7 @@ _track_curve_fast = numba.njit(cache=True)(_track_curve)
 
 @numba.njit(cache=True)
 def _roll(start, speed, held, profile, sources, idm, profiles, steps, dt):
-    s0, headway, a, b, exponent, clamp = idm
+    hardest = idm[3]
     limit_decel, decel, time = profiles
     out = np.empty((steps, 3))
     at, last = start, profile.shape[1] - 1
@@ -184,14 +184,14 @@ def _roll(start, speed, held, profile, sources, idm, profiles, steps, dt):
         i = min(max(np.searchsorted(profile[0], at, side="right") - 1, 0), last)
         j = sources[0, i]
         target = math.sqrt(profile[1, j] + 2.0 * limit_decel * max(profile[0, j] - at, 0.0))
-        accel = acceleration_kernel(speed, np.inf, 0.0, target, s0, headway, a, b, exponent, clamp)
+        accel = acceleration_kernel(speed, np.inf, 0.0, target, *idm)
         j = sources[1, i]
         if profile[2, j] < target * target:
             distance = 0.0 if j == i else max(profile[0, j] - at, 0.0)
-            accel = min(accel, max(_track_curve_fast(speed, profile[2, j], distance, decel, time)[1], -b))
+            accel = min(accel, max(_track_curve_fast(speed, profile[2, j], distance, decel, time)[1], -hardest))
         for h in range(held.shape[0]):
             gap = held[h, 0] - (at - start) + held[h, 2] * k * dt
-            accel = min(accel, acceleration_kernel(speed, gap, held[h, 1], target, s0, headway, a, b, exponent, clamp))
+            accel = min(accel, acceleration_kernel(speed, gap, held[h, 1], target, *idm))
         out[k, 0], out[k, 1], out[k, 2] = at, speed, accel
         after = max(0.0, speed + accel * dt)
         at += 0.5 * (speed + after) * dt if after > 0.0 else speed * speed / (2.0 * max(-accel, 1e-9))

@@ -4,6 +4,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nsdrive.world import kernels
 from nsdrive.world.geometry import (
     Path,
     box_corners,
@@ -50,6 +51,31 @@ def test_curvature_of_a_bend_is_one_over_its_radius_and_zero_on_the_straight():
     path = bend(30.0)
     assert path.curvature_at(50.0 + 23.5) == pytest.approx(1 / 30.0, rel=0.02)
     assert abs(path.curvature_at(20.0)) < 1e-9
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(st.floats(-20.0, 220.0), min_size=1, max_size=30), st.integers(0, 100))
+def test_what_is_looked_for_near_a_guess_is_what_a_search_finds(asked, guess):
+    path = bend()
+    guess = min(guess, len(path.points) - 1)
+    for at in [*asked, *path.progress_m[:5], path.length_m]:
+        found = kernels.index_near(path.progress_m, at, guess)
+        assert found == np.searchsorted(path.progress_m, at, side="right") - 1
+        value, index = kernels.interpolated(path.progress_m, path.curvature_1pm, at, guess)
+        assert value == np.interp(at, path.progress_m, path.curvature_1pm)
+        assert index == max(found, 0)
+        guess = index
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(st.tuples(st.floats(-9.0, 9.0), st.floats(-9.0, 9.0)), min_size=1, max_size=30), st.booleans())
+def test_a_point_is_in_a_polygon_as_it_is_for_shapely(points, closed):
+    ring = np.array([[-6.0, -6.0], [7.0, -6.0], [7.0, 5.0], [1.0, 5.0], [1.0, -2.0], [-6.0, 6.0]])  # a bay in it
+    polygon = shapely.Polygon(ring)
+    for x, y in points:
+        if polygon.boundary.distance(shapely.Point(x, y)) > 1e-9:
+            line = np.vstack([ring, ring[:1]]) if closed else ring
+            assert kernels.in_polygon(line, x, y) == polygon.contains(shapely.Point(x, y))
 
 
 def test_neighbouring_points_are_at_most_a_metre_apart_and_limits_hold_from_their_vertex_on():

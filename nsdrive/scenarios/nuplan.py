@@ -11,10 +11,10 @@ HISTORY_TICKS is the official initial state, and the ticks from there are the of
 from __future__ import annotations
 
 import os
-import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,16 +23,18 @@ import shapely
 
 from nsdrive.config import did_you_mean
 from nsdrive.scenarios.nuplan_cameras import read_cameras
-from nsdrive.scenarios.nuplan_log import LogExtract, TaggedRow, has_token, read_clock, read_extract, tagged_rows
+from nsdrive.scenarios.nuplan_listing import TaggedRow, Wanted, find_logs, limited, list_logs, logs_with, tagged_rows
+from nsdrive.scenarios.nuplan_log import LogExtract, read_clock, read_extract
 from nsdrive.scenarios.nuplan_map import find_map, read_map
 from nsdrive.scenarios.nuplan_sqlite import one_line
+from nsdrive.scenarios.nuplan_tokens import TOKEN, Selection, read_selection
 from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES, UNTAGGED
 from nsdrive.scenarios.recorded import RecordedCamera
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.route import route_of_log
 from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, Scenario
 
-TOKEN = re.compile(r"[0-9a-f]{16}")
+OFFICIAL_MAPS = ("sg-one-north", "us-ma-boston", "us-nv-las-vegas-strip", "us-pa-pittsburgh-hazelwood")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +42,19 @@ class NuplanConfig:
     """Which logs and which of their scenarios to read.
 
     Scenarios of one type that follow each other within `min_gap_s` in a log are thinned to the first; a limit per type
-    then takes evenly from what is left, over all logs. `scenario_tokens` are taken as they are, whatever their type.
+    then takes evenly from what is left, over all logs. Tokens are taken as they are, whatever their type and spacing.
     """
 
     path: str  # a .db file, or a folder with such files at any depth
     maps_path: str | None = None  # the folder with nuplan-maps-v1.0.json; None: $NUPLAN_MAPS_ROOT, or maps/ above a log
     sensor_path: str | None = None  # the folder with the logs' images; None: $NUPLAN_SENSOR_ROOT, $NUPLAN_DATA_ROOT/
     # nuplan-v1.1/sensor_blobs, or sensor_blobs/ above a log
+    log_names: tuple[str, ...] = ()  # names, or patterns such as "2021.07.16*"; empty: all
+    map_names: tuple[str, ...] = ()  # "us-nv-las-vegas-strip"; empty: all
     scenario_types: tuple[str, ...] = ()  # nuPlan's tags; empty: any
     scenario_tokens: tuple[str, ...] = ()  # 16 hex digits each; empty: every tagged row
+    scenario_token_file: str | None = None  # a published list, see nuplan_tokens.py; its tokens and those above
+    needs_goal: bool = False  # only scenarios whose mission has a goal (nuPlan's remove_invalid_goals)
     min_gap_s: float = 15.0  # nuPlan's timestamp_threshold_s (Val14's value): rows are tagged 20 times a second
     limit_per_type: int | None = None
     limit: int | None = None  # the first so many of all that is left
@@ -68,6 +74,17 @@ class NuplanConfig:
         if self.min_gap_s < 0 or (self.map_margin_m is not None and self.map_margin_m < 0):
             raise ValueError("min_gap_s and map_margin_m must not be negative")
 
+    @property
+    def selection(self) -> Selection:
+        """Tokens, types, logs and maps that are wanted, with what the token file says. ValueError where it is unreadable."""
+        listed = Selection() if self.scenario_token_file is None else read_selection(Path(self.scenario_token_file))
+        return Selection(
+            tokens=tuple(dict.fromkeys((*self.scenario_tokens, *listed.tokens))),
+            scenario_types=self.scenario_types or listed.scenario_types,
+            log_names=self.log_names,
+            map_names=self.map_names or listed.map_names,
+        )
+
 
 @dataclass(frozen=True)
 class NuplanSource:
@@ -81,36 +98,44 @@ class NuplanSource:
         """Every scenario that passes the filters, by log and time.
 
         A log that cannot be read, and a wanted token that no log has, are items too: loading them says what is wrong.
-        ValueError where there is no log, one log is there twice, or nothing passes the filters.
+        ValueError where there is no log, one log is there twice, a name fits nothing, or nothing passes the filters.
         """
-        logs = find_logs(self.config)
+        chosen, config = self.config.selection, self.config
+        logs = _logs(config)
+        wanted = Wanted(
+            scenario_types=chosen.scenario_types,
+            tokens=chosen.tokens,
+            map_names=chosen.map_names,
+            needs_goal=config.needs_goal,
+            min_gap_s=config.min_gap_s,
+        )
         listed: list[tuple[str, TaggedRow | None]] = []
-        for name, path in logs.items():
-            try:
-                rows = tagged_rows(path, self.config.scenario_types, self.config.scenario_tokens)
-            except ScenarioError:
-                listed.append((name, None))
-                continue
-            if not self.config.scenario_tokens:
-                rows = _thinned([row for row in rows if row.is_official], self.config.min_gap_s)
-            listed += [(name, row) for row in rows]
+        maps = set()
+        for log in list_logs(logs, wanted):
+            maps.add(log.map_name)
+            listed += [(log.name, None)] if log.rows is None else [(log.name, row) for row in log.rows]
+            if config.limit is not None and config.limit_per_type is None and len(listed) >= config.limit:
+                break
+        else:
+            _check_map_names(config.map_names, maps - {None})
         found = {row.token for _, row in listed if row is not None}
-        items = [f"{name}/{row.token}" if row else name for name, row in _limited(listed, self.config.limit_per_type)]
-        items += [token for token in self.config.scenario_tokens if token not in found]
+        items = [f"{name}/{row.token}" if row else name for name, row in limited(listed, config.limit_per_type)]
+        items += [token for token in chosen.tokens if token not in found]
         if not items:
-            kinds = " or ".join(self.config.scenario_types) or "any type"
+            kinds = " or ".join(chosen.scenario_types) or "any type"
+            where = f" on {' or '.join(chosen.map_names)}" if chosen.map_names else ""
             raise ValueError(
-                f"{self.config.path}: {len(logs)} logs, but no scenario of {kinds} (as in nuPlan's own selection, the"
+                f"{config.path}: {len(logs)} logs, but no scenario of {kinds}{where} (as in nuPlan's own selection, the"
                 " first two and the last two scenes of a log do not count)"
             )
-        return tuple(items[: self.config.limit])
+        return tuple(items[: config.limit])
 
     def load(self, item: str) -> Scenario:
         """The scenario of that item. ScenarioError, one line, if it cannot be read."""
         log, _, token = item.rpartition("/")
         if not TOKEN.fullmatch(token):
             path = _log_path(self.config, item)
-            tagged_rows(path, (), ())  # says what is wrong with it
+            tagged_rows(path, Wanted())  # says what is wrong with it
             raise ScenarioError(f"{path}: is a log; a scenario is {item}/<token>")
         return load_one(self.config, _log_path(self.config, log) if log else _log_of(self.config, token), token)
 
@@ -120,39 +145,13 @@ class NuplanSource:
         if not TOKEN.fullmatch(token):
             raise ScenarioError(f"{item}: is no scenario of a log, that is <log>/<token>")
         path = _log_path(self.config, log) if log else _log_of(self.config, token)
-        return read_cameras(path, read_clock(path, token, self.config.scenario_types), self.config.sensor_path)
-
-
-def find_logs(config: NuplanConfig) -> dict[str, Path]:
-    """Name (path below `config.path`, without .db) -> file, in the order of the names; files are not opened.
-
-    ValueError where there is none, or one log is there twice.
-    """
-    root = _root(config)
-    if root.is_file():
-        return {root.stem: root}
-    if not root.is_dir():
-        raise ValueError(f"{root} does not exist; give a nuPlan log (.db) or a folder above logs")
-    logs: dict[str, Path] = {}
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.endswith(".db") and not name.startswith("."):
-                path = Path(folder, name)
-                logs[path.relative_to(root).with_suffix("").as_posix()] = path
-    if not logs:
-        raise ValueError(f"{root} holds no nuPlan log: looked in it and in every folder below for files named *.db")
-    by_stem: dict[str, Path] = {}
-    for path in logs.values():
-        other = by_stem.setdefault(path.stem, path)
-        if other != path:
-            raise ValueError(f"log {path.stem} is there twice, {other} and {path}; give a path with one")
-    return dict(sorted(logs.items()))
+        clock_us = read_clock(path, token, self.config.selection.scenario_types)
+        return read_cameras(path, clock_us, self.config.sensor_path)
 
 
 def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
     """The scenario of a row in a log. ScenarioError, one line with file and problem, if it cannot be read."""
-    extract = read_extract(path, token, config.scenario_types)
+    extract = read_extract(path, token, config.selection.scenario_types)
     map_file = find_map(extract.map_name, config.maps_path, path)
     bounds_m = _bounds(extract, config.map_margin_m)
     try:
@@ -212,31 +211,29 @@ def _bounds(extract: LogExtract, margin_m: float | None) -> np.ndarray | None:
     return np.concatenate([points.min(axis=0) - margin_m, points.max(axis=0) + margin_m])
 
 
-def _thinned(rows: Iterable[TaggedRow], min_gap_s: float) -> list[TaggedRow]:
-    """Rows of one log in the order of time, without those that follow one of their type too closely."""
-    kept, last_us = [], dict[str, int]()
-    for row in rows:
-        before = last_us.get(row.scenario_type)
-        if before is None or row.timestamp_us - before >= min_gap_s * 1e6:
-            last_us[row.scenario_type] = row.timestamp_us
-            kept.append(row)
-    return kept
+def _check_map_names(wanted: Sequence[str], there: set[str | None]) -> None:
+    """ValueError for the name of a map that is neither nuPlan's nor that of a log."""
+    known = sorted({*OFFICIAL_MAPS, *(name for name in there if name)})
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"No log is on a map '{name}'. {did_you_mean(name, known)}")
 
 
-def _limited(
-    listed: Sequence[tuple[str, TaggedRow | None]], limit: int | None
-) -> Sequence[tuple[str, TaggedRow | None]]:
-    """At most `limit` of each type, evenly over all (nuPlan's filter_num_scenarios_per_type); broken logs stay."""
-    if limit is None:
-        return listed
-    by_type: dict[str, list[int]] = {}
-    for place, (_, row) in enumerate(listed):
-        if row is not None:
-            by_type.setdefault(row.scenario_type, []).append(place)
-    keep = {place for place, (_, row) in enumerate(listed) if row is None}
-    for places in by_type.values():
-        keep.update(places[:: max(len(places) // limit, 1)][:limit])
-    return [listed[place] for place in sorted(keep)]
+def _logs(config: NuplanConfig) -> dict[str, Path]:
+    """The logs to look into. Those that a token file names are only those of them that are there, for few have all."""
+    logs = find_logs(_root(config), config.log_names)
+    if config.log_names or config.scenario_token_file is None:
+        return logs
+    listed = read_selection(Path(config.scenario_token_file))
+    if listed.tokens or not listed.log_names:
+        return logs
+    names = set(listed.log_names)
+    there = {name: path for name, path in logs.items() if path.stem in names}
+    if not there:
+        raise ValueError(
+            f"{_root(config)}: has none of the {len(names)} logs of {config.scenario_token_file} ({listed.log_names[0]}, ...)"
+        )
+    return there
 
 
 def _root(config: NuplanConfig) -> Path:
@@ -258,13 +255,19 @@ def _log_path(config: NuplanConfig, name: str) -> Path:
 
 def _log_of(config: NuplanConfig, token: str) -> Path:
     """The log that has a token, looked for in all of them."""
-    logs = find_logs(config)
-    broken = 0
-    for path in logs.values():
-        try:
-            if has_token(path, token):
-                return path
-        except ScenarioError:
-            broken += 1
-    unread = f", {broken} of which cannot be read" if broken else ""
-    raise ScenarioError(f"{_root(config)}: none of {len(logs)} logs{unread} has a lidar_pc with token {token}")
+    wanted = config.selection.tokens
+    found, n_logs, broken = _looked_up(config, wanted) if token in wanted else _look_up(config, (token,))
+    if token in found:
+        return found[token]
+    unread = f", {broken} of which cannot be read," if broken else ""
+    raise ScenarioError(f"{_root(config)}: none of {n_logs} logs{unread} has a lidar_pc with token {token}")
+
+
+def _look_up(config: NuplanConfig, tokens: tuple[str, ...]) -> tuple[dict[str, Path], int, int]:
+    """Token -> its log, the number of logs, and of those that cannot be read."""
+    logs = _logs(config)
+    found, broken = logs_with(logs, tokens)
+    return found, len(logs), broken
+
+
+_looked_up = lru_cache(maxsize=2)(_look_up)  # of a published list, hundreds of tokens may be in no log

@@ -1,4 +1,4 @@
-"""One nuPlan log (a .db file): which rows carry a tag, and the ticks of one scenario with the ego, all objects and lights.
+"""One nuPlan log (a .db file): the ticks of one of its scenarios with the ego, all objects and lights.
 
 The clock is the table lidar_pc, 20 rows a second; a tick is every second row, as in the official simulation, and not
 every 0.1 s: where the log drops a row, the official ticks shift, and so do ours. A tagged scenario begins 3 s before
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nsdrive.scenarios.argoverse2_tracks import derivative, runs
 from nsdrive.scenarios.nuplan_sqlite import opened, select_in
-from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES, UNTAGGED
+from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES, last_type
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, LIGHT_STATES, OBJECT_KINDS, EgoState, FloatArray, ObjectFrame
 
@@ -37,16 +37,6 @@ MIN_FUTURE_TICKS = 1
 AGENTS = [OBJECT_KINDS.index(kind) for kind in ("vehicle", "bicycle", "pedestrian")]  # the others have no velocity
 OFFICIAL_ORDER = ("vehicle", "pedestrian", "bicycle", "traffic_cone", "barrier", "czone_sign", "generic_object")
 MAX_TICK_S = 0.15  # chosen by us: a longer tick is worth a note
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaggedRow:
-    """A row of a log that a scenario can be named after."""
-
-    token: str
-    scenario_type: str
-    timestamp_us: int
-    is_official: bool  # in neither the first two nor the last two scenes, which the official builder leaves out
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,46 +53,6 @@ class LogExtract:
     route_roadblock_ids: tuple[str, ...]
     goal_m: tuple[float, float] | None
     notes: Mapping[str, Any]
-
-
-def tagged_rows(path: Path, scenario_types: Sequence[str], tokens: Sequence[str]) -> list[TaggedRow]:
-    """The rows with a tag of one of these types (any, if empty), or with one of these tokens, in the order of time.
-
-    A row with several tags has the last of them by name, as in the official builder. ScenarioError.
-    """
-    kinds = f"and type in ({','.join('?' * len(scenario_types))})" if scenario_types else ""
-    with opened(path) as log:
-        scenes = [row["token"] for row in log.execute("select token from scene order by name")]
-        official = set(scenes[2:-2])  # get_scenarios_from_db: "at least 2 before and 2 after"
-        if tokens:
-            found = select_in(
-                log,
-                "select p.token, p.timestamp, p.scene_token, (select max(type) from scenario_tag where"
-                " lidar_pc_token = p.token) as type from lidar_pc p where p.token in ({})",
-                [bytes.fromhex(token) for token in tokens],
-            )
-        else:
-            found = log.execute(
-                "select p.token, p.timestamp, p.scene_token, t.type from lidar_pc p join (select lidar_pc_token,"
-                f" max(type) as type from scenario_tag where type is not null {kinds} group by lidar_pc_token) t"
-                " on p.token = t.lidar_pc_token",
-                tuple(scenario_types),
-            ).fetchall()
-    rows = [
-        TaggedRow(
-            token=bytes(row["token"]).hex(),
-            scenario_type=row["type"] or UNTAGGED,
-            timestamp_us=row["timestamp"],
-            is_official=row["scene_token"] in official,
-        )
-        for row in found
-    ]
-    return sorted(rows, key=lambda row: (row.timestamp_us, row.token))
-
-
-def has_token(path: Path, token: str) -> bool:
-    with opened(path) as log:
-        return log.execute("select 1 from lidar_pc where token = ?", (bytes.fromhex(token),)).fetchone() is not None
 
 
 def read_extract(path: Path, token: str, scenario_types: Sequence[str] = ()) -> LogExtract:
@@ -155,16 +105,11 @@ def _ticks(
     row = log.execute("select timestamp, scene_token from lidar_pc where token = ?", (bytes.fromhex(token),)).fetchone()
     if row is None:
         raise ScenarioError(f"{path}: has no lidar_pc with token {token}")
-    kind = _scenario_type(log, token, scenario_types)
+    tags = log.execute("select type from scenario_tag where lidar_pc_token = ?", (bytes.fromhex(token),))
+    kind = last_type([tag["type"] for tag in tags], scenario_types)
     offset_s, duration_s = TAGGED_S if kind in SCENARIO_TYPES else UNTAGGED_S
     start_us = int(row["timestamp"] + offset_s * 1e6)
     return kind, row["scene_token"], _clock(path, log, token, start_us, int(start_us + duration_s * 1e6))
-
-
-def _scenario_type(log: sqlite3.Connection, token: str, wanted: Sequence[str]) -> str:
-    rows = log.execute("select type from scenario_tag where lidar_pc_token = ?", (bytes.fromhex(token),))
-    types = [str(row["type"]) for row in rows if row["type"] is not None]
-    return max([kind for kind in types if kind in wanted] or types, default=UNTAGGED)
 
 
 def _clock(path: Path, log: sqlite3.Connection, token: str, start_us: int, end_us: int) -> list[tuple[bytes, int]]:

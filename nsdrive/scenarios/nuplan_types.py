@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 UNTAGGED = "unknown"  # nuPlan's name for a row without a tag
 
 SCENARIO_TYPES = (  # nuplan_scenario_mapping.yaml, nuplan-devkit v1.2
@@ -79,3 +81,9 @@ SCENARIO_TYPES = (  # nuplan_scenario_mapping.yaml, nuplan-devkit v1.2
     "traversing_traffic_light_intersection",
     "waiting_for_pedestrian_to_cross",
 )
+
+
+def last_type(tags: Sequence[str | None], wanted: Sequence[str]) -> str:
+    """Of a row's several tags the last by name of the wanted ones, else the last of all, as in the official builder."""
+    types = [str(tag) for tag in tags if tag is not None]
+    return max([kind for kind in types if kind in wanted] or types, default=UNTAGGED)

@@ -17,6 +17,7 @@ def source_configs() -> dict[str, type]:
     from nsdrive.scenarios.argoverse2 import Argoverse2Config
     from nsdrive.scenarios.manoeuvres import ManoeuvresConfig
     from nsdrive.scenarios.nuplan import NuplanConfig
+    from nsdrive.scenarios.py123d import Py123dConfig
     from nsdrive.scenarios.synthetic import SyntheticConfig
 
     return {
@@ -24,6 +25,7 @@ def source_configs() -> dict[str, type]:
         "manoeuvres": ManoeuvresConfig,
         "argoverse2": Argoverse2Config,
         "nuplan": NuplanConfig,
+        "py123d": Py123dConfig,
     }
 
 
@@ -45,4 +47,8 @@ def open_source(name: str, config: Any) -> ScenarioSource:
         from nsdrive.scenarios.nuplan import NuplanSource
 
         return NuplanSource(config)
+    if name == "py123d":
+        from nsdrive.scenarios.py123d import Py123dSource
+
+        return Py123dSource(config)
     raise ValueError(f"No scenario source '{name}'. Known: {', '.join(source_configs())}")

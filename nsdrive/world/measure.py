@@ -1,4 +1,4 @@
-"""Numbers about a motion, without thresholds: overlap, time to collision, off-road, comfort, progress, speed.
+"""Numbers about a motion, without thresholds: overlap, time to collision, off-road, comfort, clearance.
 
 Proposal scoring and evaluation share these, so that there is one definition of a collision. Whether a number is good
 is for the caller to say. Ego boxes come from `nsdrive.world.vehicle.ego_box`; T counts ticks, N tracked objects.
@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 from numba import njit
 
-from nsdrive.world.geometry import Path, box_corners, boxes_overlap
+from nsdrive.world.geometry import box_corners, boxes_overlap
 from nsdrive.world.kernels import overlap_kernel
 from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.types import INTERVAL_S, FloatArray, ObjectFrame
@@ -45,11 +45,6 @@ def overlap(ego_boxes: FloatArray, frames: Sequence[ObjectFrame]) -> tuple[Overl
             for row in np.flatnonzero(boxes_overlap(box, frame.boxes)[0]):
                 first.setdefault(frame.ids[row], tick)
     return tuple(Overlap(tick=tick, track_id=track_id) for track_id, tick in first.items())
-
-
-def first_overlap(ego_boxes: FloatArray, object_boxes: FloatArray) -> FloatArray:
-    """(N,): index of the first of T ego boxes (T, 5) that overlaps the object at that time (T, N, 5), inf if none does."""
-    return _first_overlap(np.ascontiguousarray(ego_boxes, np.float64), np.ascontiguousarray(object_boxes, np.float64))
 
 
 def forecast_boxes(frame: ObjectFrame, times_s: FloatArray) -> FloatArray:
@@ -186,17 +181,6 @@ def comfort_of_bicycle(
     )
 
 
-def progress_m(path: Path, poses: FloatArray) -> FloatArray:
-    """(T,): progress of (T, 2 or more) positions along the path."""
-    return path.project_points(np.asarray(poses, dtype=np.float64)[:, :2])[:, 0]
-
-
-def over_limit_mps(path: Path, poses: FloatArray, speeds_mps: FloatArray) -> FloatArray:
-    """(T,): how much faster than the speed limit at its place on the path, 0.0 below it and where no limit is known."""
-    along = np.searchsorted(path.progress_m, progress_m(path, poses) + 1e-9, side="right") - 1
-    return np.nan_to_num(np.maximum(np.asarray(speeds_mps) - path.speed_limit_mps[along], 0.0), nan=0.0)
-
-
 def clearance_m(ego_boxes: FloatArray, frames: Sequence[ObjectFrame]) -> FloatArray:
     """(T,): distance from the ego's box to the nearest tracked object, 0.0 in contact, inf where there is none."""
     out = np.full(len(ego_boxes), np.inf)
@@ -251,17 +235,6 @@ def savgol(count: int, window: int, order: int, derivative: int, interval_s: flo
         matrix[first : first + window, i] = fit[derivative] * scale
     matrix.setflags(write=False)
     return matrix
-
-
-@njit(cache=True)
-def _first_overlap(ego_boxes, object_boxes):
-    out = np.full(object_boxes.shape[1], np.inf)
-    for k in range(object_boxes.shape[1]):
-        for t in range(ego_boxes.shape[0]):
-            if overlap_kernel(ego_boxes[t], object_boxes[t, k]):
-                out[k] = t
-                break
-    return out
 
 
 @njit(cache=True)

@@ -78,10 +78,6 @@ class Forecast:
         """(N, 4, 2) after `step` intervals of 0.1 s, which is those of the last forecast sample, one every 0.2 s."""
         return self.corners + (every * (step // every) * INTERVAL_S) * self.velocities_mps[:, None, :]
 
-    def centers_at(self, step: int, every: int = 2) -> FloatArray:
-        """(N, 2), as `corners_at`."""
-        return self.boxes[:, :2] + (every * (step // every) * INTERVAL_S) * self.velocities_mps
-
 
 _NO_LIGHTS = (np.zeros((0, 2)), np.zeros((0, 3)), np.zeros(1, np.int64), np.zeros((0, 2)), np.zeros(0, np.bool_))
 

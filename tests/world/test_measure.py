@@ -8,12 +8,9 @@ from nsdrive.world.measure import (
     Overlap,
     clearance_m,
     comfort,
-    first_overlap,
     forecast_boxes,
     off_road_m,
-    over_limit_mps,
     overlap,
-    progress_m,
     time_to_collision_s,
 )
 from nsdrive.world.types import ObjectFrame
@@ -74,14 +71,12 @@ def test_a_car_from_the_side_counts_only_where_the_sides_are_looked_at():
     assert around < 2.0
 
 
-def test_forecasts_move_on_and_the_first_overlap_with_each_is_found():
-    frame = frames_of([car("crossing", 20.0, -8.0, heading_rad=np.pi / 2, speed_mps=4.0), car("far", 200.0)], 1)[0]
-    times = np.arange(0.0, 4.0, 0.1)
-    objects = forecast_boxes(frame, times)
+def test_forecasts_move_on_as_things_move_now():
+    frame = frames_of([car("crossing", 20.0, -8.0, heading_rad=np.pi / 2, speed_mps=4.0), car("standing", 90.0)], 1)[0]
+    objects = forecast_boxes(frame, np.arange(0.0, 4.0, 0.1))
     assert objects[20, 0, :2] == pytest.approx([20.0, 0.0])
-    first = first_overlap(ego_box(straight_poses(9.0 * times)), objects)
-    assert np.isfinite(first[0])
-    assert np.isinf(first[1])
+    assert objects[0] == pytest.approx(frame.boxes)
+    assert (objects[:, 1] == frame.boxes[1]).all()
 
 
 def test_off_road_is_the_distance_of_the_worst_corner():
@@ -127,13 +122,6 @@ def test_comfort_of_many_proposals_at_once_equals_that_of_each():
 def test_comfort_of_three_states_is_refused():
     with pytest.raises(ValueError, match="at least 4 states, got 3"):
         comfort(np.zeros(3), np.zeros(3), np.zeros(3))
-
-
-def test_progress_and_excess_speed_are_read_along_the_path():
-    path = Path.of(np.array([[0.0, 0.0], [50.0, 0.0], [100.0, 0.0]]), [10.0, np.nan, np.nan])
-    poses = straight_poses(np.array([5.0, 30.0, 80.0]), y_m=0.7)
-    assert progress_m(path, poses) == pytest.approx([5.0, 30.0, 80.0])
-    assert over_limit_mps(path, poses, np.array([9.0, 12.5, 30.0])).tolist() == [0.0, 2.5, 0.0]
 
 
 def test_a_car_in_its_lane_round_a_bend_stays_on_the_road():

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import yaml
 
+from data_gen.sample import LEFT_OUT
 from nsdrive.cameras.render import encode_jpeg
 from nsdrive.dataset import SPLITS, Dataset, Sample, inside, write_atomically
 from nsdrive.draw import contact_sheet
@@ -33,6 +34,7 @@ def write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
 def card_text(manifest: Mapping[str, Any], pictures: list[tuple[str, Sample]]) -> str:
     """The card as Markdown."""
     config = manifest["config"]
+    label = config["samples"]["label"]
     header = yaml.safe_dump(
         {
             "pretty_name": f"nsdrive {manifest['source']} ({config['samples']['trace_level']}, rig {config['rig']})",
@@ -56,11 +58,14 @@ def card_text(manifest: Mapping[str, Any], pictures: list[tuple[str, Sample]]) -
         f"{manifest['samples']} samples from {manifest['scenarios']} scenarios; {len(manifest['failures'])} scenarios failed. "
         f"Made by nsdrive {manifest['nsdrive']}. Source and licence of the scenes: {manifest['licence']}",
         "A rule-based planner drives; every sample pairs camera images, ego history and a navigation command with the "
-        "planner's own rule evaluations as text and the ten waypoints that it drove (0.5 s apart, ego frame, metres). "
+        f"planner's own rule evaluations as text and ten waypoints (0.5 s apart, ego frame, metres): {_LABELS[label]} "
         "Of a planner that weighs proposals the record (`nsdrive.trace`) holds every proposal with every score term, and the text "
         "what was chosen, over which, by how much and why. `nsdrive check` replays every text and recomputes every fact.",
+        *_about_images(manifest),
+        *_about_label(manifest),
         "## Counts",
         *(_table(group, manifest["counts"].get(key, {})) for key, group in _GROUPS.items()),
+        *_about_anchors(manifest),
         "## Examples",
     ]
     for name, sample in pictures:
@@ -78,12 +83,68 @@ def card_text(manifest: Mapping[str, Any], pictures: list[tuple[str, Sample]]) -
     return "\n\n".join(lines) + "\n"
 
 
+_LABELS = {  # what the waypoints are, and what the text explains; see data_gen/labels.py
+    "rollout": "those that it drove, deciding anew every 0.1 s. The text is its decisions on that drive.",
+    "plan": "the first 5 s of the one plan that it made at the anchor. The text is what it says of each half second of that "
+    "plan, in the world that a plan assumes: everybody keeps their velocity, lights stay as they are.",
+    "human": "those that the human driver of the log drove. **The text does not explain them**: it is the decisions of the "
+    "planner on its own drive from the same anchor, which every sample has as `explained`.",
+}
+_IMAGES = {"recorded": "were taken by the log's own cameras", "rendered": "are drawn by nsdrive's renderer"}
 _GROUPS = {
     "split": "split",
+    "images": "images",
+    "label": "waypoints",
     "planner": "planner",
     "rule": "rule binding at the anchor",
     "scenario_type": "scenario type",
 }
+
+
+def _about_images(manifest: Mapping[str, Any]) -> list[str]:
+    """Whose the images are; those of a log are under its licence."""
+    counts = manifest["counts"].get("images", {})
+    told = [f"the images of {n} samples {_IMAGES[source]}" for source, n in counts.items()]
+    if not told:
+        return []
+    text = f"Images: {', '.join(told)}."
+    if counts.get("recorded"):
+        text += (
+            f" Recorded images are the source's, resized and undistorted, and under its licence: {manifest['licence']}"
+        )
+    return [text]
+
+
+def _about_label(manifest: Mapping[str, Any]) -> list[str]:
+    """How far a label that is not explained is from what is."""
+    rows = manifest.get("label_off_m")
+    if not rows:
+        return []
+    marks = list(next(iter(rows.values())))
+    return [
+        "How far the waypoints are from the motion that the text explains, in metres, over all samples:",
+        "\n".join(
+            [
+                f"| | {' | '.join(marks)} |",
+                "|---" * (len(marks) + 1) + "|",
+                *(f"| {name} | {' | '.join(f'{row[mark]:.2f}' for mark in marks)} |" for name, row in rows.items()),
+            ]
+        ),
+    ]
+
+
+def _about_anchors(manifest: Mapping[str, Any]) -> list[str]:
+    """Anchors that make no sample, by reason; and samples that hardly differ."""
+    lines = []
+    if manifest["left_out"]:
+        rows = [f"| {LEFT_OUT[reason]} | {n} |" for reason, n in manifest["left_out"].items()]
+        lines.append("\n".join(["| left out because | anchors |", "|---|---|", *rows]))
+    if manifest["nearly_same"]:
+        lines.append(
+            f"{manifest['nearly_same']} samples are of a log's moment less than half a second after another sample's: scenarios of "
+            "one log overlap, or anchors are that near to each other."
+        )
+    return lines
 
 
 def _table(title: str, counts: Mapping[str, int]) -> str:

@@ -6,7 +6,10 @@ Three kinds of proof, from the outside in:
            replays to the label's progress; each stated rule gives its stated result; what it says of turns holds; the
            recorded terms of every proposal make its recorded score and rank
   world    the scenario is loaded or generated again, the planner drives again, the cameras draw again: every number and
-           every picture must come out as stored
+           every picture must come out as stored. Images that a log's own cameras took are read from the log again
+
+A text is held to the motion that it explains. Where that is not what the waypoints are of (label human), the waypoints are
+held to the log, and how far the two are apart is told, not judged.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_gen.generate import GenerateConfig, split_of
-from data_gen.sample import TICKS_PER_WAYPOINT, Made, samples_of
+from data_gen.generate import GenerateConfig, label_off_m, split_of
+from data_gen.sample import LEFT_OUT, Made, explained_future, image_source, samples_of
 from nsdrive.cameras.rig import make_rig
 from nsdrive.dataset import MANIFEST, SPLITS, Dataset, Sample, sha256_of
 from nsdrive.parallel import in_order
@@ -32,7 +35,7 @@ from nsdrive.trace.record import from_json, to_json
 from nsdrive.trace.replay import arithmetic_errors, choice_errors, lateral_errors, progress_errors, replay
 from nsdrive.trace.rounding import rounded
 from nsdrive.trace.text import parse, render
-from nsdrive.vla.prompt import build_prompt, parse_answer, render_answer
+from nsdrive.vla.prompt import TICKS_PER_WAYPOINT, build_prompt, parse_answer, render_answer
 from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import Planner
 
@@ -43,19 +46,27 @@ SAME_PIXELS = 3.0  # grey levels, mean over an image: another libjpeg may round 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What was looked at and what was wrong. Each problem is one line that says where."""
+    """What was looked at and what was wrong. Each problem is one line that says where.
+
+    label_off_m: for each sample whose text explains another motion than its waypoints, how far they are apart after 5 s.
+    """
 
     samples: int
     images: int
     recomputed: int
     worst_replay_m: float
     problems: tuple[str, ...]
+    label_off_m: tuple[float, ...] = ()
 
     def summary(self) -> str:
         verdict = "every one is true" if not self.problems else f"{len(self.problems)} problems"
+        apart = ""
+        if self.label_off_m:
+            median, most = np.median(self.label_off_m), max(self.label_off_m)
+            apart = f"; the human is {median:.2f} m from the teacher at 5 s (median; at most {most:.2f} m)"
         return (
             f"{self.samples} samples, {self.images} images, {self.recomputed} samples recomputed from their scenarios: "
-            f"{verdict} (largest replay error at 3 s: {self.worst_replay_m:.3f} m)"
+            f"{verdict} (largest replay error at 3 s: {self.worst_replay_m:.3f} m{apart})"
         )
 
 
@@ -70,6 +81,16 @@ class Job:
     make_planner: Callable[[], Planner]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recomputed:
+    """What came of one scenario. samples: how many were made again and compared; unseen: of how many the log's own images are
+    not there to compare with; problems: how the stored ones differ."""
+
+    samples: int
+    unseen: int
+    problems: tuple[str, ...]
+
+
 def check(
     dataset: Dataset,
     config: GenerateConfig,
@@ -81,14 +102,14 @@ def check(
 ) -> Checked:
     """Check everything; never raises for a fault of the data. source_path: where a log source's files lie now."""
     if source_path is not None:
-        if not hasattr(config.scenarios.config, "path"):
-            raise ValueError(f"--source is for logs; the source '{config.scenarios.name}' generates its scenarios")
-        moved = replace(config.scenarios.config, path=str(source_path))
-        config = replace(config, scenarios=replace(config.scenarios, config=moved))
+        config = _moved(config, source_path)
+    if "keep_bad_driving" not in dataset.manifest["config"].get("samples", {}):  # made before there was a choice
+        config = replace(config, samples=replace(config.samples, keep_bad_driving=True))
     problems = list(check_files(dataset))
     groups: dict[str, list[tuple[str, str, Sample]]] = defaultdict(list)
     worst, n_samples, n_images = 0.0, 0, 0
     seen_ids: set[str] = set()
+    off_m: list[float] = []
     for split in SPLITS:
         for where, sample in _readable(dataset, split, problems):
             n_samples += 1
@@ -99,6 +120,8 @@ def check(
             found, error_m = check_text(sample)
             worst = max(worst, error_m)
             problems += [f"{where} {sample.sample_id}: {line}" for line in found]
+            if sample.extra.get("label") == "human" and not math.isinf(error_m):
+                off_m.append(float(label_off_m(sample)[-1]))
             groups[str(sample.extra.get("item", ""))].append((where, split, sample))
     if n_samples != dataset.manifest.get("samples"):
         problems.append(f"{MANIFEST}: counts {dataset.manifest.get('samples')} samples, the shards hold {n_samples}")
@@ -106,18 +129,36 @@ def check(
         Job(item=item, stored=tuple(rows), folder=dataset.folder, config=config, make_planner=make_planner)
         for item, rows in sorted(groups.items())
     ]
-    recomputed = 0
-    for done, (n, lines) in enumerate(in_order(recompute, jobs, workers), start=1):
-        recomputed += n
-        problems += lines
+    recomputed = unseen = 0
+    for done, again in enumerate(in_order(recompute, jobs, workers), start=1):
+        recomputed += again.samples
+        unseen += again.unseen
+        problems += again.problems
         progress(done, len(jobs))
+    if unseen:
+        problems.append(
+            f"{unseen} samples show what the log's own cameras saw, and those images are not where the log's source looks for "
+            "them, so these samples cannot be recomputed"
+        )
     return Checked(
         samples=n_samples,
         images=n_images,
         recomputed=recomputed,
         worst_replay_m=worst,
         problems=tuple(problems),
+        label_off_m=tuple(off_m),
     )
+
+
+def _moved(config: GenerateConfig, source_path: Path) -> GenerateConfig:
+    """The settings with the log's files at a new place; what lay beside them and is gone is looked for as if not given."""
+    settings = config.scenarios.config
+    if not hasattr(settings, "path"):
+        raise ValueError(f"--source is for logs; the source '{config.scenarios.name}' generates its scenarios")
+    folders = {name: getattr(settings, name, None) for name in ("maps_path", "sensor_path")}
+    gone = {name: None for name, path in folders.items() if path is not None and not Path(path).expanduser().exists()}
+    moved = replace(settings, path=str(source_path), **gone)
+    return replace(config, scenarios=replace(config.scenarios, config=moved))
 
 
 def check_files(dataset: Dataset) -> Iterator[str]:
@@ -154,6 +195,7 @@ def check_text(sample: Sample) -> tuple[list[str], float]:
         )
         trace = from_json(sample.trace)
         said = render(trace, sample.trace_level)
+        explained = explained_future(sample)
     except (ValueError, KeyError, TypeError) as error:
         return [f"its fields cannot be read: {error}"], math.inf
     if asked != sample.prompt:
@@ -177,44 +219,64 @@ def check_text(sample: Sample) -> tuple[list[str], float]:
     if read != rounded(trace, sample.trace_level):
         at = next(difference(to_json(rounded(trace, sample.trace_level)), to_json(read), tolerance=0.0), "?")
         problems.append(f"the text, parsed back, is not the trace: {at}")
-    driven = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(sample.future[:, :2], axis=0), axis=1))])
+    driven = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(explained[:, :2], axis=0), axis=1))])
     off_m = abs(replay(read).progress_m[AT_3_S] - driven[AT_3_S * TICKS_PER_WAYPOINT])
-    problems += progress_errors(read, sample.future[:, :2])
-    problems += lateral_errors(read, sample.future[:, :3])
+    problems += progress_errors(read, explained[:, :2])
+    problems += lateral_errors(read, explained[:, :3])
     return problems, float(off_m)
 
 
-def recompute(job: Job) -> tuple[int, list[str]]:
-    """How many of a scenario's samples were made again, and how the stored ones differ."""
+def recompute(job: Job) -> Recomputed:
+    """Make a scenario's samples again and compare the stored ones with them."""
     config = job.config
+    recorded = [sample for _, _, sample in job.stored if image_source(sample) == "recorded"]
+    drawn_at = {sample.anchor.get("tick", -1) for _, _, sample in job.stored if image_source(sample) != "recorded"}
     try:
-        scenario = open_source(config.scenarios.name, config.scenarios.config).load(job.item)
+        source = open_source(config.scenarios.name, config.scenarios.config)
+        scenario = source.load(job.item)
         rig = make_rig(config.rig, width_px=config.image_width_px, height_px=config.image_height_px)
-        made = {
-            m.sample.sample_id: m for m in samples_of(scenario, job.make_planner(), rig, config.samples, item=job.item)
-        }
+        found = list(
+            samples_of(
+                scenario,
+                job.make_planner(),
+                rig,
+                replace(config.samples, images="auto" if recorded else "rendered"),
+                item=job.item,
+                cameras=source.cameras(job.item) if recorded else (),
+                drawn_at=drawn_at,
+            )
+        )
     except (ScenarioError, ValueError, OSError) as error:
-        return 0, [f"scenario {job.item}: cannot be recomputed: {error}"]
-    problems = []
+        return Recomputed(samples=0, unseen=0, problems=(f"scenario {job.item}: cannot be recomputed: {error}",))
+    made = {each.sample.sample_id: each for each in found if isinstance(each, Made)}
+    left_out = {each.tick: each.reason for each in found if not isinstance(each, Made)}
+    problems: list[str] = []
+    unseen = 0
     parameters = config.planner.config
     for where, split, sample in job.stored:
+        at = f"{where} {sample.sample_id}"
         again = made.pop(sample.sample_id, None)
         if again is None:
-            problems.append(f"{where} {sample.sample_id}: the scenario yields no such sample")
+            reason = left_out.get(int(sample.anchor.get("tick", -1)))
+            why = "the scenario yields no such sample" if reason is None else f"is to be left out: {LEFT_OUT[reason]}"
+            problems.append(f"{at}: {why}")
             continue
         if split != split_of(scenario.split_key, config):
-            problems.append(
-                f"{where} {sample.sample_id}: belongs to {split_of(scenario.split_key, config)}, not {split}"
-            )
+            problems.append(f"{at}: belongs to {split_of(scenario.split_key, config)}, not {split}")
         if isinstance(parameters, IdmParameters):
             wrong = arithmetic_errors(from_json(sample.trace), parameters)
-            problems += [f"{where} {sample.sample_id}: {line}" for line in wrong]
+            problems += [f"{at}: {line}" for line in wrong]
+        if image_source(sample) == "recorded" and image_source(again.sample) != "recorded":
+            unseen += 1
+            continue
         fact = next(difference(again.sample.to_row(), sample.to_row(), tolerance=SAME_NUMBER), None)
         if fact is not None:
-            problems.append(f"{where} {sample.sample_id}: recomputed otherwise: {fact}")
-        problems += [f"{where} {sample.sample_id}: {line}" for line in _pictures(again, job.folder)]
+            problems.append(f"{at}: recomputed otherwise: {fact}")
+        problems += [f"{at}: {line}" for line in _pictures(again, job.folder)]
+    if config.samples.images == "recorded":  # an anchor without recorded images made no sample
+        made = {name: each for name, each in made.items() if image_source(each.sample) == "recorded"}
     problems += [f"scenario {job.item}: the sample {sample_id} is missing" for sample_id in made]
-    return len(job.stored), problems
+    return Recomputed(samples=len(job.stored) - unseen, unseen=unseen, problems=tuple(problems))
 
 
 def difference(expected: Any, found: Any, *, tolerance: float, path: str = "") -> Iterator[str]:

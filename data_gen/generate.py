@@ -8,17 +8,22 @@ shards (one per split that occurs) and, last, its note in `.chunks/`. A kill los
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_gen.card import write_card
-from data_gen.sample import SampleConfig, samples_of
+from data_gen.labels import NoRecordingError
+from data_gen.sample import NO_IMAGES, Made, SampleConfig, explained_future, image_source, samples_of
+from data_gen.teacher import NoDecisionError, Teacher
 from nsdrive import __version__
 from nsdrive.cameras.rig import make_rig
 from nsdrive.config import to_plain
@@ -26,6 +31,7 @@ from nsdrive.dataset import (
     FORMAT_VERSION,
     MANIFEST,
     SPLITS,
+    Sample,
     claim_folder,
     json_line,
     sha256_of,
@@ -34,10 +40,11 @@ from nsdrive.dataset import (
 from nsdrive.parallel import in_order
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.source import ScenarioError
-from nsdrive.world.decision import NO_WAY
-from nsdrive.world.types import EgoState, Mission, Observation, Plan, Planner
+from nsdrive.vla.prompt import TICKS_PER_WAYPOINT
+from nsdrive.world.types import INTERVAL_S, FloatArray, Planner
 
 CHUNKS = ".chunks"
+NEARLY_SAME_S = 0.5  # chosen by us: two samples of one log that are nearer in time show much the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +145,17 @@ def make_chunk(chunk: Chunk) -> Chunk:
     files: dict[str, str] = {}
     failures: list[str] = []
     counts: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    taken: list[tuple[str, int]] = []
+    off_m: list[list[float]] = []
+    samples = chunk.config.samples
     for item in chunk.items:
         try:
             scenario = source.load(item)
-            made = list(samples_of(scenario, Teacher(chunk.make_planner()), rig, chunk.config.samples, item=item))
-        except NoDecision:  # no scenario will be any better
+            cameras = () if samples.images == "rendered" else source.cameras(item)
+            teacher = Teacher(chunk.make_planner())
+            found = list(samples_of(scenario, teacher, rig, samples, item=item, cameras=cameras))
+        except (NoDecisionError, NoRecordingError):  # no scenario will be any better
             raise
         except ScenarioError as error:
             failures.append(f"{item}: {error}")
@@ -150,56 +163,71 @@ def make_chunk(chunk: Chunk) -> Chunk:
         except ValueError as error:  # a planner or state that went wrong in this one scenario
             failures.append(f"{item}: {error}")
             continue
-        if not made:
+        made = [each for each in found if isinstance(each, Made)]
+        reasons = [each.reason for each in found if not isinstance(each, Made)]
+        left_out.update(reasons)
+        if not found:
             failures.append(f"{item}: no tick has two seconds of past and five of future")
-            continue
+        elif not made and NO_IMAGES in reasons:
+            failures.append(f"{item}: samples.images=recorded, but at none of its anchors all cameras have an image")
         split = split_of(scenario.split_key, chunk.config)
         for each in made:
             for name, data in each.images.items():
                 write_atomically(chunk.out / name, data, sync=False)
                 files[name] = hashlib.sha256(data).hexdigest()
-            lines[split].append(json_line(each.sample.to_row()))
+            sample = each.sample
+            lines[split].append(json_line(sample.to_row()))
             counts[f"split/{split}"] += 1
-            counts[f"planner/{each.sample.planner}"] += 1
-            counts[f"rule/{each.sample.binding_rule}"] += 1
-            counts[f"scenario_type/{each.sample.scenario_type}"] += 1
+            counts[f"planner/{sample.planner}"] += 1
+            counts[f"rule/{sample.binding_rule}"] += 1
+            counts[f"scenario_type/{sample.scenario_type}"] += 1
+            counts[f"images/{image_source(sample)}"] += 1
+            counts[f"label/{samples.label}"] += 1
+            time_us = scenario.clock_us + round(sample.anchor["tick"] * INTERVAL_S * 1e6)
+            taken.append((scenario.split_key, time_us))
+            if samples.label == "human":
+                off_m.append([round(float(v), 3) for v in label_off_m(sample)])
     for split, rows in lines.items():
         if rows:
             name = f"{split}-{chunk.number:05d}.jsonl"
             write_atomically(chunk.out / name, "".join(rows))
             files[name] = sha256_of(chunk.out / name)
-    summary = {"scenarios": len(chunk.items), "counts": dict(counts), "failures": failures, "files": files}
+    summary = {
+        "scenarios": len(chunk.items),
+        "counts": dict(counts),
+        "left_out": dict(left_out),
+        "taken": taken,
+        "label_off_m": off_m,
+        "failures": failures,
+        "files": files,
+    }
     write_atomically(note, json.dumps(summary, indent=1, sort_keys=True))
     return chunk
 
 
-class NoDecision(ValueError):
-    """The planner drives, and does not say why."""
+def label_off_m(sample: Sample) -> FloatArray:
+    """(10,): how far each waypoint is from where the motion that the text explains is at that time."""
+    explained = explained_future(sample)[TICKS_PER_WAYPOINT::TICKS_PER_WAYPOINT, :2]
+    return np.asarray(np.linalg.norm(explained - sample.waypoints_ego_m, axis=1))
 
 
-class Teacher:
-    """A planner that is held to saying why: a plan without a decision makes no trace, and raises NoDecision.
+def nearly_same(taken: Sequence[tuple[str, int]]) -> int:
+    """How many samples, (log, time in microseconds), follow another of their log by less than NEARLY_SAME_S."""
+    by_log: dict[str, list[int]] = defaultdict(list)
+    for log, time_us in taken:
+        by_log[log].append(time_us)
+    steps = (b - a for times in by_log.values() for a, b in itertools.pairwise(sorted(times)))
+    return sum(step < NEARLY_SAME_S * 1e6 for step in steps)
 
-    Neither does a plan of one that found no way: ValueError with its reason, and the scenario counts as failed.
-    """
 
-    def __init__(self, planner: Planner) -> None:
-        self.planner, self.name = planner, planner.name
-
-    def initialize(self, mission: Mission, ego: EgoState) -> None:
-        self.planner.initialize(mission, ego)
-
-    def plan(self, observation: Observation) -> Plan:
-        plan = self.planner.plan(observation)
-        if plan.decision is None:
-            raise NoDecision(
-                f"Planner '{self.name}' makes no decisions (`Plan.decision` is None), so there is no trace to write: it can "
-                "drive in `nsdrive simulate`, but not teach"
-            )
-        no_way = next((note for note in plan.decision.notes if note.startswith(NO_WAY)), None)
-        if no_way is not None:
-            raise ValueError(f"tick {observation.tick}, planner '{self.name}': {no_way}")
-        return plan
+def distribution(off_m: FloatArray) -> dict[str, dict[str, float]]:
+    """Of (N, 10) distances between waypoints and the explained motion: mean over 5 s, and at 3 s and 5 s, over the samples."""
+    columns = {"mean over 5 s": off_m.mean(axis=1), "at 3 s": off_m[:, 5], "at 5 s": off_m[:, 9]}
+    marks = {"median": 50.0, "90 %": 90.0, "99 %": 99.0, "largest": 100.0}
+    return {
+        name: {mark: round(float(np.percentile(values, q)), 2) for mark, q in marks.items()}
+        for name, values in columns.items()
+    }
 
 
 def _claim_config(out: Path, config: GenerateConfig, items: Sequence[str]) -> None:
@@ -217,12 +245,18 @@ def _finish(out: Path, config: GenerateConfig, source: str, licence: str, n_chun
     counts: Counter[str] = Counter()
     files: dict[str, str] = {"config.json": sha256_of(out / "config.json")}
     failures: list[str] = []
+    left_out: Counter[str] = Counter()
+    taken: list[tuple[str, int]] = []
+    off_m: list[list[float]] = []
     scenarios = 0
     for number in range(n_chunks):
         note = json.loads((out / CHUNKS / f"{number:05d}.json").read_text(encoding="utf-8"))
         counts.update(note["counts"])
         files.update(note["files"])
         failures += note["failures"]
+        left_out.update(note["left_out"])
+        taken += note["taken"]
+        off_m += note["label_off_m"]
         scenarios += note["scenarios"]
     grouped: dict[str, dict[str, int]] = {"split": dict.fromkeys(SPLITS, 0)}
     for key, value in sorted(counts.items()):
@@ -237,6 +271,9 @@ def _finish(out: Path, config: GenerateConfig, source: str, licence: str, n_chun
         "scenarios": scenarios,
         "samples": sum(grouped["split"].values()),
         "counts": grouped,
+        "left_out": dict(sorted(left_out.items())),  # anchors that make no sample, by reason (see LEFT_OUT)
+        "nearly_same": nearly_same(taken),
+        **({"label_off_m": distribution(np.array(off_m))} if off_m else {}),
         "failures": failures,
         "files": files,
     }

@@ -1,105 +1,178 @@
 """One scenario and one planner -> the samples at its anchors: label, trace, text, images. Pure: same input, same bytes.
 
 A generated scene has no recorded future: the planner drives it once from its start, and anchors lie along that rollout.
-A real log has one: anchors lie along the log, and from each the planner is rolled out on its own for five seconds.
+A real log has one: anchors lie along the log, and from each the planner is rolled out on its own for five seconds. What the
+waypoints are, and what the text explains, is in `data_gen.labels`.
+
+Images are the log's own where it has them, else drawn. At an anchor along a log a sample says which, and what its label is:
+
+    "image_source": "recorded",          # or "rendered". The rig stored with the sample is the one that took its images
+    "label": "human",                    # or "rollout", "plan"
+    "explained": [[x_m, y_m, heading_rad, speed_mps, accel_mps2], ...]   # 51 rows like `future`; only where that is not explained
+
+A sample of a generated scene that says nothing of either is drawn, and its label is the rollout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from data_gen.labels import AnchorConfig, Anchored, NoRecordingError, anchored
+from data_gen.teacher import Driving, driving_of
+from nsdrive.cameras.recorded import RecordedViews, recorded_views
 from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import Camera, Rig
 from nsdrive.dataset import Sample
+from nsdrive.scenarios.recorded import RecordedCamera
 from nsdrive.trace.build import build_trace
 from nsdrive.trace.record import to_json
 from nsdrive.trace.rounding import recorded
 from nsdrive.trace.text import render
-from nsdrive.vla.prompt import N_WAYPOINTS, TICKS_PER_WAYPOINT, build_prompt, ego_history_rows, render_answer
+from nsdrive.trace.trace import Trace
+from nsdrive.vla.prompt import TICKS_PER_WAYPOINT, build_prompt, ego_history_rows, render_answer
 from nsdrive.world.geometry import to_ego, wrap_angle
 from nsdrive.world.navigation import navigation
-from nsdrive.world.simulate import simulate
-from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, EgoState, FloatArray, Planner, Rollout, Scenario
+from nsdrive.world.types import EgoState, FloatArray, Planner, Rollout, Scenario
 
-FUTURE_TICKS = N_WAYPOINTS * TICKS_PER_WAYPOINT  # 5 s
 SEEN_PIXELS = 12  # chosen by us: an object that covers less of a 640x360 image is not said to be seen
+NO_IMAGES = "no_recorded_images"
+LEFT_OUT = {  # why an anchor makes no sample -> in words
+    "at_fault_collision": "the teacher runs into something by its own fault (nuPlan's rule of fault)",
+    "off_road": "the teacher leaves the drivable area by more than 0.3 m",
+    NO_IMAGES: "a camera of the rig has no recorded image there, and images=recorded",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig:
-    """What a sample shows and says, and where along a scenario samples are taken."""
+class SampleConfig(AnchorConfig):
+    """What a sample shows and says, and (AnchorConfig) where along a scenario samples are taken and what their label is.
+
+    images: the log's own ("recorded": an anchor without them makes no sample, a scenario without any fails), drawn
+    ("rendered"), or, "auto", the log's own where it has all cameras of the rig at that anchor, else drawn.
+    """
 
     trace_level: Literal["none", "brief", "detailed"] = "detailed"
     jpeg_quality: int = 90
-    anchors: Literal["auto", "rollout", "log"] = "auto"  # auto: along the log where it has one, else along a rollout
-    anchor_spacing_s: float = 2.0
-    anchors_per_scenario: int = 5
-    agents: Literal["replay", "reactive"] = "replay"
+    images: Literal["auto", "recorded", "rendered"] = "auto"
+    keep_bad_driving: bool = False  # True: also anchors after which the teacher hits something or leaves the road
+
+    def __post_init__(self) -> None:
+        if self.anchors == "rollout" and self.images == "recorded":
+            raise ValueError("samples.images=recorded needs anchors along the log: samples.anchors=auto or log")
+        if self.anchors == "rollout" and self.label == "human":
+            raise ValueError("samples.label=human needs anchors along the log: samples.anchors=auto or log")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A sample and its images as JPEG bytes, by their path in the dataset folder."""
+    """A sample and its images as JPEG bytes, by their path in the dataset folder; and the trace, of which the sample keeps
+    what is recorded."""
 
     sample: Sample
     images: Mapping[str, bytes]
+    trace: Trace
 
 
-def samples_of(scenario: Scenario, planner: Planner, rig: Rig, config: SampleConfig, *, item: str) -> Iterator[Made]:
-    """Every sample of a scenario, in time order. `item` is the scenario's name in its source, kept for `check`."""
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """An anchor that makes no sample. reason: key of LEFT_OUT."""
+
+    tick: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pictures:
+    """What the cameras show: name -> (H, W, 3) RGB; seen: camera -> what it sees -> pixels, by what is drawn."""
+
+    rig: Rig
+    source: Literal["recorded", "rendered"]
+    rgb: Mapping[str, NDArray[np.uint8]]
+    seen: Mapping[str, Mapping[str, int]]
+
+
+def samples_of(
+    scenario: Scenario,
+    planner: Planner,
+    rig: Rig,
+    config: SampleConfig,
+    *,
+    item: str,
+    cameras: Sequence[RecordedCamera] = (),
+    drawn_at: Collection[int] = (),
+) -> Iterator[Made | LeftOut]:
+    """What becomes of every anchor of a scenario, in time order. `item` is the scenario's name in its source, kept for `check`.
+
+    cameras: the log's own. drawn_at: ticks at which images are drawn though the log may have its own (`check` asks for those
+    that were drawn when the data was made). ValueError, one line, where the scenario cannot make what is asked for.
+    """
     renderer = Renderer(scenario.lane_map, scenario.scenery_seed)
-    for rollout, index in anchored_rollouts(scenario, planner, config):
-        yield make_sample(rollout, index, renderer, rig, config, item=item)
+    views = None if config.images == "rendered" else recorded_views(cameras, rig)
+    judged: tuple[Rollout, Driving] | None = None  # the last rollout, which several anchors may lie along
+    for at in anchored(scenario, planner, config):
+        if config.images == "recorded" and not at.along_log:
+            raise NoRecordingError(
+                f"samples.images=recorded: scenario {scenario.scenario_id} is no log; leave it at auto"
+            )
+        if config.images == "recorded" and views is None:
+            raise ValueError(_lacking(cameras, rig))
+        if not config.keep_bad_driving:
+            if judged is None or judged[0] is not at.rollout:
+                judged = (at.rollout, driving_of(at.rollout))
+            fault = judged[1].fault(at.index, at.index + len(at.label) - 1)
+            if fault is not None:
+                yield LeftOut(tick=at.tick, reason=fault)
+                continue
+        wanted = views if at.along_log and at.tick not in drawn_at else None
+        pictures = pictures_of(at, renderer, rig, wanted)
+        if config.images == "recorded" and pictures.source != "recorded":
+            yield LeftOut(tick=at.tick, reason=NO_IMAGES)
+            continue
+        yield make_sample(at, pictures, config, item=item)
 
 
-def anchored_rollouts(scenario: Scenario, planner: Planner, config: SampleConfig) -> Iterator[tuple[Rollout, int]]:
-    """(rollout, index of the anchor among its states), each with five seconds of rollout after the anchor."""
-    along_log = config.anchors == "log" or (config.anchors == "auto" and len(scenario.ego_log) == scenario.n_ticks)
-    ticks = anchor_ticks(scenario, config)
-    if along_log:
-        for tick in ticks:
-            if tick < len(scenario.ego_log):
-                yield (
-                    simulate(
-                        scenario, planner, start_tick=tick, duration_s=FUTURE_TICKS * INTERVAL_S, agents=config.agents
-                    ),
-                    0,
-                )
-    else:
-        rollout = simulate(scenario, planner, start_tick=HISTORY_TICKS, agents=config.agents)
-        for tick in ticks:
-            yield rollout, tick - HISTORY_TICKS
+def pictures_of(at: Anchored, renderer: Renderer, rig: Rig, views: RecordedViews | None) -> Pictures:
+    """The log's images where `views` has all of them, else drawn ones. What is seen is always found by drawing.
 
-
-def anchor_ticks(scenario: Scenario, config: SampleConfig) -> list[int]:
-    """Ticks with two seconds of past and five of future, `anchor_spacing_s` apart, at most `anchors_per_scenario`."""
-    spacing = max(1, round(config.anchor_spacing_s / INTERVAL_S))
-    return list(range(HISTORY_TICKS, scenario.n_ticks - FUTURE_TICKS, spacing))[: config.anchors_per_scenario]
-
-
-def make_sample(rollout: Rollout, index: int, renderer: Renderer, rig: Rig, config: SampleConfig, *, item: str) -> Made:
-    """The sample at `rollout.states[index]`."""
-    scenario, tick = rollout.scenario, rollout.start_tick + index
-    ego, frame, lights = rollout.states[index], rollout.frames[index], rollout.lights[index]
-    views = renderer.render(ego.pose, frame, lights, rig)
+    ScenarioError where an image file is broken.
+    """
+    rollout, index = at.rollout, at.index
+    recorded_rgb = None if views is None else views.images(at.tick)
+    taken_by = rig if views is None or recorded_rgb is None else views.rig
+    drawn = renderer.render(rollout.states[index].pose, rollout.frames[index], rollout.lights[index], taken_by)
     seen = {
-        camera.name: {thing: pixels for thing, pixels in views[camera.name].seen.items() if pixels >= enough(camera)}
-        for camera in rig.cameras
+        camera.name: {thing: pixels for thing, pixels in drawn[camera.name].seen.items() if pixels >= enough(camera)}
+        for camera in taken_by.cameras
     }
+    if recorded_rgb is not None:
+        return Pictures(rig=taken_by, source="recorded", rgb=recorded_rgb, seen=seen)
+    return Pictures(rig=rig, source="rendered", rgb={name: view.rgb for name, view in drawn.items()}, seen=seen)
+
+
+def make_sample(at: Anchored, pictures: Pictures, config: SampleConfig, *, item: str) -> Made:
+    """The sample at an anchor."""
+    rollout, index, tick = at.rollout, at.index, at.tick
+    scenario, ego = rollout.scenario, rollout.states[index]
     heading_for = navigation(scenario.mission, ego)
-    trace, names = build_trace(rollout, index, seen=seen, navigation=heading_for)
+    trace, names = build_trace(rollout, index, seen=pictures.seen, navigation=heading_for)
     text = render(trace, config.trace_level)
     history = ego_history_rows((*rollout.history, *rollout.states[: index + 1]))
-    future = future_rows(rollout.states[index : index + FUTURE_TICKS + 1])
+    future = future_rows(at.label)
     waypoints = np.round(future[TICKS_PER_WAYPOINT::TICKS_PER_WAYPOINT, :2], 2) + 0.0
     decision = rollout.plans[index].decision
     assert decision is not None, "a teacher must explain itself"
     folder = f"images/{scenario.scenario_id}/{tick:04d}"
-    images = {f"{folder}/{name}.jpg": encode_jpeg(view.rgb, config.jpeg_quality) for name, view in views.items()}
+    images = {f"{folder}/{name}.jpg": encode_jpeg(rgb, config.jpeg_quality) for name, rgb in pictures.rgb.items()}
+    extra = {"item": item, "source": scenario.source, "seen": pictures.seen, "notes": dict(scenario.notes)}
+    if at.along_log or config.label != "rollout":
+        extra |= {"image_source": pictures.source, "label": config.label}
+    if config.label == "human":
+        extra["explained"] = future_rows(at.explained).tolist()
     sample = Sample(
         sample_id=f"{scenario.scenario_id}-{tick:04d}",
         scenario_id=scenario.scenario_id,
@@ -108,7 +181,7 @@ def make_sample(rollout: Rollout, index: int, renderer: Renderer, rig: Rig, conf
         trace_level=config.trace_level,
         images=tuple(images),
         prompt=build_prompt(
-            cameras=list(views),
+            cameras=list(pictures.rgb),
             ego_history=history,
             command=heading_for.command,
             speed_limit_mps=heading_for.speed_limit_mps,
@@ -123,12 +196,36 @@ def make_sample(rollout: Rollout, index: int, renderer: Renderer, rig: Rig, conf
         binding_rule=decision.binding_constraint.rule,
         trace=to_json(recorded(trace)),  # all that was decided, whatever the text says of it
         trace_names=names,
-        rig=rig.to_json(),
+        rig=pictures.rig.to_json(),
         anchor={"tick": tick, "time_s": round(ego.time_s, 3), "pose_global": [round(float(v), 6) for v in ego.pose]},
         unknown=tuple(sorted(scenario.unknown)),
-        extra={"item": item, "source": scenario.source, "seen": seen, "notes": dict(scenario.notes)},
+        extra=extra,
     )
-    return Made(sample=sample, images=images)
+    return Made(sample=sample, images=images, trace=trace)
+
+
+def explained_future(sample: Sample) -> FloatArray:
+    """(51, 5): the motion that a sample's text explains, rows like `Sample.future`. ValueError where it is misshapen."""
+    if sample.extra.get("label") != "human":
+        return sample.future
+    try:
+        rows = np.array(sample.extra["explained"], dtype=float)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("it has no `explained`, the motion that its text is about") from None
+    if rows.shape != sample.future.shape or not np.isfinite(rows).all():
+        raise ValueError(f"`explained` must be finite and of shape {sample.future.shape}, got {rows.shape}")
+    return rows
+
+
+def image_source(sample: Sample) -> str:
+    """ "recorded" or "rendered"."""
+    return str(sample.extra.get("image_source", "rendered"))
+
+
+def _lacking(cameras: Sequence[RecordedCamera], rig: Rig) -> str:
+    has = {camera.name for camera in cameras}
+    lacking = ", ".join(camera.name for camera in rig.cameras if camera.name not in has)
+    return f"samples.images=recorded, but the log's images of {lacking} are not there (samples.images=auto draws them)"
 
 
 def enough(camera: Camera) -> float:

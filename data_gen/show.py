@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from data_gen.generate import GenerateConfig
-from data_gen.sample import FUTURE_TICKS, TICKS_PER_WAYPOINT, SampleConfig, anchored_rollouts, make_sample
+from data_gen.labels import FUTURE_TICKS, anchored
+from data_gen.sample import SampleConfig, make_sample, pictures_of
+from nsdrive.cameras.recorded import recorded_views
 from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import make_rig
 from nsdrive.config import did_you_mean
@@ -20,14 +22,13 @@ from nsdrive.draw import birds_eye, contact_sheet
 from nsdrive.draw_choice import DrawnChoice, drawn_choice
 from nsdrive.scenarios.argoverse2 import Argoverse2Config, Argoverse2Source
 from nsdrive.scenarios.catalogue import open_source
-from nsdrive.scenarios.manoeuvres import MANOEUVRES, load_manoeuvre
+from nsdrive.scenarios.manoeuvres import MANOEUVRES, ManoeuvresConfig, ManoeuvresSource
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource
 from nsdrive.scenarios.source import ScenarioSource
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, SyntheticSource
-from nsdrive.trace.build import build_trace
 from nsdrive.trace.text import render
+from nsdrive.vla.prompt import TICKS_PER_WAYPOINT
 from nsdrive.world.geometry import to_global
-from nsdrive.world.navigation import navigation
 from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, FloatArray, Planner, Scenario
 
 
@@ -42,8 +43,12 @@ class Shown:
 
 
 def show(name: str, make_planner: Callable[[], Planner], *, rig: str, at_s: float, seed: int, out: Path) -> Shown:
-    """Write cameras, bird's eye view, texts and the sample's row for the anchor at `at_s` seconds into the scenario."""
-    scenario = find_scenario(name, seed)
+    """Write cameras, bird's eye view, texts and the sample's row for the anchor at `at_s` seconds into the scenario.
+
+    The images of a log are its own where it has them, as in a data set.
+    """
+    source, item = find_item(name, seed)
+    scenario = source.load(item)
     tick = round(at_s / INTERVAL_S)
     last = scenario.n_ticks - 1 - FUTURE_TICKS
     if not HISTORY_TICKS <= tick <= last:
@@ -51,25 +56,23 @@ def show(name: str, make_planner: Callable[[], Planner], *, rig: str, at_s: floa
             f"--at {at_s} is outside {scenario.scenario_id}: give {HISTORY_TICKS * INTERVAL_S:.1f} to {last * INTERVAL_S:.1f} s"
         )
     config = SampleConfig(anchor_spacing_s=INTERVAL_S, anchors_per_scenario=tick - HISTORY_TICKS + 1)
-    *_, (rollout, index) = anchored_rollouts(scenario, make_planner(), config)
+    *_, at = anchored(scenario, make_planner(), config)
     camera_rig = make_rig(rig)
-    renderer = Renderer(scenario.lane_map, scenario.scenery_seed)
-    made = make_sample(rollout, index, renderer, camera_rig, config, item=scenario.scenario_id)
-    trace, _ = build_trace(
-        rollout, index, seen=made.sample.extra["seen"], navigation=navigation(scenario.mission, rollout.states[index])
-    )
-    views = renderer.render(rollout.states[index].pose, rollout.frames[index], rollout.lights[index], camera_rig)
+    views = recorded_views(source.cameras(item), camera_rig)
+    pictures = pictures_of(at, Renderer(scenario.lane_map, scenario.scenery_seed), camera_rig, views)
+    made = make_sample(at, pictures, config, item=item)
+    rollout, index = at.rollout, at.index
     choice = drawn_choice(rollout.plans[index], made.sample.trace_names)
     above = scene_from_above(scenario, rollout.frames[index], rollout.lights[index], made.sample, {}, choice)
     out.mkdir(parents=True, exist_ok=True)
-    texts = {level: render(trace, level) for level in ("brief", "detailed")}
+    texts = {level: render(made.trace, level) for level in ("brief", "detailed")}
     contents: dict[str, bytes | str] = {
-        "sheet.png": _png(contact_sheet({n: v.rgb for n, v in views.items()}, birds_eye=above)),
+        "sheet.png": _png(contact_sheet(pictures.rgb, birds_eye=above)),
         "birds_eye.png": _png(above),
         "brief.txt": texts["brief"] + "\n",
         "detailed.txt": texts["detailed"] + "\n",
         "sample.json": json_line(made.sample.to_row()),
-        **{f"{n}.jpg": encode_jpeg(v.rgb) for n, v in views.items()},
+        **{f"{n}.jpg": encode_jpeg(rgb) for n, rgb in pictures.rgb.items()},
     }
     for file, content in contents.items():
         write_atomically(out / file, content)
@@ -81,27 +84,27 @@ def show(name: str, make_planner: Callable[[], Planner], *, rig: str, at_s: floa
     )
 
 
-def find_scenario(name: str, seed: int = 0) -> Scenario:
-    """A scenario by the name that a person types: a log (a folder, FILE.db, FILE.db/TOKEN), a family, a manoeuvre, or a generated
-    id."""
+def find_item(name: str, seed: int = 0) -> tuple[ScenarioSource, str]:
+    """A scenario, as its source and its name there, by the name that a person types: a log (a folder, FILE.db, FILE.db/TOKEN),
+    a family, a manoeuvre, or a generated id."""
     source: ScenarioSource
     path = Path(name)
     if path.parent.suffix == ".db":
-        return NuplanSource(NuplanConfig(path=str(path.parent))).load(path.name)
+        return NuplanSource(NuplanConfig(path=str(path.parent))), path.name
     if path.exists():
         if path.suffix == ".db":
             source = NuplanSource(NuplanConfig(path=name, limit=1))
         else:
             source = Argoverse2Source(Argoverse2Config(path=name, limit=1))
-        return source.load(source.items()[0])
+        return source, source.items()[0]
     if name in FAMILIES:
         source = SyntheticSource(SyntheticConfig(seed=seed, families=(name,), n_scenarios=1))
-        return source.load(source.items()[0])
+        return source, source.items()[0]
     if name in MANOEUVRES:
-        return load_manoeuvre(name)
+        return ManoeuvresSource(ManoeuvresConfig()), name
     generated = re.fullmatch(r"syn-(.+)-(\d+)-s(\d+)", name)
     if generated and generated.group(1) in FAMILIES:
-        return SyntheticSource(SyntheticConfig(seed=int(generated.group(3)))).load(name)
+        return SyntheticSource(SyntheticConfig(seed=int(generated.group(3)))), name
     known = did_you_mean(name, {**FAMILIES, **MANOEUVRES})
     raise ValueError(f"No scenario '{name}': no such path, family or manoeuvre. {known}")
 

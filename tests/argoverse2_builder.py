@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from pyarrow import feather, parquet
@@ -167,6 +168,41 @@ def write_sensor_log(
         elsewhere = json.loads(json.dumps(road_map()).replace('"y": 2', '"y": 7'))
         write_json(folder / "map" / f"log_map_archive_{folder.name}____ATX_city_1.json", elsewhere)
     return folder
+
+
+RING_YAWS_DEG = {
+    "ring_front_center": 0.0, "ring_front_left": 45.0, "ring_front_right": -45.0, "ring_side_left": 99.0,
+    "ring_side_right": -99.0, "ring_rear_left": 153.0, "ring_rear_right": -153.0, "stereo_front_left": 0.0,
+}  # fmt: skip
+
+
+def write_calibration(folder: Path) -> None:
+    """Of all ring cameras and one more: the front one stands upright, all look level."""
+    intrinsics: list[dict[str, Any]] = []
+    poses: list[dict[str, Any]] = []
+    for name, yaw_deg in RING_YAWS_DEG.items():
+        width, height = (1550, 2048) if name == "ring_front_center" else (2048, 1550)
+        intrinsics.append(
+            {"sensor_name": name, "fx_px": 1700.0, "fy_px": 1700.0, "cx_px": width / 2 + 3, "cy_px": height / 2 - 9}
+            | {"k1": -0.25, "k2": -0.1, "k3": 0.2, "height_px": height, "width_px": width}
+        )
+        c, s = np.cos(np.deg2rad(yaw_deg) / 2) / 2, np.sin(np.deg2rad(yaw_deg) / 2) / 2
+        quaternion = {"qw": c + s, "qx": -c - s, "qy": c - s, "qz": s - c}  # a turn about z after (.5, -.5, .5, -.5)
+        poses.append({"sensor_name": name} | quaternion | {"tx_m": 1.6, "ty_m": 0.1, "tz_m": 1.4})
+    poses.append(
+        {"sensor_name": "up_lidar", "qw": 1.0, "qx": 0.0, "qy": 0.0, "qz": 0.0, "tx_m": 1.35, "ty_m": 0.0, "tz_m": 1.6}
+    )
+    (folder / "calibration").mkdir(parents=True, exist_ok=True)
+    feather.write_feather(pa.Table.from_pylist(intrinsics), folder / "calibration" / "intrinsics.feather")
+    feather.write_feather(pa.Table.from_pylist(poses), folder / "calibration" / "egovehicle_SE3_sensor.feather")
+
+
+def write_image(folder: Path, camera: str, time_ns: int, rgb: np.ndarray) -> Path:
+    """An image of a sensor log's camera, where the source has it."""
+    path = folder / "sensors" / "cameras" / camera / f"{time_ns}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".jpg", rgb[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+    return path
 
 
 def write_forecasting_scenario(folder: Path, *, n_steps: int = 110) -> Path:

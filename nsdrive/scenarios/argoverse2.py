@@ -23,6 +23,7 @@ import numpy as np
 import shapely
 
 from nsdrive.config import did_you_mean
+from nsdrive.scenarios.argoverse2_cameras import read_cameras
 from nsdrive.scenarios.argoverse2_files import one_line
 from nsdrive.scenarios.argoverse2_forecasting import read_forecasting_scenario
 from nsdrive.scenarios.argoverse2_recording import Recording
@@ -93,6 +94,14 @@ class Argoverse2Source:
 
     def load(self, item: str) -> Scenario:
         """The log at that path, found without a search. ScenarioError, one line, if it cannot be read."""
+        return load_one(self.config, self._find(item))
+
+    def cameras(self, item: str) -> tuple[RecordedCamera, ...]:
+        """What a sensor log's seven ring cameras saw, as far as their images are there. ScenarioError."""
+        found = self._find(item)
+        return read_cameras(Path(found.folder)) if found.kind == SENSOR else ()
+
+    def _find(self, item: str) -> Argoverse2Item:
         root = _root(self.config)
         folder = Path(os.path.normpath(root / item))
         if not folder.is_relative_to(root):
@@ -103,11 +112,7 @@ class Argoverse2Source:
             raise ScenarioError(f"{folder}: cannot be listed ({one_line(error)})") from error
         if found is None:
             raise ScenarioError(f"{folder}: is not the folder of an Argoverse 2 log")
-        return load_one(self.config, found)
-
-    def cameras(self, item: str) -> tuple[RecordedCamera, ...]:
-        """None yet: the images of the sensor data set are not read."""
-        return ()
+        return found
 
 
 def list_items(config: Argoverse2Config) -> list[Argoverse2Item]:

@@ -110,6 +110,24 @@ def _checked(path: Path, what: str, read: Any) -> Table:
     return Table(path, columns)
 
 
+def rotations_of(table: Table) -> FloatArray:
+    """(N, 3, 3) rotation matrices of the columns qw, qx, qy, qz. ScenarioError where one is not of length 1."""
+    quaternions = np.stack([table.floats(name, limit=2.0) for name in ("qw", "qx", "qy", "qz")], axis=1)
+    norms = np.linalg.norm(quaternions, axis=1)
+    if (np.abs(norms - 1.0) > 1e-3).any():
+        row = int(np.argmax(np.abs(norms - 1.0)))
+        raise ScenarioError(f"{table.path}: the quaternion in row {row} has length {norms[row]:.4g}, expected 1")
+    w, x, y, z = (quaternions / norms[:, None]).T
+    return np.stack(
+        [
+            np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], axis=1),
+            np.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], axis=1),
+            np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=1),
+        ],
+        axis=1,
+    )
+
+
 def read_json(path: Path) -> Mapping[str, Any]:
     """The JSON object in a file. ScenarioError where it is absent, truncated or not an object."""
     data = _read_bytes(path)

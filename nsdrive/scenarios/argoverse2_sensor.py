@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nsdrive.scenarios.argoverse2_files import Table, read_feather
+from nsdrive.scenarios.argoverse2_files import Table, read_feather, rotations_of
 from nsdrive.scenarios.argoverse2_recording import Recording, best_map
 from nsdrive.scenarios.argoverse2_tracks import (
     MAX_GAP_S,
@@ -82,10 +82,8 @@ STOP_SIGN_REACH_M = 15.0  # chosen by us: a stop sign is for a lane that ends wi
 
 def read_sensor_log(folder: Path) -> Recording:
     """The log in `folder`. ScenarioError names the file and the problem where it cannot be read."""
-    annotations_path = next((folder / name for name in ANNOTATIONS if (folder / name).exists()), None)
-    if annotations_path is None:
-        raise ScenarioError(f"{folder / ANNOTATIONS[0]}: is missing (the sensor test split is published without boxes)")
-    annotations = read_feather(annotations_path)
+    annotations = _annotations(folder)
+    annotations_path = annotations.path
     poses = _EgoPoses(read_feather(folder / EGO_POSES))
 
     row_times_ns = annotations.integers("timestamp_ns")
@@ -132,6 +130,20 @@ def read_sensor_log(folder: Path) -> Recording:
     )
 
 
+def read_clock(folder: Path) -> NDArray[np.int64]:
+    """(T,): the time [ns] of every tick that `read_sensor_log` gives for the log in `folder`. ScenarioError."""
+    annotations = _annotations(folder)
+    sweeps_ns = np.unique(annotations.integers("timestamp_ns"))
+    return np.asarray(sweeps_ns[0] + np.round(_ticks(annotations.path, sweeps_ns) * 1e9).astype(np.int64))
+
+
+def _annotations(folder: Path) -> Table:
+    path = next((folder / name for name in ANNOTATIONS if (folder / name).exists()), None)
+    if path is None:
+        raise ScenarioError(f"{folder / ANNOTATIONS[0]}: is missing (the sensor test split is published without boxes)")
+    return read_feather(path)
+
+
 def _ticks(path: Path, sweeps_ns: NDArray[np.int64]) -> FloatArray:
     """Times of the ticks [s] since the first sweep; the last one is the tick nearest to the last sweep."""
     gaps_s = np.diff(sweeps_ns) / 1e9
@@ -153,7 +165,7 @@ class _EgoPoses:
         if (step_ns <= 0).any():
             row = int(np.argmax(step_ns <= 0)) + 1
             raise ScenarioError(f"{table.path}: timestamp_ns does not increase at row {row}")
-        rotations = _rotations(table)
+        rotations = rotations_of(table)
         self._translations_m = np.stack([table.floats(name) for name in ("tx_m", "ty_m", "tz_m")], axis=1)
         self._rotations = rotations
         self._yaw_rad = np.unwrap(np.arctan2(rotations[:, 1, 0], rotations[:, 0, 0]))
@@ -191,30 +203,12 @@ class _EgoPoses:
         return before, np.clip(share, 0.0, 1.0)
 
 
-def _rotations(table: Table) -> FloatArray:
-    """(N, 3, 3) rotation matrices of the quaternion columns."""
-    quaternions = np.stack([table.floats(name, limit=2.0) for name in ("qw", "qx", "qy", "qz")], axis=1)
-    norms = np.linalg.norm(quaternions, axis=1)
-    if (np.abs(norms - 1.0) > 1e-3).any():
-        row = int(np.argmax(np.abs(norms - 1.0)))
-        raise ScenarioError(f"{table.path}: the quaternion in row {row} has length {norms[row]:.4g}, expected 1")
-    w, x, y, z = (quaternions / norms[:, None]).T
-    return np.stack(
-        [
-            np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], axis=1),
-            np.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], axis=1),
-            np.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], axis=1),
-        ],
-        axis=1,
-    )
-
-
 def _city_boxes(annotations: Table, poses: _EgoPoses, times_ns: NDArray[np.int64]) -> FloatArray:
     """(N, 6): x, y, heading in the city, length, width, height, of every row."""
     rotations, translations = poses.at_rows(times_ns)
     in_ego = np.stack([annotations.floats(name) for name in ("tx_m", "ty_m", "tz_m")], axis=1)
     centers = np.einsum("nij,nj->ni", rotations, in_ego) + translations
-    turned = np.einsum("nij,njk->nik", rotations, _rotations(annotations))
+    turned = np.einsum("nij,njk->nik", rotations, rotations_of(annotations))
     sizes = [annotations.floats(name, limit=MAX_SIZE_M) for name in ("length_m", "width_m", "height_m")]
     if min(size.min() for size in sizes) <= 0:
         raise ScenarioError(f"{annotations.path}: a box has no length, width or height")

@@ -24,6 +24,7 @@ from nsdrive.scenarios.argoverse2 import Argoverse2Config, Argoverse2Source
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.manoeuvres import MANOEUVRES, ManoeuvresConfig, ManoeuvresSource
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource
+from nsdrive.scenarios.py123d import Py123dConfig, Py123dSource
 from nsdrive.scenarios.source import ScenarioSource
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, SyntheticSource
 from nsdrive.trace.text import render
@@ -85,10 +86,13 @@ def show(name: str, make_planner: Callable[[], Planner], *, rig: str, at_s: floa
 
 
 def find_item(name: str, seed: int = 0) -> tuple[ScenarioSource, str]:
-    """A scenario, as its source and its name there, by the name that a person types: a log (a folder, FILE.db, FILE.db/TOKEN),
-    a family, a manoeuvre, or a generated id."""
+    """A scenario, as its source and its name there, by the name that a person types: a log (a folder, FILE.db, FILE.db/TOKEN,
+    a log of py123d: FOLDER, FOLDER@TICK), a family, a manoeuvre, or a generated id."""
     source: ScenarioSource
     path = Path(name)
+    log, _, tick = name.rpartition("@") if re.fullmatch(r".+@\d+", name) else (name, "", "0")
+    if (Path(log) / "sync.arrow").is_file():
+        return Py123dSource(Py123dConfig(path=log)), f".@{tick}"
     if path.parent.suffix == ".db":
         return NuplanSource(NuplanConfig(path=str(path.parent))), path.name
     if path.exists():

@@ -19,6 +19,7 @@ from nsdrive.scenarios.argoverse2_files import one_line
 from nsdrive.scenarios.py123d_files import READ_ERRORS, checked_points, opened, py123d, read_metadata, read_times_us
 from nsdrive.scenarios.py123d_log import TICK_US, Vehicle, pose_matrix, read_vehicle
 from nsdrive.scenarios.recorded import NEAR_S, RecordedCamera
+from nsdrive.scenarios.recorded_files import decoded, file_inside, nearest
 from nsdrive.scenarios.source import ScenarioError
 
 PREFIX = "camera."  # of the files' names; a camera's labels and depths are other modalities with other names
@@ -65,17 +66,19 @@ def read_cameras(
     usable = [file for file in files if file.refusal is None]
     if files and not usable:
         raise ScenarioError(f"{files[0].path}: {files[0].refusal} (so with all {len(files)} cameras of the log)")
-    vehicle = read_vehicle(folder) if usable else None
+    if not usable:
+        return ()
+    vehicle = read_vehicle(folder)
+    root = sensor_root(dataset, sensor_path)
+    ticks_us = start_us + TICK_US * np.arange(n_ticks, dtype=np.int64)
     cameras = []
     for file in usable:
-        assert vehicle is not None
-        root = sensor_root(dataset, sensor_path)
         try:
             stored = str(opened(file.path).schema.field(f"{file.path.stem}.data").type)
             if stored == "string" and root is None:
                 continue
-            ticks_us = start_us + TICK_US * np.arange(n_ticks, dtype=np.int64)
-            cameras.append(_camera(file, vehicle, _Images(file=file, root=root, ticks_us=ticks_us)))
+            rows = nearest(read_times_us(folder, file.path.stem), ticks_us, round(NEAR_S * 1e6))
+            cameras.append(_camera(file, vehicle, _Images(file=file, root=root, rows=rows)))
         except ScenarioError:
             raise
         except READ_ERRORS as error:
@@ -110,54 +113,33 @@ def _camera(file: CameraFile, vehicle: Vehicle, images: _Images) -> RecordedCame
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Images:
-    """Tick -> (H, W, 3) RGB of one camera; see RecordedCamera.read."""
+    """Tick -> (H, W, 3) RGB of one camera; see RecordedCamera.read. rows (T,): of the file, -1 where there is no image."""
 
     file: CameraFile
     root: Path | None
-    ticks_us: NDArray[np.int64]
+    rows: NDArray[np.int64]
 
     def __call__(self, tick: int) -> NDArray[np.uint8] | None:
-        times_us = read_times_us(self.file.path.parent, self.file.path.stem)
-        if not 0 <= tick < len(self.ticks_us) or not len(times_us):
+        row = int(self.rows[tick]) if 0 <= tick < len(self.rows) else -1
+        if row < 0:
             return None
-        row = int(np.abs(times_us - self.ticks_us[tick]).argmin())
-        if abs(int(times_us[row]) - int(self.ticks_us[tick])) > NEAR_S * 1e6:
-            return None
+        owner = f"{self.file.path}: row {row}"
+        width_px, height_px = int(self.file.about["width"]), int(self.file.about["height"])
         try:
-            image = self._decoded(_cell(self.file.path, row))
+            data = _cell(self.file.path, row)
+            if isinstance(data, int):
+                return _video_frame(self.file.path.with_suffix(".mp4"), data, width_px, height_px)
+            if isinstance(data, str):
+                assert self.root is not None
+                path = file_inside(self.root, data)
+                if not path.is_file():
+                    raise ScenarioError(f"{path}: is missing, and {self.file.path} names it")
+                owner, data = str(path), path.read_bytes()
         except ScenarioError:
             raise
         except READ_ERRORS as error:
-            raise ScenarioError(f"{self.file.path}: row {row} has no readable image ({one_line(error)})") from error
-        size = (int(self.file.about["height"]), int(self.file.about["width"]))
-        if image.shape[:2] != size:
-            raise ScenarioError(
-                f"{self.file.path}: the image in row {row} is {image.shape[1]} x {image.shape[0]} pixels, its calibration"
-                f" says {size[1]} x {size[0]}"
-            )
-        return image
-
-    def _decoded(self, data: Any) -> NDArray[np.uint8]:
-        import cv2
-
-        if isinstance(data, int):
-            return _video_frame(self.file.path.with_suffix(".mp4"), data)
-        if isinstance(data, str):
-            data = self._file(data).read_bytes()
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
-            raise ValueError("neither JPEG nor PNG")
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-    def _file(self, name: str) -> Path:
-        """The file of that name below the root, and nowhere else: the name comes from a file of a stranger."""
-        assert self.root is not None
-        path = Path(os.path.normpath(self.root / name))
-        if not path.is_relative_to(self.root):
-            raise ScenarioError(f"{self.file.path}: names an image outside {self.root}: {name[:120]}")
-        if not path.is_file():
-            raise ScenarioError(f"{path}: is missing, and {self.file.path} names it")
-        return path
+            raise ScenarioError(f"{owner} has no readable image ({one_line(error)})") from error
+        return decoded(owner, data, width_px, height_px, ("JPEG", "PNG"))
 
 
 def _cell(path: Path, row: int) -> Any:
@@ -172,17 +154,17 @@ def _cell(path: Path, row: int) -> Any:
     raise ValueError("it has fewer images than timestamps")
 
 
-def _video_frame(path: Path, number: int) -> NDArray[np.uint8]:
+def _video_frame(path: Path, number: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
     import cv2
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
+        raise ScenarioError(f"{path}: is missing")
     video = cv2.VideoCapture(str(path))
     try:
         video.set(cv2.CAP_PROP_POS_FRAMES, number)
         there, image = video.read()
     finally:
         video.release()
-    if not there:
-        raise ValueError(f"{path} has no frame {number}")
+    if not there or image.shape != (height_px, width_px, 3):
+        raise ScenarioError(f"{path}: has no frame {number} of {width_px} x {height_px} pixels")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)

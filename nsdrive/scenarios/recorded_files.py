@@ -41,9 +41,6 @@ def file_inside(root: Path, name: Any) -> Path:
 
 def read_jpeg(path: Path, width_px: int, height_px: int) -> NDArray[np.uint8]:
     """(H, W, 3) RGB. ScenarioError, one line, where the file is missing, cut off, no JPEG, or of another size."""
-    import cv2
-    from PIL import Image
-
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ScenarioError(f"{path}: is larger than {MAX_BYTES >> 20} MB")
@@ -52,16 +49,26 @@ def read_jpeg(path: Path, width_px: int, height_px: int) -> NDArray[np.uint8]:
         raise ScenarioError(f"{path}: is missing") from error
     except OSError as error:
         raise ScenarioError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from error
+    return decoded(str(path), data, width_px, height_px)
+
+
+def decoded(
+    owner: str, data: bytes, width_px: int, height_px: int, formats: tuple[str, ...] = ("JPEG",)
+) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB of an image's bytes; `owner` names it in a ScenarioError, one line, where they are no such image."""
+    import cv2
+    from PIL import Image
+
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:  # before it is decoded: a size may be a lie
-            size = header.size
+        with Image.open(io.BytesIO(data), formats=formats) as header:  # before it is decoded: a size may be a lie
+            size, kind = header.size, header.format
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ScenarioError(f"{path}: is not a JPEG") from error
+        raise ScenarioError(f"{owner}: is not a {' or '.join(formats)}") from error
     if size != (width_px, height_px):
-        raise ScenarioError(f"{path}: is {size[0]} x {size[1]} pixels, its calibration says {width_px} x {height_px}")
-    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):  # end of image; what is missing would be decoded as grey
-        raise ScenarioError(f"{path}: is cut off (is its download complete?)")
+        raise ScenarioError(f"{owner}: is {size[0]} x {size[1]} pixels, its calibration says {width_px} x {height_px}")
+    if kind == "JPEG" and not data.rstrip(b"\0").endswith(b"\xff\xd9"):  # end of image; else the rest would be grey
+        raise ScenarioError(f"{owner}: is cut off (is its download complete?)")
     image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None or image.shape != (height_px, width_px, 3):
-        raise ScenarioError(f"{path}: cannot be decoded")
+        raise ScenarioError(f"{owner}: cannot be decoded")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import shapely
@@ -31,7 +31,9 @@ from nsdrive.scenarios.nuplan_tokens import TOKEN, Selection, read_selection
 from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES, UNTAGGED
 from nsdrive.scenarios.recorded import RecordedCamera
 from nsdrive.scenarios.source import ScenarioError
+from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.route import route_of_log
+from nsdrive.world.route_repair import is_whole, repair_route
 from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, Scenario
 
 OFFICIAL_MAPS = ("sg-one-north", "us-ma-boston", "us-nv-las-vegas-strip", "us-pa-pittsburgh-hazelwood")
@@ -155,7 +157,11 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
     map_file = find_map(extract.map_name, config.maps_path, path)
     bounds_m = _bounds(extract, config.map_margin_m)
     try:
-        lane_map = read_map(map_file, extract.map_name, bounds_m, extract.route_roadblock_ids)
+        if bounds_m is None:
+            stat = map_file.stat()
+            lane_map = _city(map_file, extract.map_name, stat.st_size, stat.st_mtime_ns)
+        else:
+            lane_map = read_map(map_file, extract.map_name, bounds_m, extract.route_roadblock_ids)
     except ScenarioError:
         raise
     except (
@@ -169,17 +175,12 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
     ) as error:
         # The reader checks what it uses, but the files come from anywhere, and one must not end a run over thousands.
         raise ScenarioError(f"{map_file}: cannot be read as a map of nuPlan ({one_line(error)})") from error
-    blocks = {lane.roadblock_id for lane in lane_map.lanes.values()}
-    unknown = set()
-    route = tuple(block for block in extract.route_roadblock_ids if block in blocks)
-    if not route:
-        unknown.add("route")
-        route = route_of_log(lane_map, np.stack([state.pose for state in extract.ego]))
+    route, about_route = _route(lane_map, extract)
+    unknown = set() if about_route.get("route") is None else {"route"}
     if not extract.has_lights:
         unknown.add("traffic_lights")
     if all(lane.speed_limit_mps is None for lane in lane_map.lanes.values()):
         unknown.add("speed_limits")
-    lost = len(extract.route_roadblock_ids) - len(route) if "route" not in unknown else 0
     return Scenario(
         scenario_id=f"nuplan-{token}",
         scenario_type=extract.scenario_type,
@@ -197,10 +198,34 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
         notes={
             **extract.notes,
             "map": f"{extract.map_name}/{map_file.parent.name}",
-            **({"route": "inferred from the ego's own logged way"} if "route" in unknown else {}),
-            **({"route_roadblocks_not_in_the_map": lost} if lost else {}),
+            **about_route,
         },
     )
+
+
+def _route(lane_map: LaneMap, extract: LogExtract) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The mission's route, repaired where it is broken, read off the ego's logged way where there is none; and notes on it."""
+    blocks = {lane.roadblock_id for lane in lane_map.lanes.values()}
+    told = tuple(block for block in extract.route_roadblock_ids if block in blocks)
+    if not told:
+        route = route_of_log(lane_map, np.stack([state.pose for state in extract.ego]))
+        return route, {"route": "inferred from the ego's own logged way"}
+    notes: dict[str, Any] = {}
+    if len(told) < len(extract.route_roadblock_ids):
+        notes["route_roadblocks_not_in_the_map"] = len(extract.route_roadblock_ids) - len(told)
+    start = extract.ego[HISTORY_TICKS].pose
+    if is_whole(lane_map, told, start):
+        return told, notes
+    route = repair_route(lane_map, told, start)
+    if route != told:
+        notes["route_repaired_from"] = " ".join(told)
+    return route, notes
+
+
+@lru_cache(maxsize=1)
+def _city(path: Path, name: str, size: int, changed_ns: int) -> LaneMap:
+    """All of a map, seconds of work that logs of one city share."""
+    return read_map(path, name, None, ())
 
 
 def _bounds(extract: LogExtract, margin_m: float | None) -> np.ndarray | None:

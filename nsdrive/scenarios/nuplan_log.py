@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsdrive.scenarios.argoverse2_tracks import derivative, runs
+from nsdrive.scenarios.argoverse2_tracks import derivative
 from nsdrive.scenarios.nuplan_sqlite import opened, select_in
 from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES, last_type
 from nsdrive.scenarios.source import ScenarioError
@@ -181,33 +181,30 @@ def _frames(
         for row in log.execute("select t.token, c.name from track t join category c on c.token = t.category_token")
     }
     tick_of = {token: tick for tick, (token, _) in enumerate(clock)}
-    rows = [
-        (tick_of[row[0]], row[1], *row[2:])
-        for row in select_in(
-            log,
-            "select lidar_pc_token, track_token, x, y, yaw, length, width, height, vx, vy from lidar_box"
-            " where lidar_pc_token in ({})",
-            [token for token, _ in clock],
-        )
-        if row[1] in categories
-    ]
-    unknown = sorted({categories[row[1]] for row in rows} - set(OBJECT_KINDS))
-    kind_of = {name: OBJECT_KINDS.index(name) for name in OBJECT_KINDS} | dict.fromkeys(unknown, len(OBJECT_KINDS) - 1)
-    tracks = list(dict.fromkeys(row[1] for row in rows))
+    rows = select_in(
+        log,
+        "select lidar_pc_token, track_token, x, y, yaw, length, width, height, vx, vy from lidar_box"
+        " where lidar_pc_token in ({})",
+        list(tick_of),
+    )
+    columns = list(zip(*(row for row in rows if row[1] in categories), strict=True)) or [()] * 10
+    tracks = list(dict.fromkeys(columns[1]))
     number = {token: place for place, token in enumerate(tracks)}
+    unknown = sorted({str(categories[token]) for token in tracks} - set(OBJECT_KINDS))
+    kind_of = {name: OBJECT_KINDS.index(name) for name in OBJECT_KINDS}
     ids = np.array([bytes(token).hex() for token in tracks], dtype=object)
-    kinds = np.array([kind_of[categories[token]] for token in tracks], dtype=np.int8)
-    ticks = np.array([row[0] for row in rows], dtype=np.int64)
-    track = np.array([number[row[1]] for row in rows], dtype=np.int64)
+    kinds = np.array([kind_of.get(categories[token], len(OBJECT_KINDS) - 1) for token in tracks], dtype=np.int8)
+    ticks = np.array([tick_of[token] for token in columns[0]], dtype=np.int64)
+    track = np.array([number[token] for token in columns[1]], dtype=np.int64)
     try:
-        values = np.array([row[2:] for row in rows], dtype=np.float64).reshape(-1, 8)
+        values = np.array([np.array(column, dtype=np.float64) for column in columns[2:]]).T
     except (TypeError, ValueError) as error:
         raise ScenarioError(f"{path}: lidar_box holds something that is no number") from error
     if not np.isfinite(values[:, :6]).all():
         raise ScenarioError(f"{path}: lidar_box holds a box that is not finite")
-    is_agent = np.isin(kinds[track], AGENTS) if len(rows) else np.zeros(0, dtype=bool)
+    is_agent = np.isin(kinds[track], AGENTS)
     velocities = np.where(is_agent[:, None] & np.isfinite(values[:, 6:]), values[:, 6:], 0.0)
-    accels = _accels(ticks, track, values[:, 2], velocities, len(clock))
+    accels = _accels(ticks, track, values[:, 2], velocities)
     rank = np.array([OFFICIAL_ORDER.index(kind) for kind in OBJECT_KINDS])[kinds[track]]
     order = np.lexsort((rank, ticks))  # stable; TrackedObjects sorts by TrackedObjectType
     starts = np.searchsorted(ticks[order], np.arange(len(clock) + 1))
@@ -233,21 +230,19 @@ def _accels(
     track: NDArray[np.int64],
     heading_rad: FloatArray,
     velocities_mps: FloatArray,
-    n_ticks: int,
 ) -> FloatArray:
     """(N,) accelerations along the heading, which nuPlan does not tell: slopes of the recorded speeds."""
     forward = velocities_mps[:, 0] * np.cos(heading_rad) + velocities_mps[:, 1] * np.sin(heading_rad)
     accels = np.zeros(len(ticks))
     order = np.lexsort((ticks, track))
-    for rows in np.split(order, np.flatnonzero(np.diff(track[order])) + 1):
-        if len(rows) and forward[rows].any():
-            present = np.zeros(n_ticks, dtype=bool)
-            present[ticks[rows]] = True
-            by_tick = np.zeros(n_ticks)
-            by_tick[ticks[rows]] = forward[rows]
-            for run in runs(present):
-                by_tick[run] = derivative(by_tick[run, None])[:, 0]
-            accels[rows] = by_tick[ticks[rows]]
+    breaks = np.flatnonzero((np.diff(track[order]) != 0) | (np.diff(ticks[order]) != 1)) + 1
+    by_length: dict[int, list[NDArray[np.intp]]] = {}
+    for run in np.split(order, breaks):
+        if forward[run].any():
+            by_length.setdefault(len(run), []).append(run)
+    for together in by_length.values():
+        rows = np.stack(together, axis=1)
+        accels[rows] = derivative(forward[rows])
     return accels
 
 

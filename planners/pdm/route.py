@@ -1,6 +1,6 @@
 """From a route of roadblocks to the line that the ego follows: repair the route, find the ego's lane, search the centerline.
 
-Follows tuplan_garage's `route_utils.py`, `bfs_roadblock.py`, `dijkstra.py` and `abstract_pdm_planner.py` (Apache-2.0), with
+Follows tuplan_garage's `dijkstra.py` and `abstract_pdm_planner.py` (Apache-2.0), with
 nuPlan's map objects read from a `LaneMap`. Where the public code would stop with an error (a route that is empty or not in the
 map), there is a usable answer here, and `Layout.problems` says what was wrong.
 """
@@ -15,13 +15,14 @@ import numpy as np
 import shapely
 
 from nsdrive.world.lane_map import Lane, LaneMap
+from nsdrive.world.roadblocks import headings_of, roadblocks_of
 from nsdrive.world.route import extend_straight, nearest_lane
+from nsdrive.world.route_repair import RepairLimits, nearest_point, repair_route
 from nsdrive.world.types import EgoState, FloatArray
 from nsdrive.world.vehicle import PACIFICA, VehicleParameters
 from planners.pdm.config import PdmParameters
 from planners.pdm.forecast import ego_corners
 from planners.pdm.paths import ProposalPath
-from planners.pdm.roadblocks import Roadblocks, headings_of, roadblocks_of
 
 STRAIGHT_M = 300.0  # chosen by us: how far a path leads on where no route is known, 8 s at more than any city's limit
 
@@ -105,7 +106,13 @@ def lay_out(
     if not known:
         problems.append("the path leads straight on from the nearest lane")
         known = _straight_route(lane_map, ego.pose)
-    route = repair_route(lane_map, known, ego.pose, config)
+    limits = RepairLimits(
+        heading_rad=config.route_heading_rad,
+        distance_m=config.route_distance_m,
+        search_backward=config.route_search_backward,
+        search_forward=config.route_search_forward,
+    )
+    route = repair_route(lane_map, known, ego.pose, limits)
     lanes = RouteLanes(lane_map, route)
     start = starting_lane(lane_map, lanes, ego, vehicle)
     if start is not None:
@@ -133,35 +140,6 @@ def lay_out(
     )
 
 
-def repair_route(
-    lane_map: LaneMap, roadblock_ids: Sequence[str], pose: FloatArray, config: PdmParameters | None = None
-) -> tuple[str, ...]:
-    """The route from the ego's roadblock on, with missing links filled in and cut before it crosses itself.
-
-    pose (3,): the ego's rear axle. Roadblocks that are not in the map are left out; an empty route stays empty.
-    """
-    config = config or PdmParameters()
-    blocks = roadblocks_of(lane_map)
-    route = list(dict.fromkeys(block for block in roadblock_ids if block in blocks.lanes))
-    if not route:
-        return ()
-    start, candidates = _current_roadblock(lane_map, blocks, frozenset(route), pose, config)
-    if start not in route:
-        found = blocks.search(route[0], candidates, config.route_search_backward, forward=False)
-        if found is not None:
-            route[:0] = found[::-1][:-1]
-        else:
-            found = blocks.search(start, route[:3], config.route_search_forward)
-            if found is not None:
-                route = [*found, *route[route.index(found[-1]) + 1 :]]
-    linked: list[str] = []
-    for i, block in enumerate(route):
-        linked.append(block)
-        if i + 1 < len(route) and block not in blocks.incoming[route[i + 1]]:
-            linked.extend((blocks.search(block, [route[i + 1]], config.route_search_forward) or [])[1:-1])
-    return tuple(dict.fromkeys(_without_loops(blocks, linked)))
-
-
 def starting_lane(
     lane_map: LaneMap, route_lanes: RouteLanes, ego: EgoState, vehicle: VehicleParameters = PACIFICA
 ) -> str | None:
@@ -184,7 +162,7 @@ def starting_lane(
         return route_lanes.nearest_to(ego_corners(ego.pose, vehicle), center)
     if len(here) == 1:
         return here[0]
-    errors = np.array([_nearest_point(route_lanes[lane_id], ego.pose)[1] for lane_id in here])
+    errors = np.array([nearest_point(route_lanes[lane_id], ego.pose)[1] for lane_id in here])
     best = np.flatnonzero(errors == errors.min())
     tied = [here[i] for i in best]
     return tied[0] if len(tied) == 1 else _first_in_tree(lane_map, tied, ego, vehicle)
@@ -247,58 +225,6 @@ def centerline_path(lane_map: LaneMap, lane_ids: Sequence[str]) -> ProposalPath:
         np.concatenate([headings_of(line) for line in lines]),
         [lane_id for lane_id, line in zip(lane_ids, lines, strict=True) for _ in range(len(line))],
     )
-
-
-def _current_roadblock(
-    lane_map: LaneMap, blocks: Roadblocks, route: frozenset[str], pose: FloatArray, config: PdmParameters
-) -> tuple[str, list[str]]:
-    """The roadblock that the ego most plausibly is in, and all that came into question."""
-    near = blocks.within(float(pose[0]), float(pose[1]), 1.0)  # tuplan_garage: proximal roadblocks, radius 1 m
-    if not near:
-        near = blocks.nearest(float(pose[0]), float(pose[1]))
-    on_route: list[tuple[float, str]] = []
-    others: list[tuple[float, str]] = []
-    closest: list[float] = []
-    for block in near:
-        least = np.inf
-        for lane_id in blocks.lanes[block]:
-            distance, turned = _nearest_point(lane_map.lanes[lane_id], pose)
-            least = min(least, distance)
-            if turned < config.route_heading_rad and distance < config.route_distance_m:
-                (on_route if block in route else others).append((distance, block))
-        closest.append(least)
-    for found in (on_route, others):
-        if found:
-            return min(found, key=lambda entry: entry[0])[1], [block for _, block in found]
-    return near[int(np.argmin(closest))], near
-
-
-def _without_loops(blocks: Roadblocks, route: list[str]) -> list[str]:
-    """The route up to the first roadblock connector that overlaps an earlier one by more than 1 m2."""
-    earlier: list[shapely.Geometry] = []
-    for i, block in enumerate(route):
-        if block not in blocks.connectors:
-            continue
-        area = blocks.polygon(block)
-        for other in earlier:
-            if shapely.intersects(shapely.box(*area.bounds), shapely.box(*other.bounds)) and (
-                shapely.area(shapely.intersection(area, other)) > 1.0
-            ):
-                return route[:i]
-        earlier.append(area)
-    return route
-
-
-def _nearest_point(lane: Lane, pose: FloatArray) -> tuple[float, float]:
-    """Distance to the nearest point of a lane's centerline, and how far the lane is turned there from the pose."""
-    line = np.asarray(lane.centerline, dtype=np.float64)[:, :2]
-    if not len(line):
-        return np.inf, np.pi
-    distances = ((line - pose[:2]) ** 2.0).sum(axis=-1) ** 0.5
-    nearest = int(np.argmin(distances))
-    ends = line[nearest : nearest + 2] if nearest + 1 < len(line) else line[-2:]
-    turned = float(np.arctan2(ends[-1, 1] - ends[0, 1], ends[-1, 0] - ends[0, 0]) - pose[2])
-    return float(distances[nearest]), abs(float(np.arctan2(np.sin(turned), np.cos(turned))))
 
 
 def _first_in_tree(lane_map: LaneMap, tied: list[str], ego: EgoState, vehicle: VehicleParameters) -> str:

@@ -8,6 +8,7 @@ import shapely
 from builders import car, ego_state, straight_map, tracked
 
 from nsdrive.world.lane_map import Lane
+from nsdrive.world.roadblocks import headings_of
 from nsdrive.world.types import OBJECT_KINDS, EgoState, ObjectFrame, TrackedObject
 from nsdrive.world.vehicle import PACIFICA
 from planners.pdm import generate as fast
@@ -17,7 +18,6 @@ from planners.pdm.corridor import INSIDE, UNSURE, boxes_in_corridor, corridor_li
 from planners.pdm.forecast import RED_LIGHT, corners_of, forecast
 from planners.pdm.generate import corridor_polygon, extend, generate, target_speeds
 from planners.pdm.paths import ProposalPath, blocks_of, offset
-from planners.pdm.roadblocks import headings_of
 from planners.pdm.route import RouteLanes, centerline_path
 from planners.pdm.tree import tree_ranks
 

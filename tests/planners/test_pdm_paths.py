@@ -9,10 +9,11 @@ import shapely
 from builders import curved_map, ego_state, road_map, straight_map
 
 from nsdrive.world.lane_map import Lane, LaneMap
+from nsdrive.world.roadblocks import headings_of, roadblocks_of
+from nsdrive.world.route_repair import repair_route
 from planners.pdm.config import PdmParameters
 from planners.pdm.paths import ProposalPath, offset
-from planners.pdm.roadblocks import headings_of, roadblocks_of
-from planners.pdm.route import RouteLanes, centerline_lanes, centerline_path, lay_out, repair_route, starting_lane
+from planners.pdm.route import RouteLanes, centerline_lanes, centerline_path, lay_out, starting_lane
 
 
 def winding(seed: int, n: int = 300) -> ProposalPath:

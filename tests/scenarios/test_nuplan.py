@@ -211,6 +211,32 @@ def test_a_route_that_the_log_does_not_tell_is_read_off_the_way_that_was_driven(
     assert scenario.route_roadblock_ids[0] == loaded.route_roadblock_ids[0]
 
 
+def test_a_route_with_a_gap_or_that_begins_ahead_of_the_ego_is_repaired(copy, loaded):
+    whole = loaded.route_roadblock_ids
+    token = str(loaded.notes["token"])
+    assert len(whole) >= 5
+    for broken in ((*whole[:1], *whole[2:]), whole[2:], (*whole[:2], *whole[4:])):
+        change(log_file(copy), f"update scene set roadblock_ids = '{' '.join(broken)}'")
+        scenario = source_of(copy).load(token)
+        assert scenario.route_roadblock_ids == whole
+        assert scenario.notes["route_repaired_from"] == " ".join(broken)
+        assert "route" not in scenario.unknown
+    assert "route_repaired_from" not in loaded.notes
+
+
+def test_roadblocks_that_the_map_lacks_are_left_out_of_the_route_and_counted(copy, loaded):
+    told = f"987654 {' '.join(loaded.route_roadblock_ids)}"
+    change(log_file(copy), f"update scene set roadblock_ids = '{told}'")
+    scenario = source_of(copy).load(str(loaded.notes["token"]))
+    assert scenario.route_roadblock_ids == loaded.route_roadblock_ids
+    assert scenario.notes["route_roadblocks_not_in_the_map"] == 1
+
+
+def test_logs_of_one_city_share_its_map_where_all_of_it_is_read(folder, loaded):
+    first, second = (source_of(folder, map_margin_m=None).load(str(loaded.notes["token"])) for _ in range(2))
+    assert first.lane_map is second.lane_map
+
+
 def tag(path: Path, rows: dict[int, str]) -> list[str]:
     """Replace a log's tags by these: row number in time -> type. The rows' tokens."""
     database = sqlite3.connect(path)

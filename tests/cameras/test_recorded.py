@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lens import NUPLAN_LENS, centres, dots_before, photographed
+from nuplan_builder import scene
 
-from nsdrive.cameras.recorded import RecordedViews, as_pinhole, recorded_views
+from nsdrive.cameras.recorded import RecordedViews, as_pinhole, recorded_views, undistorted
+from nsdrive.cameras.render import Renderer
 from nsdrive.cameras.rig import Rig, make_rig, project
 from nsdrive.scenarios.recorded import RecordedCamera
 from nsdrive.scenarios.source import ScenarioError
@@ -48,7 +50,7 @@ def views_of_dots(seen: RecordedCamera, rig: Rig) -> tuple[RecordedViews, np.nda
     return views, points
 
 
-@pytest.mark.parametrize("size_px", [(640, 360), (1920, 1080), (512, 512), (500, 270)])
+@pytest.mark.parametrize("size_px", [(640, 360), (960, 540), (1920, 1080), (512, 512), (500, 270), (320, 180)])
 def test_a_point_lies_in_the_undistorted_image_where_the_rig_projects_it(size_px):
     views, points = views_of_dots(camera(), one_camera_rig(*size_px))
     images = views.images(0)
@@ -94,6 +96,27 @@ def test_a_crop_never_reaches_beyond_the_image():
     images = views.images(0)
     assert images is not None
     assert images["CAM_F0"].min() >= 199
+
+
+def test_what_our_renderer_draws_through_a_lens_comes_back_as_what_it_draws():
+    """The images of a log lie pixel for pixel on what is rendered for the same rig: so its objects can be told apart."""
+    scenario = scene()
+    tick = (scenario.ego_log[20].pose, scenario.frames[20], scenario.lights[20])
+    seen = camera(rotation=turned(0.02, -0.04, 0.03))
+    views = recorded_views([seen], one_camera_rig())
+    assert views is not None
+    renderer = Renderer(scenario.lane_map)
+    wide = replace(views.rig.cameras[0], width_px=1440, height_px=810, fx=750.0, fy=750.0, cx=720.0, cy=405.0)
+    drawn = renderer.render(*tick, Rig(name="wide", cameras=(wide,)))[wide.name].rgb
+    u, v = np.meshgrid(np.arange(1920.0), np.arange(1080.0))
+    rays = cv2.undistortPoints(np.stack([u, v], axis=-1).reshape(-1, 1, 2), seen.intrinsics, seen.distortion)
+    at = (rays.reshape(1080, 1920, 2) * 750.0 + (720.0 - 0.5, 405.0 - 0.5)).astype(np.float32)
+    taken = cv2.remap(drawn, at[:, :, 0], at[:, :, 1], cv2.INTER_LINEAR)
+    image = undistorted(taken, seen, views.rig.cameras[0])
+    direct = renderer.render(*tick, views.rig)["CAM_F0"].rgb
+    (right, down), _ = cv2.phaseCorrelate(direct.mean(axis=2), image.mean(axis=2))
+    assert np.abs(direct.astype(int) - image).mean() < 3.0
+    assert (right, down) == pytest.approx((0.0, 0.0), abs=0.1)
 
 
 def test_fine_stripes_become_grey_and_not_coarse_stripes():

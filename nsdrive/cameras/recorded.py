@@ -63,7 +63,7 @@ def recorded_views(cameras: Sequence[RecordedCamera], wanted: Rig) -> RecordedVi
 
     An image keeps its camera's optics. It is scaled to fill the wanted size; where the shapes differ, what is too much is
     cut off so that the principal point lies where the wanted camera has it, as far as the image reaches. Nothing is
-    stretched or letterboxed. ValueError, one line, where a calibration cannot be true.
+    stretched or letterboxed. ScenarioError, one line, where a calibration cannot be true.
     """
     by_name = {camera.name: camera for camera in cameras}
     if not all(camera.name in by_name for camera in wanted.cameras):
@@ -74,7 +74,7 @@ def recorded_views(cameras: Sequence[RecordedCamera], wanted: Rig) -> RecordedVi
 
 
 def as_pinhole(camera: RecordedCamera, like: Camera) -> Camera:
-    """The pinhole behind a recorded camera's lens, its image of the size of `like`; see `recorded_views`. ValueError."""
+    """The pinhole behind a recorded camera's lens, its image of the size of `like`; see `recorded_views`. ScenarioError."""
     _check(camera)
     yaw_rad, pitch_rad, roll_rad = _angles(camera.rotation)
     scale = max(like.width_px / camera.width_px, like.height_px / camera.height_px)
@@ -161,10 +161,10 @@ def _angles(rotation: FloatArray) -> tuple[float, float, float]:
 
 
 def _check(camera: RecordedCamera) -> None:
-    """ValueError, one line, where a calibration cannot be a camera's."""
+    """ScenarioError, one line, where a calibration cannot be a camera's."""
 
     def refuse(problem: str) -> None:
-        raise ValueError(f"camera {camera.name}: its calibration cannot be true: {problem}")
+        raise ScenarioError(f"camera {camera.name}: its calibration cannot be true: {problem}")
 
     k, width, height = camera.intrinsics, camera.width_px, camera.height_px
     if np.shape(camera.position_m) != (3,) or np.shape(camera.rotation) != (3, 3) or np.shape(k) != (3, 3):
@@ -189,7 +189,7 @@ def _check(camera: RecordedCamera) -> None:
 
 
 def _check_distortion(camera: RecordedCamera, view: Camera) -> None:
-    """ValueError where the lens would show two directions of the view in one place: no lens does."""
+    """ScenarioError where the lens would show two directions of the view in one place: no lens does."""
     if not len(camera.distortion):
         return
     k1, k2, _, _, k3 = camera.distortion
@@ -198,7 +198,7 @@ def _check_distortion(camera: RecordedCamera, view: Camera) -> None:
     r2 = np.linspace(0.0, x * x + y * y, 64)
     growth = 1.0 + r2 * (3.0 * k1 + r2 * (5.0 * k2 + r2 * 7.0 * k3))  # d/dr of r (1 + k1 r^2 + k2 r^4 + k3 r^6)
     if growth.min() <= 0:
-        raise ValueError(
+        raise ScenarioError(
             f"camera {camera.name}: its calibration cannot be true: its distortion folds the image at"
             f" {math.degrees(math.atan(math.sqrt(r2[growth.argmin()]))):.0f} degrees from its axis"
         )

@@ -198,6 +198,6 @@ def test_one_missing_image_makes_the_tick_missing_and_a_wrong_size_is_an_error()
     ],
 )
 def test_a_calibration_that_cannot_be_true_is_refused_in_one_line(changes, problem):
-    with pytest.raises(ValueError, match=problem) as refused:
+    with pytest.raises(ScenarioError, match=problem) as refused:
         recorded_views([camera(**changes)], one_camera_rig())
     assert "\n" not in str(refused.value)

@@ -27,7 +27,7 @@ import numpy as np
 # Python looks beside this file first, and would take it for the package of the same name.
 sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent]
 
-from nsdrive.cli import PLANNERS, choose_planner, planner_factory  # noqa: E402
+from nsdrive.cli import TEACHERS, choose_planner, planner_factory  # noqa: E402
 from nsdrive.config import Chosen  # noqa: E402
 from nsdrive.scenarios.synthetic import SyntheticConfig, build  # noqa: E402
 from nsdrive.world.geometry import to_global  # noqa: E402
@@ -62,7 +62,7 @@ def main() -> None:
     world = crowded(arguments.agents)
     print(f"{arguments.agents} agents within 50 m, {TICKS - WARM_UP} ticks in closed loop, medians in ms\n")
     print(f"{'':26s} {'wall':>8s} {'CPU':>8s} {'95 %':>8s} {'budget':>8s}")
-    ours = {name: ticks_ms(planner_factory(choose_planner(name)), world) for name in PLANNERS}
+    ours = {name: ticks_ms(planner_factory(choose_planner(name)), world) for name in TEACHERS}
     for name, spent in ours.items():
         budget = f"{BUDGET_MS[name]:8.1f}" if name in BUDGET_MS and arguments.agents == 60 else f"{'':8s}"
         print(f"{name:26s} {spent.wall_ms:8.3f} {spent.cpu_ms:8.3f} {spent.slow_ms:8.3f} {budget}")
@@ -80,7 +80,7 @@ def main() -> None:
     if arguments.plot is not None:
         by_agents = {
             name: [ticks_ms(planner_factory(choose_planner(name)), crowded(n)).cpu_ms for n in AGENTS]
-            for name in PLANNERS
+            for name in TEACHERS
         }
         by_proposals = [ticks_ms(with_proposals(*shape), world).cpu_ms for shape in PROPOSALS.values()]
         print(f"\nCPU ms    agents {' '.join(f'{n:8d}' for n in AGENTS)}")

@@ -44,11 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 # ---- composition --------------------------------------------------------------------------------------------------
 
 
-PLANNERS = {  # name -> module:Class. A new planner is one file in planners/ and one line here
+TEACHERS = {  # name -> module:Class. A new planner is one file in planners/ and one line here
     "idm": "planners.idm:IdmPlanner",
     "pdm_closed": "planners.pdm_closed:PdmClosedPlanner",
     "pdm_lanes": "planners.pdm_lanes:PdmLanesPlanner",
 }
+PLANNERS = {**TEACHERS, "vla": "planners.vla:VlaPlanner"}  # a model drives; it makes no decisions that it could teach
 
 
 def planner_table(own: frozenset[str] | None = None) -> Any:
@@ -344,7 +345,7 @@ def build_parser() -> argparse.ArgumentParser:
         "scenario", metavar="SCENARIO", help="a family (red_light), a generated scenario's id, or a log's path"
     )
     p.add_argument(
-        "--planner", default="idm", metavar="NAME", help=f"{', '.join(PLANNERS)}, or module:Class of your own"
+        "--planner", default="idm", metavar="NAME", help=f"{', '.join(TEACHERS)}, or module:Class of your own"
     )
     p.add_argument("--rig", default="3", choices=["3", "8"])
     p.add_argument("--at", type=float, default=2.0, metavar="SECONDS", help="the anchor's time in the scenario")
@@ -443,8 +444,9 @@ def build_parser() -> argparse.ArgumentParser:
     p = verb(
         "simulate",
         run_simulate,
-        "closed loop: a planner in the driver's seat",
-        "simulate simulate/synthetic scenarios.n_scenarios=32 --out out/closed_loop",
+        "closed loop: a planner or a model in the driver's seat",
+        "simulate simulate/synthetic scenarios.n_scenarios=32 --out out/closed_loop\n"
+        "  nsdrive simulate simulate/synthetic planner=vla planner.model=out/run/model --out out/vla_closed_loop",
     )
     configured(p)
     output(p)

@@ -50,6 +50,7 @@ PLANNERS = {  # the names of the command line; a planner of your own goes by its
     "idm": "planners.idm:IdmPlanner",
     "pdm_closed": "planners.pdm_closed:PdmClosedPlanner",
     "pdm_lanes": "planners.pdm_lanes:PdmLanesPlanner",
+    "vla": "planners.vla:VlaPlanner",
 }
 MAP_REACH_M = 800.0  # chosen by us: 20 s, nuPlan's longest scenario, at 33 m/s, and what lies ahead then
 CREEPING_MPS = 0.5  # chosen by us: below it a heading rate says nothing about how the wheels are turned

@@ -8,7 +8,7 @@
         loss.jsonl        step, loss, learning_rate, grad_norm, tokens, seconds
         checkpoints/      complete ones carry a complete.json; --resume goes on from the newest
         adapter/          with method = "lora"
-        model/            the result: a stock checkpoint with its processor (LoRA merged in)
+        model/            the result: a stock checkpoint with its processor (LoRA merged in), and how it is to be asked
         train.json        written last: its presence means complete
 
 A resumed run gives the same losses as an undisturbed one. Resuming reads the run's own optimiser state, which DeepSpeed
@@ -45,6 +45,7 @@ from nsdrive.vla.model import (
     require_fast_kernels,
     save_processor,
 )
+from nsdrive.vla.question_form import QuestionForm, form_of, write_form
 from nsdrive.vla.train_config import TrainConfig
 from nsdrive.vla.trainer import (
     AnswerTrainer,
@@ -157,7 +158,7 @@ def _run(config: TrainConfig, arguments: TrainingArguments, rows: Rows, out: Pat
         trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
         seconds = time.monotonic() - started_s
     n_parameters, n_trained = _count_parameters(trainer.model)
-    _save_result(trainer, processor, config, source, out)
+    _save_result(trainer, processor, config, source, form_of(rows.raw(0)), out)
     summary = TrainSummary(
         folder=str(out),
         model=type(_inner(trainer.model)).__name__,
@@ -336,7 +337,9 @@ def _choose_what_learns(model: Any, config: TrainConfig, source: str) -> Any:
     return model
 
 
-def _save_result(trainer: AnswerTrainer, processor: Any, config: TrainConfig, source: str, out: Path) -> None:
+def _save_result(
+    trainer: AnswerTrainer, processor: Any, config: TrainConfig, source: str, form: QuestionForm | None, out: Path
+) -> None:
     """The final model, complete or not there at all. Every process takes part: ZeRO-3 gathers the weights."""
     is_lora, is_first = config.method == "lora", trainer.args.process_index == 0
     name = "adapter" if is_lora else "model"
@@ -353,13 +356,22 @@ def _save_result(trainer: AnswerTrainer, processor: Any, config: TrainConfig, so
     if not is_first:
         return
     (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to who loads the model
-    save_processor(processor, part)
+    _save_beside(part, processor, form)
     part.rename(out / name)
     if is_lora:
-        _merge_adapter(trainer, processor, config, out)
+        _merge_adapter(trainer, processor, config, form, out)
 
 
-def _merge_adapter(trainer: AnswerTrainer, processor: Any, config: TrainConfig, out: Path) -> None:
+def _save_beside(folder: Path, processor: Any, form: QuestionForm | None) -> None:
+    """What a model's folder needs beside its weights."""
+    save_processor(processor, folder)
+    if form is not None:
+        write_form(form, folder)
+
+
+def _merge_adapter(
+    trainer: AnswerTrainer, processor: Any, config: TrainConfig, form: QuestionForm | None, out: Path
+) -> None:
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()  # the merged model is loaded whole, not in ZeRO-3's pieces
@@ -368,7 +380,7 @@ def _merge_adapter(trainer: AnswerTrainer, processor: Any, config: TrainConfig, 
     part = out / "model.part"
     shutil.rmtree(part, ignore_errors=True)
     merged.save_pretrained(part)
-    save_processor(processor, part)
+    _save_beside(part, processor, form)
     part.rename(out / "model")
 
 

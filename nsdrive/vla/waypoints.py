@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsdrive.vla.prompt import WAYPOINT_INTERVAL_S
+from nsdrive.vla.prompt import N_WAYPOINTS, WAYPOINT_INTERVAL_S
 from nsdrive.world.geometry import to_global, wrap_angle
 from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray, Trajectory
 
@@ -131,6 +131,14 @@ def through(waypoints_ego_m: FloatArray, ego: EgoState) -> Motion:
         distances_m=distances,
         speeds_mps=_slopes(distances, max(0.0, ego.speed_mps)),
     )
+
+
+def stopping(speed_mps: float, decel_mps2: float) -> FloatArray:
+    """(10, 2) waypoints in the ego frame of braking to a stop straight ahead."""
+    times_s = WAYPOINT_INTERVAL_S * np.arange(1, N_WAYPOINTS + 1)
+    speed = max(0.0, speed_mps)
+    braking_s = np.minimum(times_s, speed / decel_mps2)
+    return np.column_stack([braking_s * (speed - 0.5 * decel_mps2 * braking_s), np.zeros(N_WAYPOINTS)])
 
 
 def _tangents(points: FloatArray) -> FloatArray:

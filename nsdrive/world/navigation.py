@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nsdrive.world.route import centerline, find_route, nearest_lane
+from nsdrive.world.route import centerline, extend_straight, find_route, nearest_lane
 from nsdrive.world.types import EgoState, Mission
 
 ANNOUNCE_M = 100.0  # chosen by us: a turn is announced within this distance
+AHEAD_M = 2.0 * ANNOUNCE_M  # where there is no route: the present lane, and what follows within sight
 ROUND_M = 5.0  # as a navigation system speaks
 
 TURN_WORDS = {"left": "turn left", "right": "turn right", "uturn": "make a U-turn", "straight": "go straight"}
@@ -35,12 +36,17 @@ class Navigation:
 
 
 def navigation(mission: Mission, ego: EgoState) -> Navigation:
-    """The next turn on the route within ANNOUNCE_M, else the next intersection, else follow the road."""
-    lanes = mission.lane_map.lanes
-    start = nearest_lane(mission.lane_map, ego.pose, allowed_roadblocks=frozenset(mission.route_roadblock_ids))
-    path = centerline(
-        mission.lane_map, find_route(mission.lane_map, start, mission.goal_m, mission.route_roadblock_ids)
+    """The next turn on the route within ANNOUNCE_M, else the next intersection, else follow the road.
+
+    Without a route it leads straight on from the nearest lane.
+    """
+    lane_map, route, lanes = mission.lane_map, mission.route_roadblock_ids, mission.lane_map.lanes
+    on_route = frozenset(route) & {lane.roadblock_id for lane in lanes.values()} or None
+    start = nearest_lane(lane_map, ego.pose, allowed_roadblocks=on_route)
+    ways = (
+        find_route(lane_map, start, mission.goal_m, route) if on_route else extend_straight(lane_map, (start,), AHEAD_M)
     )
+    path = centerline(lane_map, ways)
     lane_ids = [
         lane_id for lane_id in path.lane_ids if lane_id is not None
     ]  # a centerline knows the lane of each point

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nsdrive.cli import PLANNERS, main, planner_table
+from nsdrive.cli import TEACHERS, main, planner_table
 from nsdrive.planner_table import NoSettings
 
 EXAMPLE = Path(__file__).with_name("example_planner.py")
@@ -111,8 +111,8 @@ def test_a_misspelt_setting_of_an_own_planner_is_found(folder, capsys):
     assert "Did you mean 'speed_share'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", PLANNERS)
-def test_every_registered_planner_has_a_config_of_its_own_and_its_name(name):
+@pytest.mark.parametrize("name", TEACHERS)
+def test_every_teacher_has_a_config_of_its_own_and_its_name(name):
     table = planner_table()
     assert table[name] is not NoSettings
     from nsdrive.cli import choose_planner, planner_factory

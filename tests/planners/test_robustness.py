@@ -1,4 +1,4 @@
-"""Every registered planner, given what it should not be given: a plan and a decision that say what happened, no exception."""
+"""Every teacher, given what it should not be given: a plan and a decision that say what happened, no exception."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from builders import car, ego_state, scenario, straight_map, tracked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsdrive.cli import PLANNERS, choose_planner, planner_factory
+from nsdrive.cli import TEACHERS, choose_planner, planner_factory
 from nsdrive.scenarios.synthetic import SyntheticConfig, build
 from nsdrive.world.lane_map import Lane, LaneMap
 from nsdrive.world.simulate import simulate
@@ -20,7 +20,7 @@ WORLD = build(SyntheticConfig(families=("red_light_lead",)), 0)
 ROAD = straight_map(300.0, n_lanes=2)
 TICKS = 12
 
-every_planner = pytest.mark.parametrize("name", PLANNERS)
+every_planner = pytest.mark.parametrize("name", TEACHERS)
 
 
 def make(name: str):

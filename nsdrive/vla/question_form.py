@@ -1,0 +1,56 @@
+"""How a model was asked in its training, kept beside its weights: which cameras it saw, and in what detail it answered.
+
+    write_form(QuestionForm(rig=make_rig("3"), trace_level="brief"), Path("out/run/model"))
+    read_form("out/run/model")                          # the same; None for a model that nsdrive did not train
+
+A model that drives must be asked as it was trained. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nsdrive.cameras.rig import Rig
+from nsdrive.dataset import write_atomically
+from nsdrive.vla.prompt import TASK
+
+FORM = "nsdrive.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionForm:
+    """The rig of a sample's images, and its trace level."""
+
+    rig: Rig
+    trace_level: str
+
+
+def write_form(form: QuestionForm, folder: Path) -> None:
+    text = json.dumps({"rig": form.rig.to_json(), "trace_level": form.trace_level}, indent=2)
+    write_atomically(folder / FORM, text + "\n")
+
+
+def read_form(source: str | Path) -> QuestionForm | None:
+    """The form in a model's folder, None where there is none (a hub id has none). ValueError for one that cannot be read."""
+    path = Path(source) / FORM
+    if not path.is_file():
+        return None
+    try:
+        form = form_of(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        form = None
+    if form is None:
+        raise ValueError(f"{path} is not what nsdrive wrote there, a rig and a trace level: delete it, or train again")
+    return form
+
+
+def form_of(row: Any) -> QuestionForm | None:
+    """That of a sample's row; None where it has no rig or level of ours (another's dataset may not)."""
+    try:
+        rig, level = Rig.from_json(row["rig"]), row["trace_level"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return QuestionForm(rig=rig, trace_level=level) if rig.cameras and level in TASK else None

@@ -1,0 +1,238 @@
+"""A model in the driver's seat: it is asked as it was trained, followed as it answered, and stopped where it said nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import car, scenario, straight_map
+
+from data_gen.sample import SampleConfig, samples_of
+from nsdrive.cameras.rig import make_rig
+from nsdrive.cli import choose_planner, main, planner_factory
+from nsdrive.dataset import Dataset, open_dataset
+from nsdrive.scenarios.synthetic import SyntheticConfig, build
+from nsdrive.vla import infer
+from nsdrive.vla.data import encode, read_row
+from nsdrive.vla.model import load_processor, save_processor
+from nsdrive.vla.prompt import parse_answer, render_answer
+from nsdrive.vla.question_form import FORM, QuestionForm, form_of, read_form, write_form
+from nsdrive.world.decision import NO_WAY
+from nsdrive.world.simulate import simulate
+from nsdrive.world.types import HISTORY_TICKS, ObjectFrame, Observation
+from planners.vla import VlaConfig, VlaPlanner, model_folder, motion_of
+
+SMALL = {"image_width_px": 64, "image_height_px": 36, "trace_level": "none"}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The untrained tiny model, with small pictures."""
+    folder = tmp_path_factory.mktemp("model") / "small"
+    shutil.copytree(tiny_folder, folder)
+    save_processor(load_processor(tiny_folder, min_pixels=1024, max_pixels=2048), folder)
+    return folder
+
+
+def planner(model: Path, **settings) -> VlaPlanner:
+    return VlaPlanner(VlaConfig(model=str(model), **(SMALL | settings)))
+
+
+def saying(driver: VlaPlanner, text: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The driver's model answers this, whatever it is asked; what it is asked is listed."""
+    asked: list[str] = []
+
+    def answer(questions, levels, **how):
+        asked.extend(question.sample_id for question in questions)
+        return infer.Texts(texts=(text,) * len(questions), n_tokens=1)
+
+    monkeypatch.setattr(infer.Predictor, "answer", lambda self, *a, **k: answer(*a, **k))
+    return asked
+
+
+def observed(world, tick=HISTORY_TICKS, **changes) -> Observation:
+    history = world.ego_log[: tick + 1]
+    fields = {"tick": tick, "time_s": history[-1].time_s, "ego": history[-1], "ego_history": history}
+    return Observation(**(fields | {"objects": world.frames[tick], "lights": world.lights[tick]} | changes))
+
+
+ROAD = scenario(straight_map(300.0), [car("ahead", 60.0, speed_mps=8.0)])
+STRAIGHT = render_answer("", np.column_stack([4.0 * np.arange(1, 11), np.zeros(10)]))  # 8 m/s
+
+
+def test_a_model_that_knows_nothing_drives_and_its_words_are_kept(model):
+    rollout = simulate(ROAD, planner(model), duration_s=0.2)
+    assert [plan.said is None for plan in rollout.plans] == [False, True, True]
+    said = parse_answer(rollout.plans[0].said)
+    assert said.error is None, "constrained answers parse"
+    motion, notes = motion_of(said, rollout.states[0])
+    assert notes == ()
+    for plan, state in zip(rollout.plans, rollout.states, strict=True):
+        assert plan.decision is None
+        assert len(plan.trajectory.times_s) == 81
+        expected = motion.from_time(state.time_s)
+        np.testing.assert_array_equal(plan.trajectory.poses_global, expected.poses_global)
+    again = simulate(ROAD, planner(model), duration_s=0.2)
+    assert [plan.said for plan in again.plans] == [plan.said for plan in rollout.plans]
+    assert again.states == rollout.states
+
+
+def test_it_is_asked_what_its_training_samples_asked(model, tmp_path):
+    world = build(SyntheticConfig(families=("red_light_lead",)), 0)
+    rig = make_rig("3", width_px=64, height_px=36)
+    config = SampleConfig(trace_level="brief", anchors_per_scenario=2, anchor_spacing_s=1.0)
+    teacher = planner_factory(choose_planner("idm"))()
+    driver = planner(model, trace_level="brief", scenery_seed=world.scenery_seed)
+    rollout = simulate(world, planner_factory(choose_planner("idm"))())
+    driver.initialize(world.mission, rollout.states[0])
+    for made, index in zip(samples_of(world, teacher, rig, config, item="0"), (0, 10), strict=True):
+        for name, data in made.images.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(data)
+        trained = read_row(Dataset(folder=tmp_path, manifest={}), made.sample.to_row())
+        history = (*rollout.history, *rollout.states[: index + 1])
+        asked = driver.question(
+            Observation(
+                tick=HISTORY_TICKS + index,
+                time_s=history[-1].time_s,
+                ego=history[-1],
+                ego_history=history,
+                objects=rollout.frames[index],
+                lights=rollout.lights[index],
+            )
+        )
+        assert asked.prompt == trained.prompt
+        theirs = encode(driver._predictor.processor, trained, with_answer=False)
+        ours = encode(driver._predictor.processor, asked, with_answer=False)
+        assert ours.input_ids.tolist() == theirs.input_ids.tolist()
+        assert ours.patches.equal(theirs.patches), "the same pixels, JPEG and all"
+
+
+def test_a_plan_of_constant_speed_is_driven_at_constant_speed(model, monkeypatch):
+    driver = planner(model)
+    asked = saying(driver, STRAIGHT, monkeypatch)
+    rollout = simulate(ROAD, driver, duration_s=2.0)
+    assert asked == [f"tick {tick}" for tick in (20, 25, 30, 35, 40)]
+    assert rollout.states[-1].speed_mps == pytest.approx(8.0, abs=0.05)
+    assert rollout.states[-1].x_m == pytest.approx(rollout.states[0].x_m + 16.0, abs=0.1)
+    assert rollout.states[-1].y_m == pytest.approx(0.0, abs=1e-6)
+
+
+def test_an_answer_that_cannot_be_read_is_a_stop_with_its_reason(model, monkeypatch):
+    driver = planner(model)
+    saying(driver, "I would rather not.", monkeypatch)
+    rollout = simulate(ROAD, driver, duration_s=6.0)
+    assert rollout.states[-1].speed_mps == pytest.approx(0.0, abs=0.2)
+    for plan in rollout.plans:
+        assert plan.notes == (f"{NO_WAY}the model's answer cannot be read, 0 PLANNING blocks, expected 1",)
+    assert rollout.plans[0].said == "I would rather not."
+    assert rollout.states[-1].heading_rad == pytest.approx(0.0, abs=1e-9)
+
+
+def test_what_goes_wrong_in_a_tick_is_a_stop_and_the_next_tick_asks_again(model, monkeypatch):
+    driver = planner(model)
+    driver.initialize(ROAD.mission, ROAD.ego_log[HISTORY_TICKS])
+
+    def out_of_memory(*a, **k):
+        raise ValueError("The GPU's memory does not suffice")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(infer.Predictor, "answer", out_of_memory)
+        plan = driver.plan(observed(ROAD))
+    assert plan.decision.notes == (f"{NO_WAY}The GPU's memory does not suffice",)
+    assert plan.trajectory.speeds_mps[-1] == 0.0
+    asked = saying(driver, STRAIGHT, monkeypatch)
+    assert driver.plan(observed(ROAD, HISTORY_TICKS)).said == STRAIGHT
+    assert len(asked) == 1
+
+
+def test_input_that_is_not_as_it_should_be_is_noted_and_driven_on(model, monkeypatch):
+    driver = planner(model)
+    saying(driver, STRAIGHT, monkeypatch)
+    driver.initialize(replace(ROAD.mission, route_roadblock_ids=()), ROAD.ego_log[HISTORY_TICKS])
+    frame = ObjectFrame.of([car("ahead", 60.0), replace(car("lost", 70.0), x_m=float("nan"))])
+    plan = driver.plan(observed(ROAD, objects=frame))
+    assert plan.notes == ("there is no route", "without a usable box, left out: lost")
+    assert plan.trajectory.speeds_mps[0] == pytest.approx(8.0)
+
+
+def test_a_model_says_how_it_is_to_be_asked_unless_it_is_told(model, tmp_path):
+    folder = tmp_path / "run" / "model"
+    shutil.copytree(model, folder)
+    form = QuestionForm(rig=make_rig("8", width_px=96, height_px=54), trace_level="brief")
+    write_form(form, folder)
+    assert read_form(folder) == form
+    assert model_folder(str(tmp_path / "run")) == str(folder)
+    assert VlaPlanner(VlaConfig(model=str(tmp_path / "run"))).form == form
+    told = planner(folder, rig="3").form
+    assert (told.trace_level, len(told.rig.cameras), told.rig.cameras[0].width_px) == ("none", 3, 64)
+    assert VlaPlanner(VlaConfig(model=str(model))).form == QuestionForm(rig=make_rig("3"), trace_level="detailed")
+    (folder / FORM).write_text("{}")
+    with pytest.raises(ValueError, match=r"nsdrive\.json is not what nsdrive wrote"):
+        read_form(folder)
+    assert form_of({"rig": {}, "trace_level": "none"}) is None
+    assert form_of({"rig": form.rig.to_json(), "trace_level": "long"}) is None
+
+
+def test_without_a_model_or_with_a_wrong_setting_it_is_one_line(capsys, tmp_path):
+    for said, *settings in [
+        ("planner.model=out/run/model",),
+        ("No model folder /nowhere/model", "planner.model=/nowhere/model"),
+        ("replan_interval_s must be 0.1 to 5.0", "planner.replan_interval_s=9"),
+        ("Did you mean 'max_reasoning_tokens'", "planner.max_reasoning_token=9"),
+    ]:
+        scene = ["scenarios.n_scenarios=1", "planner=vla", *settings, "--out", str(tmp_path / said[:4]), "--overwrite"]
+        assert main(["simulate", "simulate/synthetic", *scene]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_it_drives_but_does_not_teach(model, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(infer.Predictor, "answer", lambda *a, **k: infer.Texts(texts=(STRAIGHT,), n_tokens=1))
+    small = ["image_width_px=64", "image_height_px=36"]
+    scene = ["scenarios.n_scenarios=1", "scenarios.families=free_road", "planner=vla", f"planner.model={model}"]
+    scene += [f"planner.{setting}" for setting in (*small, "trace_level=none")]
+    assert main(["simulate", "simulate/synthetic", *scene, "duration_s=3", "--out", str(tmp_path / "driven")]) == 0
+    (row,) = json.loads((tmp_path / "driven/results.json").read_text())["scenarios"]
+    assert row["planner"] == "vla"
+    assert 0.0 <= row["score"] <= 1.0
+    assert row["binding_ticks"] == {}
+    rollout = json.loads((tmp_path / "driven/rollouts.jsonl").read_text())
+    assert [said["state"] for said in rollout["said"]] == [0, 5, 10, 15, 20, 25, 30]
+    assert {said["text"] for said in rollout["said"]} == {STRAIGHT}
+    assert main(["generate", "data/synthetic", *scene, *small, "--out", str(tmp_path / "data")]) == 1
+    assert "Planner 'vla' makes no decisions" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_trained_model_drives_a_scene_to_its_score(tmp_path):
+    scenes = ["scenarios.n_scenarios=2", "scenarios.families=free_road", "rig=3"]
+    small = ["image_width_px=64", "image_height_px=36", "samples.trace_level=none", "train_share=1", "val_share=0"]
+    data, run = tmp_path / "data", tmp_path / "run"
+    assert main(["generate", "data/synthetic", *scenes, *small, "--out", str(data)]) == 0
+    assert (
+        main(["train", "train/tiny_demo", "max_steps=2", "save_every_steps=2", "--data", str(data), "--out", str(run)])
+        == 0
+    )
+    form = read_form(run / "model")
+    assert form == form_of(json.loads(open_dataset(data).shards("train")[0].read_text().splitlines()[0]))
+    assert form.trace_level == "none"
+    driver = ["planner=vla", f"planner.model={run}", "duration_s=1", *scenes[:2]]
+    assert main(["simulate", "simulate/synthetic", *driver, "--out", str(tmp_path / "driven")]) == 0
+    assert main(["simulate", "simulate/synthetic", *driver, "--out", str(tmp_path / "two"), "--workers", "2"]) == 0
+    for name in ("results.json", "rollouts.jsonl"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "driven" / name).read_bytes()
+    assert all(json.loads(line)["said"] for line in (tmp_path / "driven/rollouts.jsonl").read_text().splitlines())
+
+
+def test_naming_the_planner_needs_no_torch():
+    code = (
+        "import sys; from nsdrive.cli import planner_table; planner_table()['vla']; "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,6 +1,7 @@
 """Our planners inside nuPlan's own simulator: any of them, or one of yours, as its `AbstractPlanner`.
 
     planner = NuplanPlanner("pdm_lanes", settings={"headway_s": 1.2})
+    planner = NuplanPlanner("vla", settings={"model": "out/run/model"})     # sees what our renderer draws
 
 nuPlan builds it from `configs/nuplan/planner/nsdrive_planner.yaml`. Needs the official devkit (v1.2), which is not on PyPI;
 this is the only module that imports it. What the planner is given is what `nsdrive simulate` would give it:
@@ -57,11 +58,12 @@ CREEPING_MPS = 0.5  # chosen by us: below it a heading rate says nothing about h
 
 
 class NuplanPlanner(AbstractPlanner):
-    """One of our planners as nuPlan's. A decision per tick is written to `decisions_path`, if given, as JSON lines.
+    """One of our planners as nuPlan's. A decision per tick, or what a model said, goes to `decisions_path` as JSON lines.
 
-    planner: a name of PLANNERS, or "module:Class". settings: that planner's, as in a config file (headway_s: 1.2).
+    planner: a name of PLANNERS, or "module:Class". settings: that planner's, as in a config file (headway_s: 1.2; of vla,
+    model: out/run/model, with the libraries of the extra `train`).
     maps_path: the folder with nuplan-maps-v1.0.json; None: the simulator's own, else $NUPLAN_MAPS_ROOT.
-    decisions_path: a folder; every scenario gets a file <map>_<first tick's time in us>_<planner>.jsonl, made anew.
+    decisions_path: a folder, None for none; every scenario gets a file <map>_<first tick's time in us>_<planner>.jsonl, made anew.
     ValueError, one line, for a planner or setting that is not known. It may be pickled at any time; what comes out has to
     be initialized anew.
     """
@@ -174,6 +176,8 @@ class _Drive:
             "time_us": time_us,
             "ego": dataclasses.asdict(observation.ego),
             "decision": None if plan.decision is None else dataclasses.asdict(plan.decision),
+            "said": plan.said,
+            "notes": plan.notes,
         }
         with self.decisions.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, separators=(",", ":")) + "\n")

@@ -114,8 +114,24 @@ def test_the_ego_drives_in_the_official_simulator_as_in_ours(official, exported,
 
     source = source_of(exported)
     planner = pickle.loads(pickle.dumps(NuplanPlanner(name)))  # as nuPlan hands it to a worker
+    compare(drive(official, planner), simulate(source.load(source.items()[0]), NuplanPlanner(name)._make()))
+
+
+def test_a_model_drives_in_the_official_simulator_as_in_ours(official, exported, tmp_path):
+    pytest.importorskip("transformers", reason="the libraries of the extra `train` are not installed")
+    from nsdrive.vla.tiny import build_tiny
+    from planners.nuplan_planner import NuplanPlanner
+
+    build_tiny(tmp_path / "tiny")
+    settings = {"model": str(tmp_path / "tiny"), "trace_level": "none", "replan_interval_s": 5.0}
+    settings |= {"image_width_px": 64, "image_height_px": 36}
+    source = source_of(exported)
+    planner = pickle.loads(pickle.dumps(NuplanPlanner("vla", settings)))
     theirs = drive(official, planner)
-    ours = simulate(source.load(source.items()[0]), NuplanPlanner(name)._make())
+    compare(theirs, simulate(source.load(source.items()[0]), NuplanPlanner("vla", settings)._make()))
+
+
+def compare(theirs, ours):
     states = np.array([[s.x_m, s.y_m, s.heading_rad, s.speed_mps] for s in ours.states])
     assert len(theirs) >= 149
     np.testing.assert_allclose(states[: len(theirs)], theirs, rtol=0.0, atol=1e-6)

@@ -20,6 +20,7 @@ from nuplan_builder import scene, source_of
 from nsdrive import cli
 from nsdrive.config import build, config_folder
 from nsdrive.scenarios.nuplan_write import write_scenario
+from nsdrive.vla.prompt import render_answer
 from nsdrive.world.decision import Decision
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import HISTORY_TICKS, OBJECT_KINDS, EgoState, Plan, Scenario, Trajectory
@@ -368,6 +369,31 @@ def test_every_decision_is_a_line_that_reads_back(adapter, exported, tmp_path):
     assert [build(Decision, row["decision"]) for row in rows] == [plan.decision for plan in ours.plans]
 
 
+def test_a_model_drives_in_nuplan_as_in_our_simulator_and_its_words_are_lines(adapter, exported, tmp_path, monkeypatch):
+    import planners.vla as vla
+
+    words = render_answer("", np.column_stack([3.0 * np.arange(1, 11), np.zeros(10)]))
+    monkeypatch.setattr(vla, "load", lambda *a: None)
+    monkeypatch.setattr(vla.VlaPlanner, "ask", lambda self, observation: words if observation.tick < 25 else "no idea")
+    scenario, maps_root = exported
+    planner = adapter.NuplanPlanner("vla", {"model": "some/model"}, decisions_path=str(tmp_path))
+    assert planner.name() == "nsdrive_vla"
+    ours = simulate(scenario, planner._make(), duration_s=0.6)
+    simulation = Simulation(scenario, maps_root)
+    planner.initialize(simulation.initialization())
+    for k, plan in enumerate(ours.plans):
+        if k:
+            simulation.step(HISTORY_TICKS + k, ours.states[k])
+        states = planner.compute_trajectory(simulation.input(HISTORY_TICKS + k)).states
+        poses = [[s.rear_axle.x, s.rear_axle.y, s.rear_axle.heading] for s in states]
+        np.testing.assert_array_equal(poses, plan.trajectory.poses_global)
+    (file,) = tmp_path.iterdir()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["said"] for row in rows] == [words, None, None, None, None, "no idea", None]
+    assert [len(row["notes"]) for row in rows] == [0, 0, 0, 0, 0, 1, 1]
+    assert {row["decision"] for row in rows} == {None}
+
+
 def test_a_planner_travels_to_a_worker_before_and_after_it_drove(adapter, exported):
     scenario, maps_root = exported
     planner = adapter.NuplanPlanner("idm", {"headway_s": 1.2}, maps_path=maps_root)
@@ -410,6 +436,7 @@ def test_the_hydra_file_builds_a_planner(adapter):
     section = yaml.safe_load(text)["nsdrive_planner"]
     module, _, name = section.pop("_target_").rpartition(".")
     assert section.pop("_convert_") == "all"  # else hydra hands its own containers in
+    assert section["settings"] is None, "hydra lets a null be replaced by any settings, an empty section by none"
     planner = getattr(sys.modules[module], name)(**section)
     assert planner.name() == "nsdrive_pdm_closed"
     assert planner.observation_type() is DetectionsTracks

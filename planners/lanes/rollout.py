@@ -18,7 +18,8 @@ from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.candidates import Candidate
 from planners.lanes.topology import envelope
 
-GENTLE_JERK_MPS3 = 4.0  # chosen by us, nuPlan's bound for comfort is 4.13
+GENTLE_JERK_MPS3 = 1.4  # chosen by us: the tracker makes twice as much of it, and nuPlan's bound for comfort is 4.13
+CALM = 0.6  # chosen by us: where less than this share of the hardest braking is needed, it begins gently
 STOPPING_M, STOPPING_S = 0.7, 0.35  # chosen by us: nuPlan's tracker needs so much more room to come to a stop
 # Chosen by us: who steers out from a low speed does so no faster, or the tracker swings out beyond the path.
 OUT_LATERAL_MPS2, OUT_BELOW_MPS = 0.9, 4.0
@@ -60,8 +61,8 @@ def drive(
     against_margin_m: float = 0.1,
 ) -> Driven:
     """Drive a path at each share of its speed limit. met (4, K, N): who is on it when (`planners.lanes.frenet.entries`), sampled
-    every `sample_s`; after the last sample everyone keeps the speed. accel_mps2: the ego's now, from which the law of the
-    free road departs gently. against_mps: no faster than this where the car's middle is nearer than
+    every `sample_s`; after the last sample everyone keeps the speed. accel_mps2: the ego's now, from which it departs
+    gently where there is time for it. against_mps: no faster than this where the car's middle is nearer than
     `against_margin_m` to the lane's left boundary or over it."""
     p = parameters
     along = candidate.chain.along
@@ -118,7 +119,7 @@ def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, harde
     out = np.empty((len(fractions), steps + 1, 3))
     last = len(arc) - 1
     for f in range(len(fractions)):
-        at, speed, i, gentle = 0.0, speed0, 0, min(accel0, 0.0)
+        at, speed, i, gentle = 0.0, speed0, 0, accel0
         for k in range(steps + 1):
             while i < last - 1 and arc[i + 1] <= at:
                 i += 1
@@ -136,7 +137,10 @@ def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, harde
             now = k * dt
             for h in range(held.shape[0]):
                 if now < held[h, 1]:
-                    law = acceleration_kernel(speed, held[h, 0] - nose, 0.0, target, s0, headway, a, b, exponent, clamp)
+                    room = held[h, 0] - nose
+                    law = acceleration_kernel(speed, room, 0.0, target, s0, headway, a, b, exponent, clamp)
+                    if 0.5 * speed * speed < CALM * b * (room - s0):
+                        law = max(law, gentle)
                     accel = min(accel, law)
             j = min(int(now / sample + 1e-6), samples - 1)
             for n in range(objects):
@@ -146,7 +150,6 @@ def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, harde
                 gap = met[0, j, n] + beyond - nose
                 if gap > 0.05 or met[1, j, n] + beyond > nose:
                     law = acceleration_kernel(speed, gap, met[2, j, n], target, s0, headway, a, b, exponent, clamp)
-                    accel = min(accel, law)
                     # Harder than the law where that is needed to stop behind it, should it brake on as it does.
                     ahead = max(0.0, met[2, j, n])
                     room = (
@@ -158,7 +161,10 @@ def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, harde
                     left = 0.0 if met[3, j, n] > 0.5 else ahead
                     needed = 0.5 * (speed * speed - left * left) / max(room, 0.1)
                     if speed > ahead and needed > FIRM[1] * b:
-                        accel = min(accel, -min(FIRM[0] * needed, hardest))
+                        law = min(law, -min(FIRM[0] * needed, hardest))
+                    elif needed < CALM * b and gap > s0:
+                        law = max(law, gentle)
+                    accel = min(accel, law)
             out[f, k, 0], out[f, k, 1], out[f, k, 2] = at, speed, accel
             after = max(0.0, speed + accel * dt)
             at += 0.5 * (speed + after) * dt if after > 0.0 else speed * speed / (2.0 * max(-accel, 1e-9))

@@ -38,7 +38,7 @@ from planners.lanes.rollout import Stop
 from planners.lanes.rounds import rounds_of, ways_of
 from planners.lanes.tick import Neighbour, Option, Tick
 from planners.lanes.topology import Chain, Chains, usable_route
-from planners.lanes.weighing import by_the_second, weigh_proposals
+from planners.lanes.weighing import by_the_second, on_the_road, weigh_proposals
 from planners.pdm.areas import Areas
 from planners.pdm.brake import emergency_trajectory, must_brake
 from planners.pdm.forecast import Forecast, forecast
@@ -102,7 +102,8 @@ class PdmLanesPlanner:
         followed = {lane_id for option in options for lane_id in option.candidate.chain.lane_ids}
         on_route = frozenset(followed | set(self._chains.lanes))
         scores = score_proposals(simulated, seen, self._line(chain), areas, on_route, c)
-        terms = by_the_second(terms_of(scores, seen), simulated, areas, on_route)
+        terms = on_the_road(terms_of(scores, seen), simulated, areas, c.off_road_m)
+        terms = by_the_second(terms, simulated, areas, on_route)
         proposals = weigh_proposals(at, terms, memory, c)
         chosen, runner_up = ranking([proposal.score for proposal in proposals])
         assert chosen is not None, "there is at least one proposal"

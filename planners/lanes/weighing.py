@@ -16,7 +16,7 @@ from planners.lanes.config import PdmLanesConfig
 from planners.lanes.memory import Memory
 from planners.lanes.outlook import holds
 from planners.lanes.tick import Option
-from planners.pdm.areas import ONCOMING, Areas
+from planners.pdm.areas import NON_DRIVABLE, ONCOMING, Areas
 from planners.pdm.score import NAMES, WRONG_WAY_MUCH_M, WRONG_WAY_SOME_M
 from planners.pdm.simulate import Simulated
 
@@ -91,6 +91,25 @@ def by_the_second(
         value = 1.0 if metres < WRONG_WAY_SOME_M else 0.5 if metres < WRONG_WAY_MUCH_M else 0.0
         term = replace(scored[row][column], value=value, measured=metres)
         mended[row] = (*scored[row][:column], term, *scored[row][column + 1 :])
+    return tuple(mended)
+
+
+def on_the_road(
+    scored: tuple[tuple[Term, ...], ...], simulated: Simulated, areas: Areas, tolerance_m: float
+) -> tuple[tuple[Term, ...], ...]:
+    """The terms with nuPlan's tolerance for the drivable area: its metric lets a corner out by 0.3 m, PDM-Closed by nothing. In
+    a tight turn that decides whether there is a way at all."""
+    column = NAMES.index("drivable_area")
+    rows = [row for row, terms in enumerate(scored) if terms[column].value < 1.0]
+    if not rows:
+        return scored
+    centers, corners = simulated.centers[rows], simulated.corners[rows]
+    outwards = corners - centers[:, :, None]
+    inside = corners - tolerance_m * outwards / np.linalg.norm(outwards, axis=3, keepdims=True)
+    off = areas.ego_areas(inside, centers, ())[:, :, NON_DRIVABLE].any(axis=1)
+    mended = list(scored)
+    for row in np.array(rows)[~off].tolist():
+        mended[row] = (*scored[row][:column], Term(name="drivable_area", value=1.0), *scored[row][column + 1 :])
     return tuple(mended)
 
 

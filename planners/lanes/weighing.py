@@ -104,8 +104,10 @@ def on_the_road(
     if not rows:
         return scored
     centers, corners = simulated.centers[rows], simulated.corners[rows]
-    outwards = corners - centers[:, :, None]
-    inside = corners - tolerance_m * outwards / np.linalg.norm(outwards, axis=3, keepdims=True)
+    ahead, left = corners[:, :, :1] - corners[:, :, 1:2], corners[:, :, :1] - corners[:, :, 3:]  # front left comes first
+    ahead, left = (side / np.linalg.norm(side, axis=3, keepdims=True) for side in (ahead, left))
+    forwards, leftwards = np.array([1.0, -1.0, -1.0, 1.0])[:, None], np.array([1.0, 1.0, -1.0, -1.0])[:, None]
+    inside = corners - tolerance_m * (forwards * ahead + leftwards * left)
     off = areas.ego_areas(inside, centers, ())[:, :, NON_DRIVABLE].any(axis=1)
     mended = list(scored)
     for row in np.array(rows)[~off].tolist():

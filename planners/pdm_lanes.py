@@ -38,7 +38,7 @@ from planners.lanes.rollout import Stop
 from planners.lanes.rounds import rounds_of, ways_of
 from planners.lanes.tick import Neighbour, Option, Tick
 from planners.lanes.topology import Chain, Chains, usable_route
-from planners.lanes.weighing import by_the_second, on_the_road, weigh_proposals
+from planners.lanes.weighing import by_the_second, near_in_bends, on_the_road, weigh_proposals
 from planners.pdm.areas import Areas
 from planners.pdm.brake import emergency_trajectory, must_brake
 from planners.pdm.forecast import Forecast, forecast
@@ -103,6 +103,7 @@ class PdmLanesPlanner:
         on_route = frozenset(followed | set(self._chains.lanes))
         scores = score_proposals(simulated, seen, self._line(chain), areas, on_route, c)
         terms = on_the_road(terms_of(scores, seen), simulated, areas, c.off_road_m)
+        terms = near_in_bends(terms, frozenset(bends.ids), c.bend_ttc_s)
         terms = by_the_second(terms, simulated, areas, on_route)
         proposals = weigh_proposals(at, terms, memory, c)
         chosen, runner_up = ranking([proposal.score for proposal in proposals])
@@ -152,9 +153,11 @@ class PdmLanesPlanner:
         }
         bicycle = np.array([kinds[track_id] == BICYCLE for track_id in seen.ids], dtype=bool)
         boxes = seen.boxes.copy()
-        boxes[:, 3] += c.moving_longer_m * moving
-        boxes[:, 4] += c.moving_wider_m * moving + c.bicycle_wider_m * bicycle
-        return replace(seen, boxes=boxes, bend_of=bends.rows(seen.ids), bends=bends.poses)
+        bend_of = bends.rows(seen.ids)
+        unsure = moving & (bend_of < 0)  # in a bend a larger box would reach into the ego's lane, seen along its chord
+        boxes[:, 3] += c.moving_longer_m * unsure
+        boxes[:, 4] += c.moving_wider_m * unsure + c.bicycle_wider_m * bicycle
+        return replace(seen, boxes=boxes, bend_of=bend_of, bends=bends.poses)
 
     def _line(self, chain: Chain) -> ProposalPath:
         """The chain's centerline as PDM-Closed's scorer wants it."""

@@ -35,6 +35,7 @@ class PdmLanesConfig(
     settle_mps2: float = 1.5  # ... by this much
     lost_m: float = 5.0  # chosen by us: an ego this far from its lane's middle looks for another lane
 
+    bend_ttc_s: float = 1.5  # chosen by us: a time to collision with someone in a bend counts only so soon
     off_road_m: float = 0.25  # chosen by us: so far a corner may leave the road, 0.3 in nuPlan's metric
     # nuPlan's driving direction: 2 m against the traffic within a second are half a fault, 6 m a whole one.
     against_mps: float = 1.8  # chosen by us: so the car's middle crosses the line to the oncoming lane at a crawl

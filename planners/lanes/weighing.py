@@ -104,7 +104,10 @@ def on_the_road(
     if not rows:
         return scored
     centers, corners = simulated.centers[rows], simulated.corners[rows]
-    ahead, left = corners[:, :, :1] - corners[:, :, 1:2], corners[:, :, :1] - corners[:, :, 3:]  # front left comes first
+    ahead, left = (
+        corners[:, :, :1] - corners[:, :, 1:2],
+        corners[:, :, :1] - corners[:, :, 3:],
+    )  # front left comes first
     ahead, left = (side / np.linalg.norm(side, axis=3, keepdims=True) for side in (ahead, left))
     forwards, leftwards = np.array([1.0, -1.0, -1.0, 1.0])[:, None], np.array([1.0, 1.0, -1.0, -1.0])[:, None]
     inside = corners - tolerance_m * (forwards * ahead + leftwards * left)
@@ -112,6 +115,21 @@ def on_the_road(
     mended = list(scored)
     for row in np.array(rows)[~off].tolist():
         mended[row] = (*scored[row][:column], Term(name="drivable_area", value=1.0), *scored[row][column + 1 :])
+    return tuple(mended)
+
+
+def near_in_bends(
+    scored: tuple[tuple[Term, ...], ...], in_bend: Collection[str], within_s: float
+) -> tuple[tuple[Term, ...], ...]:
+    """The terms without infractions of the time to collision that are far off and with someone in a bend: it looks straight on,
+    along both chords, and would have the ego slow down for all who come towards it there."""
+    column = NAMES.index("time_to_collision")
+    mended = []
+    for terms in scored:
+        term = terms[column]
+        if term.about in in_bend and term.measured is not None and term.measured > within_s:
+            terms = (*terms[:column], Term(name=term.name, value=1.0), *terms[column + 1 :])
+        mended.append(terms)
     return tuple(mended)
 
 

@@ -19,10 +19,12 @@ from planners.lanes.candidates import Candidate
 from planners.lanes.topology import envelope
 
 GENTLE_JERK_MPS3 = 1.4  # chosen by us: the tracker makes twice as much of it, and nuPlan's bound for comfort is 4.13
+SOON_S = 1.5  # chosen by us: who will be on the path this soon
 CALM = 0.6  # chosen by us: where less than this share of the hardest braking is needed, it begins gently
 STOPPING_M, STOPPING_S = 0.7, 0.35  # chosen by us: nuPlan's tracker needs so much more room to come to a stop
 # Chosen by us: who steers out from a low speed does so no faster, or the tracker swings out beyond the path.
 OUT_LATERAL_MPS2, OUT_BELOW_MPS = 0.9, 4.0
+COMFORT_MPS2 = 4.0  # nuPlan's bound for comfort is 4.05: no harder where that is enough
 FIRM = 1.35, 0.75  # chosen by us: so much more than needed is braked, from that share of the law's hardest on
 
 
@@ -145,6 +147,21 @@ def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, harde
             j = min(int(now / sample + 1e-6), samples - 1)
             for n in range(objects):
                 if met[0, j, n] == np.inf:
+                    # Who is about to come in is followed a little early, no harder than is calm.
+                    for soon in range(j + 1, min(j + 1 + int(SOON_S / sample), samples)):
+                        if met[0, soon, n] < np.inf:
+                            gap = (
+                                met[1, j, n]
+                                - (met[1, soon, n] - met[0, soon, n])
+                                - nose
+                                + (now - j * sample) * met[2, j, n]
+                            )
+                            if gap > s0 and met[2, j, n] > 0.0:
+                                law = acceleration_kernel(
+                                    speed, gap, met[2, j, n], target, s0, headway, a, b, exponent, clamp
+                                )
+                                accel = min(accel, max(law, gentle, -CALM * b))
+                            break
                     continue
                 beyond = (now - j * sample) * met[2, j, n]
                 gap = met[0, j, n] + beyond - nose
@@ -161,7 +178,8 @@ def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, harde
                     left = 0.0 if met[3, j, n] > 0.5 else ahead
                     needed = 0.5 * (speed * speed - left * left) / max(room, 0.1)
                     if speed > ahead and needed > FIRM[1] * b:
-                        law = min(law, -min(FIRM[0] * needed, hardest))
+                        firm = FIRM[0] * needed
+                        law = min(law, -min(firm, hardest) if needed > COMFORT_MPS2 else -min(firm, COMFORT_MPS2))
                     elif needed < CALM * b and gap > s0:
                         law = max(law, gentle)
                     accel = min(accel, law)

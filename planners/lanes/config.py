@@ -16,9 +16,10 @@ from planners.road_rules import RoadParameters
 class PdmLanesConfig(
     PdmParameters, RoadParameters, MobilParameters, OncomingParameters, PassingParameters, ConflictParameters
 ):
-    """Those that it shares with PDM-Closed and IDM keep their values there, but for the first seven."""
+    """Those that it shares with PDM-Closed and IDM keep their values there, but for the first eight."""
 
     radius_m: float = 100.0  # chosen by us: 4 s at 90 km/h; PDM-Closed's 50 m end before a faster ego's road does
+    accel_max_mps2: float = 1.75  # chosen by us: 1.5 in PDM-Closed, comfortable up to 2.4 in nuPlan
     reference: bool = False  # PDM-Closed's quirks are mended
     clamp_needed_gap: bool = True  # else the ego brakes behind a lead that speeds away
     speed_fractions: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)  # PDM-Closed's, fastest first, and to stop

@@ -85,7 +85,12 @@ EXPECTED: dict[str, tuple[Check, ...]] = {
     ),
     "stop_and_go": (KeepsGap(least_m=0.5), _COMFORT),
     "cut_in_close": (KeepsGap(least_m=0.8), BrakesAtMost(most_mps2=4.05), NeverBelow(speed_mps=4.0)),
-    "cut_in_at_speed": (KeepsGap(least_m=3.0), BrakesAtMost(most_mps2=4.05), NeverBelow(speed_mps=8.0)),
+    "cut_in_at_speed": (
+        KeepsGap(least_m=3.0, unless=LANE_CHANGES),  # it may pass in the lane that the car has left
+        KeepsGap(least_m=1.0),
+        BrakesAtMost(most_mps2=4.05),
+        NeverBelow(speed_mps=8.0),
+    ),
     "cut_out_reveals_stopped_car": (StopsBehind(what="stopped-1", most_m=15.0), BrakesAtMost(most_mps2=HARD_MPS2)),
     "tailgated": (NeverBelow(speed_mps=11.4), EndsBelow(speed_mps=14.4, from_s=0.0), BrakesAtMost(most_mps2=2.0)),
     "slow_vehicle_one_lane": (KeepsGap(least_m=2.0), _IN_LANE, NeverBelow(speed_mps=2.0), _COMFORT),

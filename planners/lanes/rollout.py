@@ -160,7 +160,7 @@ def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, harde
                                 law = acceleration_kernel(
                                     speed, gap, met[2, j, n], target, s0, headway, a, b, exponent, clamp
                                 )
-                                accel = min(accel, max(law, gentle, -CALM * b))
+                                accel = min(accel, max(law, -CALM * b))
                             break
                     continue
                 beyond = (now - j * sample) * met[2, j, n]

@@ -39,8 +39,9 @@ def read_form(source: str | Path) -> QuestionForm | None:
     if not path.is_file():
         return None
     try:
-        form = form_of(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
+        written = json.loads(path.read_text(encoding="utf-8"))
+        form = _form(written["rig"], written["trace_level"])
+    except (KeyError, TypeError, ValueError):
         form = None
     if form is None:
         raise ValueError(f"{path} is not what nsdrive wrote there, a rig and a trace level: delete it, or train again")
@@ -48,9 +49,13 @@ def read_form(source: str | Path) -> QuestionForm | None:
 
 
 def form_of(row: Any) -> QuestionForm | None:
-    """That of a sample's row; None where it has no rig or level of ours (another's dataset may not)."""
+    """That of a sample's row, a JSON object; None where it has no rig or level of ours (another's dataset may not)."""
     try:
-        rig, level = Rig.from_json(row["rig"]), row["trace_level"]
+        return _form(row["nsdrive"]["rig"], row["trace_level"])
     except (KeyError, TypeError, ValueError):
         return None
-    return QuestionForm(rig=rig, trace_level=level) if rig.cameras and level in TASK else None
+
+
+def _form(rig: Any, trace_level: str) -> QuestionForm | None:
+    cameras = Rig.from_json(rig)
+    return QuestionForm(rig=cameras, trace_level=trace_level) if cameras.cameras and trace_level in TASK else None

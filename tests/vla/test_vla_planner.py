@@ -78,9 +78,6 @@ def test_a_model_that_knows_nothing_drives_and_its_words_are_kept(model):
         assert len(plan.trajectory.times_s) == 81
         expected = motion.from_time(state.time_s)
         np.testing.assert_array_equal(plan.trajectory.poses_global, expected.poses_global)
-    again = simulate(ROAD, planner(model), duration_s=0.2)
-    assert [plan.said for plan in again.plans] == [plan.said for plan in rollout.plans]
-    assert again.states == rollout.states
 
 
 def test_it_is_asked_what_its_training_samples_asked(model, tmp_path):
@@ -176,8 +173,10 @@ def test_a_model_says_how_it_is_to_be_asked_unless_it_is_told(model, tmp_path):
     (folder / FORM).write_text("{}")
     with pytest.raises(ValueError, match=r"nsdrive\.json is not what nsdrive wrote"):
         read_form(folder)
-    assert form_of({"rig": {}, "trace_level": "none"}) is None
-    assert form_of({"rig": form.rig.to_json(), "trace_level": "long"}) is None
+    told_by = {"nsdrive": {"rig": form.rig.to_json()}}
+    assert form_of(told_by | {"trace_level": "brief"}) == form
+    assert form_of(told_by | {"trace_level": "long"}) is None
+    assert form_of({"trace_level": "brief"}) is form_of({"nsdrive": {"rig": {}}, "trace_level": "none"}) is None
 
 
 def test_without_a_model_or_with_a_wrong_setting_it_is_one_line(capsys, tmp_path):
@@ -210,13 +209,28 @@ def test_it_drives_but_does_not_teach(model, monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning:torch")  # as in test_train.py
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 def test_a_trained_model_drives_a_scene_to_its_score(tmp_path):
     scenes = ["scenarios.n_scenarios=2", "scenarios.families=free_road", "rig=3"]
     small = ["image_width_px=64", "image_height_px=36", "samples.trace_level=none", "train_share=1", "val_share=0"]
     data, run = tmp_path / "data", tmp_path / "run"
     assert main(["generate", "data/synthetic", *scenes, *small, "--out", str(data)]) == 0
     assert (
-        main(["train", "train/tiny_demo", "max_steps=2", "save_every_steps=2", "--data", str(data), "--out", str(run)])
+        main(
+            [
+                "train",
+                "train/tiny_demo",
+                "deepspeed=none",
+                "max_steps=2",
+                "save_every_steps=2",
+                "--data",
+                str(data),
+                "--out",
+                str(run),
+            ]
+        )
         == 0
     )
     form = read_form(run / "model")

@@ -23,7 +23,9 @@ from nsdrive.world.types import FloatArray
 NATIVE_WIDTH_PX, NATIVE_HEIGHT_PX = 1920, 1080
 NATIVE_FOCAL_PX, NATIVE_CX_PX, NATIVE_CY_PX = 1545.0, 960.0, 560.0
 
-# x, y, z [m], yaw, pitch [deg]. F0, L0, R0 and B0 are nuPlan's calibration. The side (L1, R1) and rear-side (L2, R2)
+AXLE_HEIGHT_M = 0.36  # nuPlan counts z from the rear axle: half of the Pacifica's tyres, 235/60 R18; we from the ground
+
+# x, y, z above the axle [m], yaw, pitch [deg]. F0, L0, R0 and B0 are nuPlan's calibration. The side (L1, R1) and rear-side (L2, R2)
 # cameras are chosen by us so that eight views of 64 degrees close the circle with at least 8 degrees of overlap; pitch
 # is 0 where no calibration is known.
 _PLACES: Mapping[str, tuple[float, float, float, float, float]] = {
@@ -131,7 +133,7 @@ def make_rig(name: str, *, width_px: int = 640, height_px: int = 360) -> Rig:
                 name=camera,
                 x_m=x,
                 y_m=y,
-                z_m=z,
+                z_m=z + AXLE_HEIGHT_M,
                 yaw_rad=float(np.deg2rad(yaw_deg)),
                 pitch_rad=float(np.deg2rad(pitch_deg)),
                 roll_rad=0.0,

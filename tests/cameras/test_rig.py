@@ -10,7 +10,7 @@ from nsdrive.cameras.rig import RIGS, Rig, make_rig, project
 
 def test_the_front_camera_sees_a_point_ahead_near_the_middle_of_its_image():
     camera = make_rig("3").cameras[0]
-    pixels, depth_m = project(camera, np.array([[21.73, 0.0, 1.59]]))
+    pixels, depth_m = project(camera, np.array([[21.73, 0.0, 1.95]]))
     assert camera.name == "CAM_F0"
     assert depth_m[0] == pytest.approx(20.0, abs=0.05)
     assert pixels[0] == pytest.approx([camera.cx + camera.fx * np.tan(np.deg2rad(1.0)), 166.0], abs=2.0)

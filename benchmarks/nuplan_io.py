@@ -1,6 +1,6 @@
 """nuPlan's logs and maps with and without its devkit, in one run: listing, opening a scenario, one tick, a map query of 50 m.
 
-OMP_NUM_THREADS=1 python benchmarks/nuplan_io.py [--public DIR] [--data ROOT --token HEX] [--objects 160] [--seconds 20] [--logs 1000]
+OMP_NUM_THREADS=1 python benchmarks/nuplan_io.py [--public DIR] [--data ROOT --token HEX] [--objects N] [--seconds S] [--logs N]
 
 Without --data (a folder with logs/ and maps/) a crowded scene is written in nuPlan's format, so many seconds long, and linked
 under so many names for the listing. DIR holds the source tree `nuplan-devkit` and a python that can run it

@@ -37,6 +37,7 @@ from nsdrive.world.types import (
     EgoState,
     ObjectFrame,
     Observation,
+    Plan,
     Planner,
     Rollout,
     Scenario,
@@ -133,15 +134,18 @@ def planned(
 ) -> Rollout:
     """The planner's one plan at a tick as if it were driven exactly, in the world that it assumes (see the module).
 
-    past: the ego's states since the scenario began, the one at the tick last. ValueError where the plan is not finite or
-    shorter than five seconds.
+    past: the ego's states since the scenario began, the one at the tick last. The rollout's plans are new every half second,
+    which a text is about; those between are the last one. ValueError where the plan is not finite or shorter than five seconds.
     """
     ego = past[-1]
     planner.initialize(scenario.mission, ego)
     states: tuple[EgoState, ...] = (ego,)
     frames = kept_going(frame)
-    plans = []
+    plans: list[Plan] = []
     for k in range(FUTURE_TICKS + 1):
+        if k % TICKS_PER_WAYPOINT:
+            plans.append(plans[-1])
+            continue
         plan = planner.plan(
             Observation(
                 tick=tick + k,

@@ -9,6 +9,7 @@ junction to x = 100 m, lanes 103 and 104 behind it; 111 is the oncoming lane. Th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,13 @@ def write_log(
     route: tuple[str, ...] | None = None,
     planned: np.ndarray | None = None,
     camera: str | None = None,
-    pause_s: tuple[float, float] | None = None,
+    missing: Mapping[str, tuple[float, float]] | None = None,
     road: str | None = "grouped",
 ) -> Path:
     """The log's folder. actors: token, label, x at the start, y, speed along x. route: nuPlan's roadblocks. planned: (N, 3).
 
-    camera: "jpeg", "path" (files under root/images) or "fisheye". pause_s: no boxes in between. road: see `write_map`.
+    camera: "jpeg", "path" (files under root/images) or "fisheye". missing: what ("boxes", "lights", "camera") is not
+    there between two times. road: see `write_map`.
     """
     location = None if road is None else "town"
     about = MapMetadata(
@@ -111,16 +113,17 @@ def write_log(
     for time_s in np.arange(round(seconds * rate_hz) + 1) / rate_hz:
         stamp = Timestamp.from_us(START_US + round(float(time_s) * 1e6))
         modalities: list[Any] = [ego_at(float(time_s), stamp)]
-        if pause_s is None or not pause_s[0] < time_s < pause_s[1]:
+        absent = {what for what, (from_s, to_s) in (missing or {}).items() if from_s < time_s < to_s}
+        if "boxes" not in absent:
             modalities.append(boxes_at(float(time_s), stamp, dataset, actors or default_actors(dataset)))
-        if lights:
+        if lights and "lights" not in absent:
             red = TrafficLightStatus.RED if time_s < 6.0 else TrafficLightStatus.GREEN
             shown = [TrafficLightDetection(201, red), TrafficLightDetection(202, TrafficLightStatus.OFF)]
             modalities.append(TrafficLightDetections(shown, stamp))
-        if route is not None:
-            data = {"lidar_token": "00", "route_roadblock_ids": list(route)}
+        if route is not None:  # before the anchor another scene goes on, of which nothing is wanted
+            data = {"lidar_token": "00", "route_roadblock_ids": list(route if time_s > 1.5 else ("3", "4"))}
             modalities.append(CustomModality(data=data, metadata=CustomModalityMetadata("scenario"), timestamp=stamp))
-        if camera is not None:
+        if camera is not None and "camera" not in absent:
             modalities.append(camera_at(float(time_s), stamp, camera, root))
         writer.write_sync(ModalitiesSync(timestamp=stamp, modalities=modalities))
     writer.close()
@@ -251,7 +254,14 @@ def write_map(root: Path, about: MapMetadata, road: str) -> None:
                 Intersection(5, IntersectionType.TRAFFIC_LIGHT, [2], shapely_polygon=shapely.box(80, -9, 100, 5))
             )
         zone = shapely.box(78.5, -7.0, 80.0, 0.0)
-        writer.write_map_object(StopZone(7, StopZoneType.TRAFFIC_LIGHT, shapely_polygon=zone, lane_ids=[101, 102]))
+        for number, kind, named in (
+            (7, StopZoneType.TRAFFIC_LIGHT, [101, 102]),  # the lanes before it
+            (12, StopZoneType.PEDESTRIAN_CROSSING, []),
+            (13, StopZoneType.STOP_SIGN, [101]),
+            (14, StopZoneType.STOP_SIGN, [104]),  # the lane behind it, as Waymo has it
+        ):
+            where = shapely.box(100.0, -7.0, 101.0, 0.0) if number == 14 else zone
+            writer.write_map_object(StopZone(number, kind, shapely_polygon=where, lane_ids=named))
         line = Polyline3D.from_array(np.array([[0.0, -3.5, 30.0], [80.0, -3.5, 30.0]]))
         writer.write_map_object(RoadLine(1, RoadLineType.DASHED_WHITE, line))
     writer.write_map_object(Crosswalk(8, shapely_polygon=shapely.box(81, -9, 84, 5)))

@@ -68,6 +68,16 @@ def test_lights_are_those_of_the_frame_and_one_that_is_off_is_unknown(scenario):
     assert scenario.lights[60] == {"201": "green", "202": "unknown"}
 
 
+def test_what_nobody_saw_at_a_tick_is_not_taken_from_another_time(tmp_path):
+    write_log(tmp_path, seconds=9.0, camera="jpeg", missing={"lights": (2.0, 4.0), "camera": (2.0, 4.0)})
+    source = source_of(tmp_path)
+    (item,) = source.items()
+    lights = source.load(item).lights
+    assert [bool(lights[tick]) for tick in (20, 30, 40)] == [True, False, True]
+    (camera,) = source.cameras(item)
+    assert [camera.read(tick) is None for tick in (20, 30, 40)] == [False, True, False]
+
+
 def test_the_map_has_lanes_connectors_areas_and_what_stops_traffic(scenario):
     lanes = scenario.lane_map.lanes
     assert {lane_id for lane_id, lane in lanes.items() if lane.is_connector} == {"201", "202"}
@@ -76,14 +86,26 @@ def test_the_map_has_lanes_connectors_areas_and_what_stops_traffic(scenario):
     assert (lanes["102"].speed_limit_mps, lanes["101"].speed_limit_mps) == (13.4, None)
     assert lanes["201"].intersection_id == "5"
     assert scenario.lane_map.intersections["5"].kind == "traffic_light"
-    assert lanes["201"].stop_line_ids == lanes["202"].stop_line_ids == ("7",)
-    assert lanes["104"].stop_line_ids == ()
     assert scenario.lane_map.stop_lines["7"].kind == "traffic_light"
     assert scenario.lane_map.stop_lines["7"].line == pytest.approx(np.array([[78.5, 0.0], [78.5, -7.0]]))
     assert (lanes["101"].right_marking, lanes["102"].left_marking) == ("dashed_white", "dashed_white")
     assert lanes["101"].left_marking == "none"
     assert set(scenario.lane_map.crosswalks) == {"8"}
     assert (len(scenario.lane_map.walkways), len(scenario.lane_map.carparks)) == (1, 1)
+
+
+def test_a_stop_line_is_for_the_lanes_that_its_zone_names_and_for_lights_and_signs_only(scenario):
+    stops = {lane_id: set(lane.stop_line_ids) for lane_id, lane in scenario.lane_map.lanes.items()}
+    assert stops.pop("201") == {"7"}
+    assert stops.pop("202") == {"7", "13"}
+    assert stops.pop("104") == {"14"}
+    assert not any(stops.values())
+    assert {i: line.kind for i, line in scenario.lane_map.stop_lines.items()} == {
+        "7": "traffic_light",
+        "12": "crosswalk",
+        "13": "stop_sign",
+        "14": "stop_sign",
+    }
 
 
 def test_lanes_of_one_group_are_a_roadblock_and_know_who_is_beside_them(scenario):

@@ -144,7 +144,7 @@ def test_flipped_bytes_give_a_scenario_or_one_line_and_never_anything_else(tmp_p
 
 
 def test_a_pause_in_the_boxes_is_not_bridged(tmp_path):
-    write_log(tmp_path, seconds=12.0, pause_s=(5.0, 6.5))
+    write_log(tmp_path, seconds=12.0, missing={"boxes": (5.0, 6.5)})
     assert "no boxes for 1.50 s, 5.1 s after the start" in refused(tmp_path)
 
 

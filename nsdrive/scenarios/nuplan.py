@@ -13,10 +13,10 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import shapely
@@ -60,6 +60,7 @@ class NuplanConfig:
     min_gap_s: float = 15.0  # nuPlan's timestamp_threshold_s (Val14's value): rows are tagged 20 times a second
     limit_per_type: int | None = None
     limit: int | None = None  # the first so many of all that is left
+    wheels: Literal["straight", "as_driven"] = "straight"  # at a rollout's start; nuPlan's own simulation: straight
     map_margin_m: float | None = 300.0  # how far beyond the ego's way the map is read; None: the whole city
 
     def __post_init__(self) -> None:
@@ -189,7 +190,9 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
         lane_map=lane_map,
         route_roadblock_ids=route,
         goal_m=extract.goal_m,
-        ego_log=extract.ego,
+        ego_log=tuple(replace(state, steering_rad=0.0) for state in extract.ego)
+        if config.wheels == "straight"
+        else extract.ego,
         frames=extract.frames,
         lights=extract.lights,
         unknown=frozenset(unknown),

@@ -6,7 +6,8 @@ its tag and lasts 15 s, an untagged one begins at its row and lasts 20 s (nuplan
 
     ego_pose    the rear axle in the map's frame; speeds and accelerations in the body's, of which the forward one is ours
     lidar_box   the centre of the box in the map's frame, velocities in the map's
-    steering    nuPlan does not tell it: its simulation begins with the wheels straight, and so does ours
+    steering    nuPlan does not tell it; here it is what the logged yaw rate and speed imply. Its simulation begins with the
+                wheels straight: see `NuplanConfig.wheels`
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from nsdrive.scenarios.nuplan_sqlite import opened, select_in
 from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES, last_type
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, LIGHT_STATES, OBJECT_KINDS, EgoState, FloatArray, ObjectFrame
+from nsdrive.world.vehicle import PACIFICA
 
 LIDAR_CHANNEL = "MergedPointCloud"
 TAGGED_S, UNTAGGED_S = (
@@ -36,6 +38,7 @@ ROWS_PER_TICK = 2  # subsample_ratio 0.5 of 20 Hz
 MIN_FUTURE_TICKS = 1
 AGENTS = [OBJECT_KINDS.index(kind) for kind in ("vehicle", "bicycle", "pedestrian")]  # the others have no velocity
 OFFICIAL_ORDER = ("vehicle", "pedestrian", "bicycle", "traffic_cone", "barrier", "czone_sign", "generic_object")
+SLOW_MPS = 0.5  # chosen by us: below this the steering angle cannot be had from the yaw rate
 MAX_TICK_S = 0.15  # chosen by us: a longer tick is worth a note
 
 
@@ -135,7 +138,7 @@ def _clock(path: Path, log: sqlite3.Connection, token: str, start_us: int, end_u
 
 
 def _ego(path: Path, log: sqlite3.Connection, clock: Sequence[tuple[bytes, int]]) -> tuple[EgoState, ...]:
-    columns = ("x", "y", "qw", "qx", "qy", "qz", "vx", "acceleration_x")
+    columns = ("x", "y", "qw", "qx", "qy", "qz", "vx", "acceleration_x", "angular_rate_z")
     rows = {
         row["token"]: [row[name] for name in columns]
         for row in select_in(
@@ -150,7 +153,8 @@ def _ego(path: Path, log: sqlite3.Connection, clock: Sequence[tuple[bytes, int]]
     states = []
     for tick, (token, stamp) in enumerate(clock):
         try:
-            x, y, qw, qx, qy, qz, speed, accel = (float(value) for value in rows[token])
+            x, y, qw, qx, qy, qz, speed, accel = (float(value) for value in rows[token][:8])
+            yaw_rate = float(rows[token][8] or 0.0)
             norm = math.sqrt(qw * qw + qx * qx + qy * qy + qz * qz)
             qw, qx, qy, qz = qw / norm, qx / norm, qy / norm, qz / norm
         except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -167,9 +171,18 @@ def _ego(path: Path, log: sqlite3.Connection, clock: Sequence[tuple[bytes, int]]
                 heading_rad=heading,
                 speed_mps=speed,
                 accel_mps2=accel,
+                steering_rad=_steering_rad(speed, yaw_rate),
             )
         )
     return tuple(states)
+
+
+def _steering_rad(speed_mps: float, yaw_rate_radps: float) -> float:
+    """Of the car with nuPlan's wheel base that turns so; 0.0 where it is too slow to tell."""
+    if speed_mps < SLOW_MPS or not math.isfinite(yaw_rate_radps):
+        return 0.0
+    angle = math.atan(yaw_rate_radps * PACIFICA.wheel_base_m / speed_mps)
+    return max(-PACIFICA.max_steering_rad, min(PACIFICA.max_steering_rad, angle))
 
 
 def _frames(

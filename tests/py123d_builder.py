@@ -259,8 +259,9 @@ def write_map(root: Path, about: MapMetadata, road: str) -> None:
             (12, StopZoneType.PEDESTRIAN_CROSSING, []),
             (13, StopZoneType.STOP_SIGN, [101]),
             (14, StopZoneType.STOP_SIGN, [104]),  # the lane behind it, as Waymo has it
+            (15, StopZoneType.STOP_SIGN, []),  # over the start of 103 and 104, but no connector begins there
         ):
-            where = shapely.box(100.0, -7.0, 101.0, 0.0) if number == 14 else zone
+            where = shapely.box(100.5, -7.0, 101.5, 0.0) if number >= 14 else zone
             writer.write_map_object(StopZone(number, kind, shapely_polygon=where, lane_ids=named))
         line = Polyline3D.from_array(np.array([[0.0, -3.5, 30.0], [80.0, -3.5, 30.0]]))
         writer.write_map_object(RoadLine(1, RoadLineType.DASHED_WHITE, line))

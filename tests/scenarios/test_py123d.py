@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import shapely
 
 pytest.importorskip("py123d")  # the extra `logs`
 
@@ -21,7 +22,9 @@ from py123d_builder import (
 from nsdrive.cli import main
 from nsdrive.dataset import open_dataset
 from nsdrive.scenarios.py123d import Py123dConfig, Py123dSource
+from nsdrive.scenarios.py123d_roads import with_stop_lines
 from nsdrive.scenarios.source import ScenarioError
+from nsdrive.world.lane_map import Lane
 
 
 def source_of(root, **settings):
@@ -105,7 +108,25 @@ def test_a_stop_line_is_for_the_lanes_that_its_zone_names_and_for_lights_and_sig
         "12": "crosswalk",
         "13": "stop_sign",
         "14": "stop_sign",
+        "15": "stop_sign",
     }
+
+
+def test_a_short_lane_does_not_stop_at_its_start_for_the_zone_at_its_end():
+    line = np.array([[0.0, 0.0], [4.0, 0.0]])
+    short = Lane(
+        lane_id="1",
+        roadblock_id="1",
+        is_connector=False,
+        centerline=line,
+        left_boundary=line + np.array([0.0, 1.75]),
+        right_boundary=line - np.array([0.0, 1.75]),
+        speed_limit_mps=None,
+    )
+    for from_x, expected in ((3.0, ()), (0.0, ("7",))):
+        zone = shapely.box(from_x, -1.75, from_x + 1.0, 1.75)
+        lanes, _ = with_stop_lines({"7": (zone, "STOP_SIGN", ("1",))}, {"1": short}, frozenset())
+        assert lanes["1"].stop_line_ids == expected
 
 
 def test_lanes_of_one_group_are_a_roadblock_and_know_who_is_beside_them(scenario):

@@ -83,7 +83,7 @@ def assert_the_same_is_seen(before, after):
         hidden = {name for name in plain if not (name in things and name in again)}
         assert len(hidden) <= 0.1 * len(plain), hidden
         areas = np.array([[things[name], again[name]] for name in sorted(plain - hidden)]).reshape(-1, 2)
-        assert areas[:, 0].sum() == pytest.approx(areas[:, 1].sum(), rel=0.1, abs=20.0)
+        assert areas[:, 0].sum() == pytest.approx(areas[:, 1].sum(), rel=0.2, abs=20.0)
 
 
 @pytest.mark.parametrize("family", CHEAP)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -86,10 +86,11 @@ def write_log(
     camera: str | None = None,
     missing: Mapping[str, tuple[float, float]] | None = None,
     road: str | None = "grouped",
+    compression: Literal["lz4", "zstd"] | None = None,
 ) -> Path:
     """The log's folder. actors: token, label, x at the start, y, speed along x. route: nuPlan's roadblocks. planned: (N, 3).
 
-    camera: "jpeg", "path" (files under root/images) or "fisheye". missing: what ("boxes", "lights", "camera") is not
+    camera: "jpeg", "mp4", "path" (files under root/images) or "fisheye". missing: what ("boxes", "lights", "camera") is not
     there between two times. road: see `write_map`.
     """
     location = None if road is None else "town"
@@ -103,10 +104,9 @@ def write_log(
         location=location,
         map_metadata=None if road is None else about,
     )
-    config = LogWriterConfig(
-        force_log_conversion=True, camera_store_option="path" if camera == "path" else "jpeg_binary"
-    )
-    writer = ArrowLogWriter(config, root / "logs", root / "sensors")
+    stored: Any = camera if camera in ("path", "mp4") else "jpeg_binary"
+    config = LogWriterConfig(force_log_conversion=True, camera_store_option=stored)
+    writer = ArrowLogWriter(config, root / "logs", root / "sensors", ipc_compression=compression)
     assert writer.reset(metadata)
     if planned is not None:
         writer.set_route(planned)
@@ -213,7 +213,7 @@ def camera_at(time_s: float, stamp: Timestamp, how: str, root: Path) -> ParsedCa
 
 
 def grey_of(tick: int) -> int:
-    return 20 + tick
+    return min(20 + 2 * tick, 250)
 
 
 def write_map(root: Path, about: MapMetadata, road: str) -> None:

@@ -19,6 +19,7 @@ from py123d_builder import (
     write_log,
 )
 
+from data_gen.show import find_item
 from nsdrive.cli import main
 from nsdrive.dataset import open_dataset
 from nsdrive.scenarios.py123d import Py123dConfig, Py123dSource
@@ -192,6 +193,24 @@ def test_two_frames_a_second_make_ten_ticks_a_second(tmp_path, scenario):
     assert slow.notes["boxes_every_s"] == 0.5
 
 
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_compressed_files_are_read_too(tmp_path, scenario, compression):
+    write_log(tmp_path, compression=compression, camera="jpeg")
+    source = source_of(tmp_path)
+    (item,) = source.items()
+    packed = source.load(item)
+    assert packed.ego_log == scenario.ego_log
+    assert packed.lights == scenario.lights
+    assert source.cameras(item)[0].read(50) is not None
+
+
+def test_a_log_is_shown_by_its_folder_and_a_scene_by_the_tick_at_which_it_begins(tmp_path):
+    folder = write_log(tmp_path, seconds=22.0)
+    for name, first_tick in ((str(folder), 0), (f"{folder}@150", 150)):
+        source, item = find_item(name)
+        assert source.load(item).clock_us == START_US + first_tick * 100_000
+
+
 def test_riders_and_mounts_of_argoverse_are_one_and_signs_are_no_obstacles(tmp_path):
     write_log(tmp_path, dataset="av2-sensor")
     frame = load(tmp_path).frames[30]
@@ -252,7 +271,7 @@ def test_a_map_of_a_whole_city_lies_beside_the_logs(tmp_path):
     assert "102" in load(tmp_path, maps_path=str(elsewhere)).lane_map.lanes
 
 
-@pytest.mark.parametrize("how", ["jpeg", "path"])
+@pytest.mark.parametrize("how", ["jpeg", "path", "mp4"])
 def test_a_camera_stands_where_it_stood_and_shows_the_tick_that_it_saw(tmp_path, how):
     write_log(tmp_path, camera=how, seconds=9.0)
     source = source_of(tmp_path, sensor_path=str(tmp_path / "images"))
@@ -267,7 +286,7 @@ def test_a_camera_stands_where_it_stood_and_shows_the_tick_that_it_saw(tmp_path,
     for tick in (0, 33, 90):
         image = camera.read(tick)
         assert image.shape == (48, 64, 3)
-        assert abs(float(image.mean()) - grey_of(tick)) < 1.0
+        assert abs(float(image.mean()) - grey_of(tick)) < 4.0  # a video's greys are a little off
     assert camera.read(91) is None
 
 

@@ -18,6 +18,9 @@ over in the foreseen world (IDM: a pedestrian on a crosswalk, a stop sign), the 
 speeds and distances are always the plan's own. A planner is started afresh at the anchor of a plan, as at one in a log.
 
 A human's waypoints are not what the text says: that is the difference between teacher and human, which the card states.
+
+Whether the teacher drives badly after an anchor is judged by its drive, whatever the label: the same anchors make samples of
+every kind.
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ class AnchorConfig:
     anchors_per_scenario: int = 5
     agents: Literal["replay", "reactive"] = "replay"
     label: Label = "rollout"  # what the waypoints are, see the module
+    keep_bad_driving: bool = False  # True: also anchors after which the teacher hits something or leaves the road
 
 
 class NoRecordingError(ValueError):
@@ -68,12 +72,15 @@ class NoRecordingError(ValueError):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Anchored:
     """One anchor. rollout: the motion that the text explains, `index` the anchor among its states, five seconds of it follow.
-    label: the 51 states from the anchor on that the waypoints are of."""
+    label: the 51 states from the anchor on that the waypoints are of. drive: what the planner really drives there, the anchor
+    being its state `drive_index`; None where it is of no interest."""
 
     rollout: Rollout
     index: int
     label: tuple[EgoState, ...]
     along_log: bool
+    drive: Rollout | None
+    drive_index: int
 
     @property
     def tick(self) -> int:
@@ -86,36 +93,43 @@ class Anchored:
         return self.rollout.states[self.index : self.index + FUTURE_TICKS + 1]
 
 
-def anchored(scenario: Scenario, planner: Planner, config: AnchorConfig) -> Iterator[Anchored]:
-    """Every anchor of a scenario, in time order. NoRecordingError where a human's future is wanted and none is recorded."""
+def anchored(
+    scenario: Scenario, planner: Planner, config: AnchorConfig, ticks: Sequence[int] | None = None
+) -> Iterator[Anchored]:
+    """Every anchor of a scenario, in time order; ticks: these, instead of those of the settings.
+
+    NoRecordingError where a human's future is wanted and none is recorded.
+    """
     recorded = len(scenario.ego_log) >= scenario.n_ticks
     along_log = config.anchors == "log" or (config.anchors == "auto" and recorded)
     if config.label == "human" and not (recorded and along_log):
         raise NoRecordingError(
             f"samples.label=human: scenario {scenario.scenario_id} has no recorded future; give logs, or label=rollout or plan"
         )
-    ticks = anchor_ticks(scenario, config)
+    ticks = anchor_ticks(scenario, config) if ticks is None else ticks
     if along_log:
         for tick in (tick for tick in ticks if tick < len(scenario.ego_log)):
-            past, frame, lights = scenario.ego_log[: tick + 1], scenario.frames[tick], scenario.lights[tick]
-            if config.label == "plan":
-                rollout = planned(scenario, planner, tick, past, frame, lights)
-            else:
+            drive = None
+            if config.label != "plan" or not config.keep_bad_driving:
                 duration_s = FUTURE_TICKS * INTERVAL_S
-                rollout = simulate(scenario, planner, start_tick=tick, duration_s=duration_s, agents=config.agents)
+                drive = simulate(scenario, planner, start_tick=tick, duration_s=duration_s, agents=config.agents)
+            rollout = drive
+            if config.label == "plan":
+                past = scenario.ego_log[: tick + 1]
+                rollout = planned(scenario, planner, tick, past, scenario.frames[tick], scenario.lights[tick])
+            assert rollout is not None, "one of the two was made"
             label = scenario.ego_log[tick : tick + FUTURE_TICKS + 1] if config.label == "human" else rollout.states
-            yield Anchored(rollout=rollout, index=0, label=tuple(label), along_log=True)
+            yield Anchored(rollout=rollout, index=0, label=tuple(label), along_log=True, drive=drive, drive_index=0)
         return
     drive = simulate(scenario, planner, start_tick=HISTORY_TICKS, agents=config.agents)
     for tick in ticks:
-        index = tick - HISTORY_TICKS
+        at = tick - HISTORY_TICKS
+        rollout, index = drive, at
         if config.label == "plan":
-            past = (*drive.history, *drive.states[: index + 1])
-            plan = planned(scenario, planner, tick, past, drive.frames[index], drive.lights[index])
-            yield Anchored(rollout=plan, index=0, label=plan.states, along_log=False)
-        else:
-            label = drive.states[index : index + FUTURE_TICKS + 1]
-            yield Anchored(rollout=drive, index=index, label=label, along_log=False)
+            past = (*drive.history, *drive.states[: at + 1])
+            rollout, index = planned(scenario, planner, tick, past, drive.frames[at], drive.lights[at]), 0
+        label = rollout.states[index : index + FUTURE_TICKS + 1]
+        yield Anchored(rollout=rollout, index=index, label=label, along_log=False, drive=drive, drive_index=at)
 
 
 def anchor_ticks(scenario: Scenario, config: AnchorConfig) -> list[int]:

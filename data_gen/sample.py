@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen.labels import AnchorConfig, Anchored, NoRecordingError, anchored
+from data_gen.labels import FUTURE_TICKS, AnchorConfig, Anchored, NoRecordingError, anchored
 from data_gen.teacher import Driving, driving_of
 from nsdrive.cameras.recorded import RecordedViews, recorded_views
 from nsdrive.cameras.render import Renderer, encode_jpeg
@@ -59,7 +59,6 @@ class SampleConfig(AnchorConfig):
     trace_level: Literal["none", "brief", "detailed"] = "detailed"
     jpeg_quality: int = 90
     images: Literal["auto", "recorded", "rendered"] = "auto"
-    keep_bad_driving: bool = False  # True: also anchors after which the teacher hits something or leaves the road
 
     def __post_init__(self) -> None:
         if self.anchors == "rollout" and self.images == "recorded":
@@ -113,7 +112,7 @@ def samples_of(
     """
     renderer = Renderer(scenario.lane_map, scenario.scenery_seed)
     views = None if config.images == "rendered" else recorded_views(cameras, rig)
-    judged: tuple[Rollout, Driving] | None = None  # the last rollout, which several anchors may lie along
+    judged: tuple[Rollout, Driving] | None = None  # the last drive, which several anchors may lie along
     for at in anchored(scenario, planner, config):
         if config.images == "recorded" and not at.along_log:
             raise NoRecordingError(
@@ -121,10 +120,10 @@ def samples_of(
             )
         if config.images == "recorded" and views is None:
             raise ValueError(_lacking(cameras, rig))
-        if not config.keep_bad_driving:
-            if judged is None or judged[0] is not at.rollout:
-                judged = (at.rollout, driving_of(at.rollout))
-            fault = judged[1].fault(at.index, at.index + len(at.label) - 1)
+        if at.drive is not None and not config.keep_bad_driving:
+            if judged is None or judged[0] is not at.drive:
+                judged = (at.drive, driving_of(at.drive))
+            fault = judged[1].fault(at.drive_index, at.drive_index + FUTURE_TICKS)
             if fault is not None:
                 yield LeftOut(tick=at.tick, reason=fault)
                 continue

@@ -56,8 +56,8 @@ def show(name: str, make_planner: Callable[[], Planner], *, rig: str, at_s: floa
         raise ValueError(
             f"--at {at_s} is outside {scenario.scenario_id}: give {HISTORY_TICKS * INTERVAL_S:.1f} to {last * INTERVAL_S:.1f} s"
         )
-    config = SampleConfig(anchor_spacing_s=INTERVAL_S, anchors_per_scenario=tick - HISTORY_TICKS + 1)
-    *_, at = anchored(scenario, make_planner(), config)
+    config = SampleConfig(keep_bad_driving=True)
+    (at,) = anchored(scenario, make_planner(), config, ticks=(tick,))
     camera_rig = make_rig(rig)
     views = recorded_views(source.cameras(item), camera_rig)
     pictures = pictures_of(at, Renderer(scenario.lane_map, scenario.scenery_seed), camera_rig, views)

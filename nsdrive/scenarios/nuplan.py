@@ -23,6 +23,7 @@ import shapely
 
 from nsdrive.config import did_you_mean
 from nsdrive.scenarios.nuplan_cameras import read_cameras
+from nsdrive.scenarios.nuplan_geopackage import SCENERY_KEY, GeoPackage
 from nsdrive.scenarios.nuplan_listing import TaggedRow, Wanted, find_logs, limited, list_logs, logs_with, tagged_rows
 from nsdrive.scenarios.nuplan_log import LogExtract, read_clock, read_extract
 from nsdrive.scenarios.nuplan_map import find_map, read_map
@@ -178,7 +179,7 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
         raise ScenarioError(f"{map_file}: cannot be read as a map of nuPlan ({one_line(error)})") from error
     route, about_route = _route(lane_map, extract)
     unknown = set() if about_route.get("route") is None else {"route"}
-    if not extract.has_lights:
+    if not extract.has_lights and _has_traffic_lights(lane_map):
         unknown.add("traffic_lights")
     if all(lane.speed_limit_mps is None for lane in lane_map.lanes.values()):
         unknown.add("speed_limits")
@@ -197,7 +198,7 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
         lights=extract.lights,
         unknown=frozenset(unknown),
         clock_us=extract.notes["initial_timestamp_us"] - HISTORY_TICKS * round(INTERVAL_S * 1e6),
-        scenery_seed=zlib.crc32(extract.map_name.encode()),  # a street looks the same in every log
+        scenery_seed=_scenery_seed(map_file, extract.map_name),
         notes={
             **extract.notes,
             "map": f"{extract.map_name}/{map_file.parent.name}",
@@ -223,6 +224,17 @@ def _route(lane_map: LaneMap, extract: LogExtract) -> tuple[tuple[str, ...], dic
     if route != told:
         notes["route_repaired_from"] = " ".join(told)
     return route, notes
+
+
+def _scenery_seed(map_file: Path, map_name: str) -> int:
+    """A street looks the same in every log; a map that we wrote tells what it looked like before."""
+    told = GeoPackage.open(map_file).meta.get(SCENERY_KEY, "")
+    return int(told) if told.isdecimal() and len(told) < 20 else zlib.crc32(map_name.encode())
+
+
+def _has_traffic_lights(lane_map: LaneMap) -> bool:
+    kinds = {line.kind for line in lane_map.stop_lines.values()} | {i.kind for i in lane_map.intersections.values()}
+    return bool(lane_map.signals) or "traffic_light" in kinds
 
 
 @lru_cache(maxsize=1)

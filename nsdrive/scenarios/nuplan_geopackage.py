@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyproj import Transformer
 
 ENVELOPE_BYTES = (0, 32, 48, 48, 64)  # by the header's envelope code; GeoPackage 1.3, 2.1.3
+SCENERY_KEY = "nsdriveScenerySeed"  # a row of meta that our own maps have
 SLACK_DEG = 1e-5  # chosen by us: about 1 m, for what a bent box of metres sticks out of its box of degrees
 
 
@@ -55,6 +56,7 @@ class GeoPackage:
     path: Path
     crs: str  # the UTM zone, "epsg:32611"
     geometry_columns: Mapping[str, str]  # layer -> its geometry column
+    meta: Mapping[str, str]  # the table of that name
     _indices: dict[str, _Index] = field(default_factory=dict)
     _tables: dict[tuple[str, tuple[str, ...]], dict[int, dict[str, Any]]] = field(default_factory=dict)
 
@@ -186,20 +188,20 @@ def _open(path: Path, size: int, changed_ns: int) -> GeoPackage:
             raise ScenarioError(f"{path}: is not a GeoPackage (no table gpkg_geometry_columns)")
         if not {"key", "value"} <= columns_of(connection, "meta"):
             raise ScenarioError(f"{path}: is no map of nuPlan (no table meta with key and value)")
-        row = connection.execute("select value from meta where key = 'projectedCoordSystem'").fetchone()
-        if row is None:
+        meta = {str(row["key"]): str(row["value"]) for row in connection.execute("select key, value from meta")}
+        if "projectedCoordSystem" not in meta:
             raise ScenarioError(f"{path}: its table meta does not tell projectedCoordSystem")
         layers = {
             row["table_name"]: row["column_name"]
             for row in connection.execute("select table_name, column_name from gpkg_geometry_columns")
             if columns_of(connection, row["table_name"])
         }
-    crs = str(row["value"])
+    crs = meta["projectedCoordSystem"]
     try:
         _transformer(crs)
     except RuntimeError as error:  # pyproj's errors are such
         raise ScenarioError(f"{path}: its projectedCoordSystem {crs!r} is no coordinate system") from error
-    return GeoPackage(path, crs, layers)
+    return GeoPackage(path, crs, layers, meta)
 
 
 @lru_cache(maxsize=8)

@@ -1,7 +1,7 @@
 """What tells traffic to stop on a nuPlan map: stop polygons and traffic lights, as our stop lines and signals.
 
 A stop polygon becomes the edge that traffic meets first, where nuPlan's planners measure their distance to. Which stop
-lines a connector has follows the official rule for traffic lights; stop signs are those that name the connector.
+lines a connector has follows the official rule for traffic lights; other signs are those that name the connector.
 """
 
 from __future__ import annotations
@@ -18,8 +18,16 @@ from nsdrive.world.lane_map import Lane, Signal, StopLine
 from nsdrive.world.types import FloatArray
 
 TRAFFIC_LIGHT, STOP_SIGN = 2, 1
-KINDS = {0: "crosswalk", STOP_SIGN: "stop_sign", TRAFFIC_LIGHT: "traffic_light", 3: "yield", 4: "yield"}  # StopLineType
-SIGN_REACH_M = 5.0  # chosen by us: a stop sign's polygon lies within this distance of where its connector starts
+TURN_STOP = 3  # where a turning car waits inside an intersection: no connector begins there
+KINDS = {
+    0: "crosswalk",
+    STOP_SIGN: "stop_sign",
+    TRAFFIC_LIGHT: "traffic_light",
+    TURN_STOP: "yield",
+    4: "yield",
+}  # StopLineType
+SIGNS = ("stop_sign", "yield", "crosswalk")  # what a connector does not list itself, as it does its traffic lights
+SIGN_REACH_M = 5.0  # chosen by us: a sign's polygon lies within this distance of where its connector starts
 POLE_STEP_M, POLE_REACH_M = 0.5, 25.0  # chosen by us: how far aside of a light that hangs over the road its pole may be
 ASIDE_M = 1.0  # chosen by us: from the road's edge to the pole
 
@@ -41,7 +49,9 @@ def read_stop_polygons(rows: Mapping[int, Feature]) -> dict[str, StopPolygon]:
             stop_id=str(fid),
             polygon=row.geometry,
             kind=KINDS.get(row.columns["stop_polygon_type_fid"], "unknown"),
-            connectors=frozenset(fids_in(row.columns["lane_connector_fids"])),
+            connectors=frozenset(
+                fids_in(row.columns["lane_connector_fids"]) if row.columns["stop_polygon_type_fid"] != TURN_STOP else ()
+            ),
         )
         for fid, row in rows.items()
     }
@@ -50,7 +60,7 @@ def read_stop_polygons(rows: Mapping[int, Feature]) -> dict[str, StopPolygon]:
 def stop_lines_of(
     connector: int, traffic_light_stops: Any, centerline: FloatArray, stops: Mapping[str, StopPolygon]
 ) -> tuple[str, ...]:
-    """The stop lines of a connector: nuPlan's for its traffic lights, then the stop signs at its start that name it.
+    """The stop lines of a connector: nuPlan's for its traffic lights, then the signs at its start that name it.
 
     nuPlan's rule (NuPlanLaneConnector.stop_lines): of those that the connector lists, the ones that its baseline
     crosses; where it crosses none, the one nearest to its start.
@@ -63,7 +73,7 @@ def stop_lines_of(
     signs = [
         stop
         for stop in stops.values()
-        if stop.kind == "stop_sign"
+        if stop.kind in SIGNS
         and connector in stop.connectors
         and stop not in crossed
         and start.distance(stop.polygon) <= SIGN_REACH_M

@@ -82,7 +82,7 @@ def write_scenario(scenario: Scenario, folder: Path, planner: Planner | None = N
     epsg, origin_m = _frame(scenario)
     try:
         ticks = log_ticks(shaped, planner)
-        fids = write_map(shaped.lane_map, to.map, epsg=epsg, origin_m=origin_m)
+        fids = write_map(shaped.lane_map, to.map, epsg=epsg, origin_m=origin_m, scenery_seed=scenario.scenery_seed)
     except ValueError as error:
         raise ScenarioError(f"{scenario.scenario_id}: not written for nuPlan: {error}") from error
     route = fids.route(_two_or_more(shaped))
@@ -130,7 +130,7 @@ def _tagged_row(scenario: Scenario) -> int:
 def _frame(scenario: Scenario) -> tuple[int, tuple[float, float]]:
     """Projection (EPSG) and where the scenario's (0, 0) lies in it: nuPlan's own are in their city's UTM zone already."""
     if scenario.source == "nuplan":
-        _, epsg = OFFICIAL_MAPS.get(scenario.lane_map.name, ("", EPSG))
+        _, epsg = OFFICIAL_MAPS.get(scenario.lane_map.name.removeprefix("nuplan-"), ("", EPSG))
         return epsg, (0.0, 0.0)
     return EPSG, ORIGIN_UTM_M
 

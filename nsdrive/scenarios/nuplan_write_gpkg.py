@@ -101,10 +101,12 @@ def write_geopackage(
     *,
     epsg: int,
     origin_m: tuple[float, float] = (0.0, 0.0),
+    more_meta: Mapping[str, str] | None = None,
 ) -> None:
     """Write every layer, with the rows there are, complete or not at all.
 
-    epsg: the projection, whose coordinates are those of the rows plus origin_m.
+    epsg: the projection, whose coordinates are those of the rows plus origin_m. more_meta: further rows of the table meta,
+    of which nuPlan's code reads its own keys only.
     """
     with written_file(path) as connection:
         connection.execute("PRAGMA application_id = 0x47504B47")
@@ -130,7 +132,7 @@ def write_geopackage(
             _announce(connection, layer, "features", 4326)
             connection.execute("INSERT INTO gpkg_geometry_columns VALUES (?, 'geom', ?, 4326, 0, 0)", (layer, geometry))
         connection.execute(f"CREATE TABLE meta ({FID}, key TEXT(256), value TEXT(256))")
-        meta = {"geographicCoordSystem": "epsg:4326", "projectedCoordSystem": f"epsg:{epsg}"}
+        meta = {"geographicCoordSystem": "epsg:4326", "projectedCoordSystem": f"epsg:{epsg}", **(more_meta or {})}
         connection.executemany("INSERT INTO meta VALUES (NULL, ?, ?)", meta.items())
         _announce(connection, "meta", "attributes", None)
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import shapely
 
+from nsdrive.scenarios.nuplan_geopackage import SCENERY_KEY
 from nsdrive.scenarios.nuplan_write_gpkg import Row, write_geopackage
 from nsdrive.world.lane_map import Lane, LaneMap, Signal
 from nsdrive.world.types import FloatArray
@@ -62,14 +63,21 @@ class MapFids:
 
 
 def write_map(
-    lane_map: LaneMap, path: Path, *, epsg: int = EPSG, origin_m: tuple[float, float] = ORIGIN_UTM_M
+    lane_map: LaneMap,
+    path: Path,
+    *,
+    epsg: int = EPSG,
+    origin_m: tuple[float, float] = ORIGIN_UTM_M,
+    scenery_seed: int | None = None,
 ) -> MapFids:
     """Write the GeoPackage, complete or not at all. ValueError where the map is not of nuPlan's shape.
 
-    epsg: the projection to lay the map into; its coordinates are the map's plus origin_m.
+    epsg: the projection to lay the map into; its coordinates are the map's plus origin_m. scenery_seed: of the houses and
+    trees that our renderer draws beside it.
     """
     fids = number(lane_map)
-    write_geopackage(path, layer_rows(lane_map, fids), epsg=epsg, origin_m=origin_m)
+    more = None if scenery_seed is None else {SCENERY_KEY: str(scenery_seed)}
+    write_geopackage(path, layer_rows(lane_map, fids), epsg=epsg, origin_m=origin_m, more_meta=more)
     return fids
 
 

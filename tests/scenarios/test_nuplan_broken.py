@@ -76,11 +76,17 @@ def test_a_log_without_one_of_its_tables_names_it(copy, item, table):
     assert table in complaint(copy, item)
 
 
-def test_empty_tables_of_boxes_and_lights_are_fine(copy, item):
-    change(log_file(copy), "delete from lidar_box", "delete from track", "delete from traffic_light_status")
-    scenario = source_of(copy).load(item)
+def test_empty_tables_of_boxes_and_lights_are_fine(tmp_path):
+    write_log(tmp_path, "red_light")
+    change(log_file(tmp_path), "delete from lidar_box", "delete from track", "delete from traffic_light_status")
+    source = source_of(tmp_path)
+    scenario = source.load(source.items()[0])
     assert all(len(frame) == 0 for frame in scenario.frames)
     assert "traffic_lights" in scenario.unknown
+
+
+def test_a_log_without_lights_on_a_map_without_any_leaves_nothing_unknown(good, item):
+    assert source_of(good).load(item).unknown == frozenset()
 
 
 def test_values_that_make_no_sense_are_refused(good, tmp_path, item):

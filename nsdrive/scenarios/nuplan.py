@@ -23,7 +23,7 @@ import shapely
 
 from nsdrive.config import did_you_mean
 from nsdrive.scenarios.nuplan_cameras import read_cameras
-from nsdrive.scenarios.nuplan_geopackage import SCENERY_KEY, GeoPackage
+from nsdrive.scenarios.nuplan_geopackage import SCENERY_KEY, UNKNOWN_KEY, GeoPackage
 from nsdrive.scenarios.nuplan_listing import TaggedRow, Wanted, find_logs, limited, list_logs, logs_with, tagged_rows
 from nsdrive.scenarios.nuplan_log import LogExtract, read_clock, read_extract
 from nsdrive.scenarios.nuplan_map import find_map, read_map
@@ -44,8 +44,9 @@ OFFICIAL_MAPS = ("sg-one-north", "us-ma-boston", "us-nv-las-vegas-strip", "us-pa
 class NuplanConfig:
     """Which logs and which of their scenarios to read.
 
-    Scenarios of one type that follow each other within `min_gap_s` in a log are thinned to the first; a limit per type
-    then takes evenly from what is left, over all logs. Tokens are taken as they are, whatever their type and spacing.
+    Scenarios of one type that follow each other within `min_gap_s` in a log are thinned to the first, then those of any
+    types within `min_gap_any_s`; a limit per type then takes evenly from what is left, over all logs. Tokens are taken as
+    they are, whatever their type and spacing.
     """
 
     path: str  # a .db file, or a folder with such files at any depth
@@ -59,6 +60,7 @@ class NuplanConfig:
     scenario_token_file: str | None = None  # a published list, see nuplan_tokens.py; its tokens and those above
     needs_goal: bool = False  # only scenarios whose mission has a goal (nuPlan's remove_invalid_goals)
     min_gap_s: float = 15.0  # nuPlan's timestamp_threshold_s (Val14's value): rows are tagged 20 times a second
+    min_gap_any_s: float = 0.0  # the same between scenarios of any types: 0 lets them overlap, 20 keeps all apart
     limit_per_type: int | None = None
     limit: int | None = None  # the first so many of all that is left
     wheels: Literal["straight", "as_driven"] = "straight"  # at a rollout's start; nuPlan's own simulation: straight
@@ -75,8 +77,15 @@ class NuplanConfig:
             raise ValueError(f"limit_per_type is {self.limit_per_type}: give 1 or more, or leave it out for all")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}: give 1 or more, or leave it out for all")
-        if self.min_gap_s < 0 or (self.map_margin_m is not None and self.map_margin_m < 0):
-            raise ValueError("min_gap_s and map_margin_m must not be negative")
+        gaps = {
+            "min_gap_s": self.min_gap_s,
+            "min_gap_any_s": self.min_gap_any_s,
+            "map_margin_m": self.map_margin_m or 0.0,
+        }
+        if min(gaps.values()) < 0:
+            raise ValueError(
+                f"{', '.join(gaps)} must not be negative, got {', '.join(f'{gap:g}' for gap in gaps.values())}"
+            )
 
     @property
     def selection(self) -> Selection:
@@ -112,6 +121,7 @@ class NuplanSource:
             map_names=chosen.map_names,
             needs_goal=config.needs_goal,
             min_gap_s=config.min_gap_s,
+            min_gap_any_s=config.min_gap_any_s,
         )
         listed: list[tuple[str, TaggedRow | None]] = []
         maps = set()
@@ -178,7 +188,11 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
         # The reader checks what it uses, but the files come from anywhere, and one must not end a run over thousands.
         raise ScenarioError(f"{map_file}: cannot be read as a map of nuPlan ({one_line(error)})") from error
     route, about_route = _route(lane_map, extract)
-    unknown = set() if about_route.get("route") is None else {"route"}
+    meta = GeoPackage.open(map_file).meta
+    seed, untold = meta.get(SCENERY_KEY, ""), set(meta.get(UNKNOWN_KEY, "").split())
+    unknown = untold & {"route", "traffic_lights", "speed_limits", "stop_lines", "box_sizes"}
+    if "route" in about_route:
+        unknown.add("route")
     if not extract.has_lights and _has_traffic_lights(lane_map):
         unknown.add("traffic_lights")
     if all(lane.speed_limit_mps is None for lane in lane_map.lanes.values()):
@@ -198,7 +212,8 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
         lights=extract.lights,
         unknown=frozenset(unknown),
         clock_us=extract.notes["initial_timestamp_us"] - HISTORY_TICKS * round(INTERVAL_S * 1e6),
-        scenery_seed=_scenery_seed(map_file, extract.map_name),
+        # A street looks the same in every log; a map that we wrote tells what it looked like before.
+        scenery_seed=int(seed) if seed.isdecimal() and len(seed) < 20 else zlib.crc32(extract.map_name.encode()),
         notes={
             **extract.notes,
             "map": f"{extract.map_name}/{map_file.parent.name}",
@@ -224,12 +239,6 @@ def _route(lane_map: LaneMap, extract: LogExtract) -> tuple[tuple[str, ...], dic
     if route != told:
         notes["route_repaired_from"] = " ".join(told)
     return route, notes
-
-
-def _scenery_seed(map_file: Path, map_name: str) -> int:
-    """A street looks the same in every log; a map that we wrote tells what it looked like before."""
-    told = GeoPackage.open(map_file).meta.get(SCENERY_KEY, "")
-    return int(told) if told.isdecimal() and len(told) < 20 else zlib.crc32(map_name.encode())
 
 
 def _has_traffic_lights(lane_map: LaneMap) -> bool:

@@ -39,7 +39,8 @@ class Wanted:
     tokens: tuple[str, ...] = ()
     map_names: tuple[str, ...] = ()  # empty: any
     needs_goal: bool = False
-    min_gap_s: float = 0.0
+    min_gap_s: float = 0.0  # between rows of one type
+    min_gap_any_s: float = 0.0  # between rows of any types, of those that are left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +195,7 @@ def _named(log: sqlite3.Connection, wanted: Wanted) -> list[TaggedRow]:
 
 
 def _thinned(log: sqlite3.Connection, wanted: Wanted) -> list[TaggedRow]:
-    """Rows with a wanted tag, without those that follow one of their type too closely."""
+    """Rows with a wanted tag, without those that follow one of their type, or then any, too closely."""
     kinds = f" and type in ({','.join('?' * len(wanted.scenario_types))})" if wanted.scenario_types else ""
     by_type = log.execute(
         "select t.type, group_concat(p.timestamp || ' ' || hex(p.token)) as packed from lidar_pc p join (select lidar_pc_token,"
@@ -211,7 +212,9 @@ def _thinned(log: sqlite3.Connection, wanted: Wanted) -> list[TaggedRow]:
             TaggedRow(token=rows[place][1].lower(), scenario_type=str(kind), timestamp_us=rows[place][0])
             for place in _apart(stamps, round(wanted.min_gap_s * 1e6))
         ]
-    return kept
+    kept.sort(key=lambda row: (row.timestamp_us, row.token))
+    stamps = np.array([row.timestamp_us for row in kept], dtype=np.int64)
+    return [kept[place] for place in _apart(stamps, round(wanted.min_gap_any_s * 1e6))]
 
 
 def _apart(stamps: np.ndarray, gap: int) -> Iterator[int]:

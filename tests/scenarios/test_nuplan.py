@@ -261,6 +261,7 @@ def test_tags_are_thinned_by_time_within_their_type_and_limited_evenly(copy):
     tokens = tag(log_file(copy), rows)
     assert len(tokens_of(source_of(copy, min_gap_s=0.0))) == 13
     assert tokens_of(source_of(copy, min_gap_s=2.0)) == [tokens[0], tokens[12], tokens[4], tokens[8]]
+    assert tokens_of(source_of(copy, min_gap_s=0.0, min_gap_any_s=2.0)) == [tokens[0], tokens[4], tokens[8]]
     assert tokens_of(source_of(copy, min_gap_s=0.0, scenario_types=("changing_lane",))) == tokens[:12]
     limited = source_of(copy, min_gap_s=0.0, scenario_types=("changing_lane",), limit_per_type=3)
     assert tokens_of(limited) == [tokens[0], tokens[4], tokens[8]]

@@ -174,6 +174,7 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
             lane_map = _city(map_file, extract.map_name, stat.st_size, stat.st_mtime_ns)
         else:
             lane_map = read_map(map_file, extract.map_name, bounds_m, extract.route_roadblock_ids)
+        route, about_route = _route(lane_map, extract)
     except ScenarioError:
         raise
     except (
@@ -187,7 +188,6 @@ def load_one(config: NuplanConfig, path: Path, token: str) -> Scenario:
     ) as error:
         # The reader checks what it uses, but the files come from anywhere, and one must not end a run over thousands.
         raise ScenarioError(f"{map_file}: cannot be read as a map of nuPlan ({one_line(error)})") from error
-    route, about_route = _route(lane_map, extract)
     meta = GeoPackage.open(map_file).meta
     seed, untold = meta.get(SCENERY_KEY, ""), set(meta.get(UNKNOWN_KEY, "").split())
     unknown = untold & {"route", "traffic_lights", "speed_limits", "stop_lines", "box_sizes"}

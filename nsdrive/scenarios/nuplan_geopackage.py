@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pyproj import Transformer
 
 ENVELOPE_BYTES = (0, 32, 48, 48, 64)  # by the header's envelope code; GeoPackage 1.3, 2.1.3
-SCENERY_KEY = "nsdriveScenerySeed"  # a row of meta that our own maps have
+SCENERY_KEY, UNKNOWN_KEY = "nsdriveScenerySeed", "nsdriveUnknown"  # rows of meta that the maps we write have
 SLACK_DEG = 1e-5  # chosen by us: about 1 m, for what a bent box of metres sticks out of its box of degrees
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from nsdrive.scenarios.nuplan_alternate import alternated
+from nsdrive.scenarios.nuplan_geopackage import SCENERY_KEY, UNKNOWN_KEY
 from nsdrive.scenarios.nuplan_types import SCENARIO_TYPES
 from nsdrive.scenarios.nuplan_write_gpkg import write_geopackage
 from nsdrive.scenarios.nuplan_write_log import row_token, write_log
@@ -82,7 +83,7 @@ def write_scenario(scenario: Scenario, folder: Path, planner: Planner | None = N
     epsg, origin_m = _frame(scenario)
     try:
         ticks = log_ticks(shaped, planner)
-        fids = write_map(shaped.lane_map, to.map, epsg=epsg, origin_m=origin_m, scenery_seed=scenario.scenery_seed)
+        fids = write_map(shaped.lane_map, to.map, epsg=epsg, origin_m=origin_m, about=_about(scenario))
     except ValueError as error:
         raise ScenarioError(f"{scenario.scenario_id}: not written for nuPlan: {error}") from error
     route = fids.route(_two_or_more(shaped))
@@ -105,6 +106,11 @@ def write_scenario(scenario: Scenario, folder: Path, planner: Planner | None = N
         scenes=_scenes(len(ticks)),
     )
     return to
+
+
+def _about(scenario: Scenario) -> dict[str, str]:
+    """What nuPlan's format has no place for, as rows of the map's meta table, of which its code reads its own only."""
+    return {SCENERY_KEY: str(scenario.scenery_seed), UNKNOWN_KEY: " ".join(sorted(scenario.unknown))}
 
 
 def places(scenario: Scenario, folder: Path) -> Written:

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import shapely
 
-from nsdrive.scenarios.nuplan_geopackage import SCENERY_KEY
 from nsdrive.scenarios.nuplan_write_gpkg import Row, write_geopackage
 from nsdrive.world.lane_map import Lane, LaneMap, Signal
 from nsdrive.world.types import FloatArray
@@ -68,16 +67,15 @@ def write_map(
     *,
     epsg: int = EPSG,
     origin_m: tuple[float, float] = ORIGIN_UTM_M,
-    scenery_seed: int | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> MapFids:
     """Write the GeoPackage, complete or not at all. ValueError where the map is not of nuPlan's shape.
 
-    epsg: the projection to lay the map into; its coordinates are the map's plus origin_m. scenery_seed: of the houses and
-    trees that our renderer draws beside it.
+    epsg: the projection to lay the map into; its coordinates are the map's plus origin_m. about: further rows of its
+    table meta.
     """
     fids = number(lane_map)
-    more = None if scenery_seed is None else {SCENERY_KEY: str(scenery_seed)}
-    write_geopackage(path, layer_rows(lane_map, fids), epsg=epsg, origin_m=origin_m, more_meta=more)
+    write_geopackage(path, layer_rows(lane_map, fids), epsg=epsg, origin_m=origin_m, more_meta=about)
     return fids
 
 

@@ -135,6 +135,19 @@ def test_what_was_read_from_nuplan_can_be_written_again(reread, tmp_path):
         assert (now.outgoing, now.speed_limit_mps) == (was.outgoing, was.speed_limit_mps)
 
 
+def test_what_a_source_does_not_tell_is_still_unknown_after_the_round_trip(tmp_path, junction):
+    untold = frozenset({"traffic_lights", "route", "box_sizes"})
+    world = replace(scenario(straight_map(200.0), objects=[], speed_mps=8.0), unknown=untold, goal_m=(150.0, 0.0))
+    written = write_scenario(world, tmp_path)
+    assert NuplanSource(NuplanConfig(path=str(written.log))).load(written.token).unknown == untold
+
+
+def test_a_scenario_of_a_nuplan_city_is_written_into_that_citys_projection(tmp_path, reread):
+    city = replace(reread, lane_map=replace(reread.lane_map, name="nuplan-us-ma-boston"))
+    path = write_scenario(city, tmp_path).map
+    assert rows(path, "select value from meta where key = 'projectedCoordSystem'") == [("epsg:32619",)]
+
+
 def test_nuplan_finds_the_tag_and_has_enough_log_around_it(log):
     scenes = [name for (name,) in rows(log, "select token from scene order by name")]
     ((tag, scene),) = rows(

@@ -21,7 +21,7 @@ from planners.idm import IdmPlanner
 
 RIG = make_rig("3", width_px=160, height_px=90)
 # Along a rollout in both: a generated scene has no log, what is read back has one.
-SAMPLES = SampleConfig(anchors="rollout", anchors_per_scenario=3, keep_bad_driving=True)
+SAMPLES = SampleConfig(anchors="rollout", anchors_per_scenario=2, anchor_spacing_s=3.0, keep_bad_driving=True)
 CHEAP = ("red_light", "construction", "unprotected_left")
 WAYPOINT_M = 0.02
 
@@ -39,8 +39,7 @@ def through_files(original, folder):
     read = source.load(source.items()[0])
     ids = dict.fromkeys(track_id for frame in original.frames for track_id in frame.ids)
     names = {row_token(written.log.stem, "track", track_id).hex(): track_id for track_id in ids}
-    frames = tuple(replace(f, ids=tuple(names[i] for i in f.ids)) for f in read.frames)
-    return replace(read, frames=frames, scenery_seed=original.scenery_seed)
+    return replace(read, frames=tuple(replace(f, ids=tuple(names[i] for i in f.ids)) for f in read.frames))
 
 
 def lines_of(sample):

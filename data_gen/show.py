@@ -12,7 +12,7 @@ import numpy as np
 
 from data_gen.generate import GenerateConfig
 from data_gen.labels import FUTURE_TICKS, anchored
-from data_gen.sample import SampleConfig, make_sample, pictures_of
+from data_gen.sample import SampleConfig, explained_future, make_sample, pictures_of
 from nsdrive.cameras.recorded import recorded_views
 from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import make_rig
@@ -133,14 +133,21 @@ def scene_from_above(
     predicted: Mapping[str, FloatArray],
     choice: DrawnChoice | None = None,
 ) -> np.ndarray:
-    """Bird's eye view (H, W, 3) of a sample: the world, the history, the planner's future, and predictions if any, and choice."""
+    """Bird's eye view (H, W, 3) of a sample: the world, the history, `futures_of` it, and predictions if any, and choice."""
     pose = np.array(sample.anchor["pose_global"], dtype=float)
     history = to_global(np.array([[h["x_m"], h["y_m"]] for h in sample.ego_history]), pose)
-    future = to_global(sample.future[::TICKS_PER_WAYPOINT, :2], pose)
-    trajectories = {"planner": future} | {name: to_global(points, pose) for name, points in predicted.items()}
+    trajectories = {name: to_global(points, pose) for name, points in {**futures_of(sample), **predicted}.items()}
     return birds_eye(
         scenario.lane_map, pose, frame, lights=lights, history=history, trajectories=trajectories, choice=choice
     )
+
+
+def futures_of(sample: Sample) -> dict[str, FloatArray]:
+    """Whose -> (11, 2) positions in the ego frame, 0.5 s apart from the anchor on: the planner's, and a human's label."""
+    futures = {"planner": explained_future(sample)[::TICKS_PER_WAYPOINT, :2]}
+    if sample.extra.get("label") == "human":
+        futures["human"] = sample.future[::TICKS_PER_WAYPOINT, :2]
+    return futures
 
 
 def _png(rgb: np.ndarray) -> bytes:

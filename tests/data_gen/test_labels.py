@@ -14,6 +14,7 @@ from data_gen.check import check, check_text
 from data_gen.generate import GenerateConfig, generate
 from data_gen.labels import FUTURE_TICKS, anchored
 from data_gen.sample import LeftOut, Made, SampleConfig, explained_future, samples_of
+from data_gen.show import futures_of
 from data_gen.teacher import driving_of
 from nsdrive.cameras.rig import make_rig
 from nsdrive.config import Chosen
@@ -76,6 +77,11 @@ def test_a_humans_waypoints_are_the_logs_and_the_text_is_the_teachers():
     assert teacher.waypoints_ego_m[-1, 0] > 53.0  # it speeds up to the limit, as the human did not
     assert human.extra["label"] == "human"
     assert human.prompt == teacher.prompt
+    assert {name: points[-1, 0] for name, points in futures_of(human).items()} == {
+        "planner": pytest.approx(teacher.future[50, 0]),
+        "human": pytest.approx(50.0),
+    }
+    assert list(futures_of(teacher)) == ["planner"]
 
 
 def test_a_plans_waypoints_are_those_of_the_planners_one_answer_at_the_anchor():

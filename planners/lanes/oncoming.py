@@ -25,7 +25,7 @@ class OncomingParameters:
     oncoming_margin_s: float = 2.0  # chosen by us: the ego is back this long before someone oncoming is there
     unseen_margin_s: float = 0.5  # chosen by us: the same for a car that may come out of what is not seen
     oncoming_continue: float = 0.4  # chosen by us: share of the margins once the ego is on its way round
-    oncoming_side_m: float = 0.5  # chosen by us: room beside someone oncoming, who then does not conflict at all
+    oncoming_side_m: float = 0.35  # chosen by us: room beside someone oncoming, who then does not conflict at all
     view_m: float = 200.0  # chosen by us: no further than this, whatever the weather
     tall_m: float = 2.0  # chosen by us: what is higher than this hides what is behind it from a sensor on the roof
     verge_m: float = 8.0  # chosen by us: a line of sight that leaves the lane's middle further than this meets a hedge
@@ -59,15 +59,20 @@ def oncoming_gap(
     limit_mps: float,
     parameters: OncomingParameters,
     begun: bool = False,
+    enters_s: float = 0.0,
+    enters_m: float = math.inf,
 ) -> OncomingGap:
     """Whether the ego, rear axle now at `progress_m`, may drive `offset_m` beside the lane's middle until `back_m`, where it is
     after `needs_s`, of which it is over the line for `exposed_s`: until then it can still stay behind. placed: everybody in that
-    lane's coordinates. begun: it is on its way, and smaller margins will do."""
+    lane's coordinates. begun: it is on its way, and smaller margins will do. enters_s, enters_m: when and where the ego's nose
+    first is over the line: who has passed it by then does not conflict."""
     p = parameters
     share = p.oncoming_continue if begun else 1.0
     beside = np.abs(placed.offset_m - offset_m) - placed.half_across_m
     coming = (beside < 0.5 * PACIFICA.width_m + p.oncoming_side_m) & (placed.kinds <= 1) & ~placed.beyond
     coming &= (placed.along_mps < -p.waiting_mps) & (placed.front_m > progress_m - PACIFICA.rear_m)
+    if enters_m < math.inf:
+        coming &= placed.front_m + placed.along_mps * enters_s > enters_m
     rows = np.flatnonzero(coming)
     arrives, about = math.inf, None
     nose = back_m + PACIFICA.front_m

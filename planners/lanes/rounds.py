@@ -152,7 +152,7 @@ def _room(
 ) -> Room:
     c, progress = tick.config, here.start.progress_m
     back_m = way.to_m + 0.5 * (settled_m - way.to_m)
-    needs, exposed = _alone_s(tick, here, option.candidate, back_m, margin_m)
+    needs, enters, enters_m = _alone(tick, here, option.candidate, back_m, margin_m)
     if way.over == "own":
         return Room(free=True, about=None, arrives_s=math.inf, needs_s=needs)
     if way.over == "same":
@@ -175,11 +175,13 @@ def _room(
         back_m=back_m,
         offset_m=way.offset_m,
         needs_s=needs,
-        exposed_s=exposed,
+        exposed_s=needs - enters if math.isfinite(needs) else math.inf,
         view_m=view,
         limit_mps=c.target_speed_mps if math.isnan(limit) else limit,
         parameters=c,
         begun=begun,
+        enters_s=enters,
+        enters_m=enters_m,
     )
     return Room(free=gap.free, about=gap.about, arrives_s=min(gap.arrives_s, gap.unseen_s), needs_s=needs)
 
@@ -199,11 +201,11 @@ def _beside_way(tick: Tick, here: Outlook, way: WayRound, begun: bool) -> str | 
     return blocker_of(there, speed, ahead, behind, c.continue_decel_mps2 if begun else c.safe_decel_mps2, c)
 
 
-def _alone_s(
+def _alone(
     tick: Tick, here: Outlook, candidate: Candidate, to_m: float, margin_m: float | None
-) -> tuple[float, float]:
-    """How long it takes to a place on a path with nobody else there, and how much of that the ego is over the lane's line; inf
-    where the path ends before it."""
+) -> tuple[float, float, float]:
+    """How long it takes to a place on a path with nobody else there, inf where the path ends before it; and when and where
+    (progress on the chain) the ego's nose first is over the lane's line, that time and inf where it never is."""
     c = tick.config
     arc = drive(
         candidate,
@@ -219,7 +221,7 @@ def _alone_s(
     ).arc_m[0]
     at = candidate.arc_at(to_m)
     if arc[-1] < at:
-        return math.inf, math.inf
+        return math.inf, 0.0, math.inf
     chain = candidate.chain
     left = np.interp(candidate.base_m, chain.path.progress_m, chain.left_m)
     right = np.interp(candidate.base_m, chain.path.progress_m, chain.right_m)
@@ -227,9 +229,9 @@ def _alone_s(
     over = np.flatnonzero(np.abs(candidate.lateral_m) + 0.5 * PACIFICA.width_m > edge)
     needs = float(np.searchsorted(arc, at)) * INTERVAL_S
     if len(over) == 0:
-        return needs, 0.0
+        return needs, needs, math.inf
     enters = float(np.searchsorted(arc, candidate.arc_m[over[0]] - PACIFICA.front_m)) * INTERVAL_S
-    return needs, max(0.0, needs - enters)
+    return needs, min(needs, enters), float(candidate.base_m[over[0]])
 
 
 def _gain(tick: Tick, here: Outlook, way: WayRound) -> float:

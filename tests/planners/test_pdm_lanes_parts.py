@@ -249,7 +249,7 @@ def test_moving_traffic_is_followed_and_only_the_slow_overtaken_where_the_markin
     assert around(tracked("slow", 60.0, speed_mps=3.0), may_overtake=False) == ()
 
 
-def gap_for(*objects, needs_s=6.0, view_m=200.0):
+def gap_for(*objects, needs_s=6.0, view_m=200.0, **entry):
     chain = chains_on(straight_map(400.0), ("block-0", "block-1")).through("0-0")
     placed = place(chain.path, frame(*objects))
     return oncoming_gap(
@@ -262,7 +262,15 @@ def gap_for(*objects, needs_s=6.0, view_m=200.0):
         view_m=view_m,
         limit_mps=13.0,
         parameters=C,
+        **entry,
     )
+
+
+def test_who_has_passed_the_ego_before_it_is_over_the_line_does_not_conflict():
+    coming = tracked("x", 60.0, 3.5, heading_rad=np.pi, speed_mps=10.0)
+    assert not gap_for(coming).free
+    assert gap_for(coming, enters_s=3.0, enters_m=35.0).free  # its tail is then at 32 m
+    assert not gap_for(coming, enters_s=2.0, enters_m=35.0).free
 
 
 def test_the_gap_before_an_oncoming_car_has_to_be_longer_than_the_way_round():

@@ -29,7 +29,9 @@ from nsdrive.world.lane_map import Lane, LaneMap, Signal
 from nsdrive.world.types import FloatArray
 
 EPSG = 32611  # UTM zone 11 north, that of nuPlan's Las Vegas
-ORIGIN_UTM_M = (665000.0, 3998000.0)  # chosen by us: where our (0, 0) lies, if the map is in no projection of its own
+# Where our (0, 0) lies, if the map is in no projection of its own. Chosen by us: in Las Vegas, and a multiple of the renderer's
+# PATTERN_M, so that the ground looks the same in both frames.
+ORIGIN_UTM_M = (665_600.0, 3_998_720.0)
 MAX_NODE_GAP_M = 1.0  # nuPlan matches routes by distance to a baseline's nodes
 FIRST_LANE, FIRST_BLOCK, FIRST_SIGNAL = 1001, 100001, 120001  # chosen by us
 STOP_DEPTH_M = 1.0  # chosen by us: a stop polygon reaches from its line, the edge that traffic meets first, this far

@@ -28,8 +28,10 @@ from nsdrive.scenarios.nuplan_stops import (
     StopPolygon,
     read_signals,
     read_stop_polygons,
+    read_stop_signs,
     stop_lines,
     stop_lines_of,
+    surface_of,
 )
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.lane_map import Crosswalk, Intersection, Lane, LaneMap
@@ -76,6 +78,7 @@ def read_map(path: Path, name: str, bounds_m: FloatArray | None, route_roadblock
     carparks = [ring for row in near("carpark_areas").values() for ring in rings(row.geometry)]
     drivable_area = [ring for layer in DRIVABLE for row in near(layer).values() for ring in rings(row.geometry)]
     drivable_area += [ring for row in intersections.values() for ring in rings(row.geometry)] + carparks
+    surface, lines = surface_of(drivable_area), stop_lines(stops, lanes)
     return LaneMap(
         name=f"nuplan-{name}",
         lanes=lanes,
@@ -91,8 +94,9 @@ def read_map(path: Path, name: str, bounds_m: FloatArray | None, route_roadblock
             str(fid): Crosswalk(crosswalk_id=str(fid), polygon=outline(row.geometry))
             for fid, row in near("crosswalks").items()
         },
-        stop_lines=stop_lines(stops, lanes),
-        signals=read_signals(near("traffic_lights"), connectors_of_light, lanes, drivable_area),
+        stop_lines=lines,
+        signals=read_signals(near("traffic_lights"), connectors_of_light, lanes, surface),
+        stop_signs=read_stop_signs(lines.values(), surface),
         drivable_area=tuple(drivable_area),
         walkways=tuple(ring for row in near("walkways").values() for ring in rings(row.geometry)),
         carparks=tuple(carparks),

@@ -30,6 +30,10 @@ SIGNS = ("stop_sign", "yield", "crosswalk")  # what a connector does not list it
 SIGN_REACH_M = 5.0  # chosen by us: a sign's polygon lies within this distance of where its connector starts
 POLE_STEP_M, POLE_REACH_M = 0.5, 25.0  # chosen by us: how far aside of a light that hangs over the road its pole may be
 ASIDE_M = 1.0  # chosen by us: from the road's edge to the pole
+BOARD_ASIDE_M, BOARD_BEFORE_M = (
+    0.7,
+    0.6,
+)  # chosen by us, as in generated scenes: from the edge and the line to a stop sign
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,11 +124,9 @@ def read_signals(
     rows: Mapping[int, Feature],
     connectors_of: Mapping[int, Sequence[str]],
     lanes: Mapping[str, Lane],
-    road: Iterable[FloatArray],
+    surface: Any,
 ) -> tuple[Signal, ...]:
-    """Traffic lights that connectors list. A light over the road gets a pole at its right-hand edge, and an arm."""
-    surface = shapely.union_all(shapely.make_valid(shapely.polygons([shapely.linearrings(ring) for ring in road])))
-    shapely.prepare(surface)
+    """Traffic lights that connectors list. A light over the road (`surface_of`) gets a pole at its right-hand edge, and an arm."""
     signals = []
     for fid, row in rows.items():
         mine = tuple(connector for connector in connectors_of.get(fid, ()) if connector in lanes)
@@ -135,9 +137,8 @@ def read_signals(
         heading = float(np.arctan2(y, x))
         right = np.array([np.sin(heading), -np.cos(heading)])
         head = shapely.get_coordinates(row.geometry)[0]
-        arms = np.arange(0.0, POLE_REACH_M, POLE_STEP_M)
-        clear = ~shapely.intersects_xy(surface, *(head + arms[:, None] * right).T)
-        arm = 0.0 if clear[0] or not clear.any() else float(arms[int(clear.argmax())]) + ASIDE_M
+        beside = _beside_m(surface, head, right)
+        arm = 0.0 if beside is None or beside == 0.0 else beside + ASIDE_M
         pole = head + arm * right
         signals.append(
             Signal(
@@ -150,6 +151,36 @@ def read_signals(
             )
         )
     return tuple(signals)
+
+
+def read_stop_signs(lines: Iterable[StopLine], surface: Any) -> tuple[tuple[float, float, float], ...]:
+    """x, y, heading of the board of each stop sign, of which nuPlan tells only where to stop: at the road's edge right of it."""
+    signs = []
+    for line in lines:
+        across = line.line[1] - line.line[0]  # left to right
+        width = float(np.hypot(*across))
+        if line.kind != "stop_sign" or width == 0.0:
+            continue
+        right = across / width
+        ahead = np.array([-right[1], right[0]])
+        beside = _beside_m(surface, line.line[1], right)
+        x, y = line.line[1] + ((beside or 0.0) + BOARD_ASIDE_M) * right - BOARD_BEFORE_M * ahead
+        signs.append((float(x), float(y), float(np.arctan2(ahead[1], ahead[0]))))
+    return tuple(signs)
+
+
+def surface_of(road: Iterable[FloatArray]) -> Any:
+    """All that can be driven on as one shape, prepared for many questions."""
+    surface = shapely.union_all(shapely.make_valid(shapely.polygons([shapely.linearrings(ring) for ring in road])))
+    shapely.prepare(surface)
+    return surface
+
+
+def _beside_m(surface: Any, place: FloatArray, right: FloatArray) -> float | None:
+    """How far to the right of a place the road ends, 0.0 where it is beside the road; None where that is not in reach."""
+    steps = np.arange(0.0, POLE_REACH_M, POLE_STEP_M)
+    clear = ~shapely.intersects_xy(surface, *(place + steps[:, None] * right).T)
+    return float(steps[int(clear.argmax())]) if clear.any() else None
 
 
 def _heading(stop: StopPolygon, lanes: Sequence[Lane]) -> float:

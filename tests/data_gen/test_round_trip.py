@@ -1,8 +1,8 @@
-"""Samples of a scenario that went through nuPlan's files are those of the original, but for rounding.
+"""Samples of a scenario that went through nuPlan's files are those of the original, but for rounding: pictures included.
 
-Two things are put back or left out on both sides, and everything else is compared. nuPlan's tables have no place for things'
-names, by which the renderer chooses what they look like; the test puts them back. And houses and trees are planted lane by
-lane, in another order where the map lists its lanes in another; the test draws none.
+One thing is put back by the test: nuPlan's tables have no place for things' names, by which the renderer chooses what they look
+like. The map is read whole, for the houses along its lanes; the wheels start as they were; anchors lie along a rollout in both,
+for a generated scene has no log.
 """
 
 import re
@@ -17,21 +17,16 @@ from nsdrive.cameras.rig import make_rig
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource
 from nsdrive.scenarios.nuplan_write import write_scenario
 from nsdrive.scenarios.nuplan_write_log import row_token
+from nsdrive.scenarios.nuplan_write_map import ORIGIN_UTM_M
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, SyntheticSource
 from planners.idm import IdmPlanner
 
 RIG = make_rig("3", width_px=160, height_px=90)
-# Along a rollout in both: a generated scene has no log, what is read back has one.
 SAMPLES = SampleConfig(anchors="rollout", anchors_per_scenario=2, anchor_spacing_s=3.0, keep_bad_driving=True)
 CHEAP = ("red_light", "construction", "unprotected_left")
 WAYPOINT_M = 0.02
 SAME_PIXELS = 4.0  # grey levels, mean over an image of 160 x 90
 EDGE, EDGE_PX = 0.2, 3.0
-
-
-@pytest.fixture(autouse=True)
-def bare_streets(monkeypatch):
-    monkeypatch.setattr("nsdrive.cameras.render.plan_scenery", lambda lane_map, ground, seed: [])
 
 
 def made(scenario):
@@ -43,7 +38,8 @@ def made(scenario):
 def through_files(original, folder):
     """The scenario written and read, with the original's names of things, by which they are drawn and spoken of."""
     written = write_scenario(original, folder, IdmPlanner())
-    source = NuplanSource(NuplanConfig(path=str(folder), scenario_tokens=(written.token,), wheels="as_driven"))
+    settings = NuplanConfig(path=str(folder), scenario_tokens=(written.token,), wheels="as_driven", map_margin_m=None)
+    source = NuplanSource(settings)
     read = source.load(source.items()[0])
     ids = dict.fromkeys(track_id for frame in original.frames for track_id in frame.ids)
     names = {row_token(written.log.stem, "track", track_id).hex(): track_id for track_id in ids}
@@ -113,3 +109,15 @@ def test_the_comparison_finds_what_is_not_rounding():
     )
     assert not same_but_for_rounding("lead gap 20.4 speed 8.1", "lead gap 20.6 speed 8.1")
     assert not same_but_for_rounding("lead gap 20.4 binds", "lead gap 20.4")
+
+
+def test_the_board_of_a_stop_sign_stands_where_it_stood(tmp_path):
+    source = SyntheticSource(SyntheticConfig(families=("stop_sign",), n_scenarios=1))
+    original = source.load(source.items()[0])
+    before = np.array(original.lane_map.stop_signs)
+    after = np.array(through_files(original, tmp_path).lane_map.stop_signs) - [*ORIGIN_UTM_M, 0.0]
+    assert len(before) == len(after) > 0
+    for x, y, heading in before:
+        nearest = after[np.hypot(*(after[:, :2] - (x, y)).T).argmin()]
+        assert np.hypot(nearest[0] - x, nearest[1] - y) < 0.5
+        assert np.cos(nearest[2] - heading) > 0.999

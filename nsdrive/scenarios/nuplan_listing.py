@@ -197,8 +197,9 @@ def _named(log: sqlite3.Connection, wanted: Wanted) -> list[TaggedRow]:
 def _thinned(log: sqlite3.Connection, wanted: Wanted) -> list[TaggedRow]:
     """Rows with a wanted tag, without those that follow one of their type, or then any, too closely."""
     kinds = f" and type in ({','.join('?' * len(wanted.scenario_types))})" if wanted.scenario_types else ""
-    by_type = log.execute(
-        "select t.type, group_concat(p.timestamp || ' ' || hex(p.token)) as packed from lidar_pc p join (select lidar_pc_token,"
+    by_type = log.execute(  # "cross" keeps SQLite from walking through all of lidar_pc for every tag where a file has no indexes
+        "select t.type, group_concat(p.timestamp || ' ' || hex(p.token)) as packed from lidar_pc p cross join"
+        " (select lidar_pc_token,"
         f" max(type) as type from scenario_tag where type is not null{kinds} group by lidar_pc_token) t"
         f" on p.token = t.lidar_pc_token where p.scene_token in ({OFFICIAL_SCENES}){HAS_GOAL * wanted.needs_goal}"
         " group by t.type",

@@ -1,11 +1,12 @@
 """What of a folder of nuPlan logs is taken: by log, map, type, goal, published list; and that many logs are listed quickly."""
 
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 
 import pytest
-from nuplan_builder import change, log_file, source_of, write_log
+from nuplan_builder import change, change_with, log_file, source_of, write_log
 
 from nsdrive.config import load_config
 from nsdrive.scenarios.nuplan import NuplanConfig
@@ -183,6 +184,33 @@ def test_a_thousand_logs_are_listed_in_seconds_and_the_first_few_at_once(folder,
     started = time.process_time()
     assert len(source_of(tmp_path, limit=5).items()) == 5
     assert time.process_time() - started < 0.5 * listed_s
+
+
+def test_a_long_log_without_a_single_index_is_listed_and_read_in_no_time(tmp_path):
+    """5,000 rows and tags: walking through all of one for each of the other would be 25 million steps."""
+    written = write_log(tmp_path, "free_road")
+
+    def lengthen_and_strip(database: sqlite3.Connection) -> None:
+        database.execute(
+            "insert into lidar_pc with recursive k(n) as (select 1 union all select n + 1 from k where n < 5000) select"
+            " cast(printf('%08d', n) as blob), null, null, p.ego_pose_token, p.lidar_token, p.scene_token, '',"
+            " p.timestamp + 100000000000 + n * 50000 from k, (select * from lidar_pc where token ="
+            " (select lidar_pc_token from scenario_tag)) p"
+        )
+        database.execute(
+            "insert into scenario_tag select token, token, 'changing_lane', null from lidar_pc where length(filename) = 0"
+        )
+        for (table,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
+            database.execute(f"create table bare_{table} as select * from {table}")
+            database.execute(f"drop table {table}")
+            database.execute(f"alter table bare_{table} rename to {table}")
+
+    change_with(written.log, lengthen_and_strip)
+    started = time.process_time()
+    items = source_of(tmp_path, min_gap_s=1.0).items()
+    assert len(items) == 1 + 250
+    assert source_of(tmp_path).load(items[0]).scenario_id == f"nuplan-{written.token}"
+    assert time.process_time() - started < 1.5
 
 
 def test_rows_are_spaced_greedily_from_the_first_on():

@@ -29,7 +29,7 @@ def test_it_drives_as_the_official_planner_did_in_the_official_simulator(token):
 
 
 def test_it_closes_in_on_a_standing_car_and_stops_behind_it():
-    world = scenario(straight_map(200.0), objects=[car("parked", 55.0, 0.0)], speed_mps=6.0, duration_s=12.0)
+    world = scenario(straight_map(200.0), objects=[car("parked", 55.0, 0.0)], speed_mps=6.0, duration_s=10.0)
     last = simulate(world, NuplanIdmPlanner()).states[-1]
     gap = 55.0 - 2.35 - (last.x_m + 4.049)  # from the bumper, 4.049 m ahead of the rear axle, to the car's rear
     assert last.speed_mps < 0.3

@@ -13,7 +13,7 @@ import json
 import shutil
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,17 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """What came of it: samples written and scenarios that failed, each with its line."""
+    """What came of it: samples written, scenarios that failed, each with its line, and anchors left out, by reason."""
 
     folder: Path
     n_samples: int
     failures: tuple[str, ...]
+    left_out: Mapping[str, int]
+
+    def summary(self) -> str:
+        said = f"{self.n_samples} samples, {len(self.failures)} scenarios failed"
+        counts = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items())
+        return f"{said}, anchors left out: {counts}" if counts else said
 
 
 def generate(
@@ -287,4 +293,6 @@ def _finish(out: Path, config: GenerateConfig, source: str, licence: str, n_chun
 
 
 def _generated(out: Path, manifest: dict[str, Any]) -> Generated:
-    return Generated(folder=out, n_samples=manifest["samples"], failures=tuple(manifest["failures"]))
+    return Generated(
+        folder=out, n_samples=manifest["samples"], failures=tuple(manifest["failures"]), left_out=manifest["left_out"]
+    )

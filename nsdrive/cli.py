@@ -119,7 +119,7 @@ def run_generate(a: argparse.Namespace) -> int:
         )
     for line in made.failures:
         print(f"failed: {line}", file=sys.stderr)
-    print(f"{made.folder}: {made.n_samples} samples, {len(made.failures)} scenarios failed")
+    print(f"{made.folder}: {made.summary()}")
     return 1 if made.failures or made.n_samples == 0 else 0
 
 

@@ -37,8 +37,8 @@ import numpy as np
 sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent]
 
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource  # noqa: E402
-from nsdrive.scenarios.nuplan_log import read_extract  # noqa: E402
-from nsdrive.scenarios.nuplan_write import lengthened, write_scenario  # noqa: E402
+from nsdrive.scenarios.nuplan.log import read_extract  # noqa: E402
+from nsdrive.scenarios.nuplan.write import lengthened, write_scenario  # noqa: E402
 from nsdrive.scenarios.synthetic import SyntheticConfig, build  # noqa: E402
 from nsdrive.world.roadblocks import roadblocks_of  # noqa: E402
 from nsdrive.world.route import lanes_near  # noqa: E402

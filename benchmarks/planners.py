@@ -193,7 +193,7 @@ def _somebody(track_id: str, number: int, ego: EgoState, rng: np.random.Generato
 
 def public(folder: Path, python: Path, world: Scenario) -> dict[str, Spent]:
     """The public planners on the same scenario, in a process of their own; ends the program where that fails."""
-    from nsdrive.scenarios.nuplan_write import write_scenario
+    from nsdrive.scenarios.nuplan.write import write_scenario
 
     with tempfile.TemporaryDirectory() as root:
         written = write_scenario(world, Path(root), planner_factory(choose_planner("idm"))())

@@ -77,7 +77,7 @@ def export_nuplan(
 
     make_planner: who drives the ego on where a scenario does not tell its future (nuPlan's "expert").
     """
-    from nsdrive.scenarios.nuplan_write import places, write_scenario
+    from nsdrive.scenarios.nuplan.write import places, write_scenario
 
     source = open_source(scenarios.name, scenarios.config)
     items = list(source.items())

@@ -31,7 +31,7 @@ from nuplan.planning.simulation.trajectory.interpolated_trajectory import Interp
 
 from nsdrive.config import Chosen, build, did_you_mean
 from nsdrive.planner_table import PlannerTable
-from nsdrive.scenarios.nuplan_map import find_map, read_map
+from nsdrive.scenarios.nuplan.map import find_map, read_map
 from nsdrive.world.types import (
     HISTORY_TICKS,
     INTERVAL_S,

@@ -13,7 +13,7 @@ import numpy as np
 from lens import NUPLAN_LENS
 
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource
-from nsdrive.scenarios.nuplan_write import Written, write_scenario
+from nsdrive.scenarios.nuplan.write import Written, write_scenario
 from nsdrive.scenarios.synthetic import SyntheticConfig, SyntheticSource
 from nsdrive.world.types import Scenario
 

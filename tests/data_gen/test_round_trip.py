@@ -15,9 +15,9 @@ import pytest
 from data_gen.sample import Made, SampleConfig, samples_of
 from nsdrive.cameras.rig import make_rig
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource
-from nsdrive.scenarios.nuplan_write import write_scenario
-from nsdrive.scenarios.nuplan_write_log import row_token
-from nsdrive.scenarios.nuplan_write_map import ORIGIN_UTM_M
+from nsdrive.scenarios.nuplan.write import write_scenario
+from nsdrive.scenarios.nuplan.write_log import row_token
+from nsdrive.scenarios.nuplan.write_map import ORIGIN_UTM_M
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, SyntheticSource
 from planners.idm import IdmPlanner
 

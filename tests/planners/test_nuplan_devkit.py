@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nuplan_builder import scene, source_of
 
-from nsdrive.scenarios.nuplan_write import write_scenario
+from nsdrive.scenarios.nuplan.write import write_scenario
 from nsdrive.world.simulate import simulate
 
 pytest.importorskip("nuplan.planning.simulation", reason="nuPlan's devkit is not installed")

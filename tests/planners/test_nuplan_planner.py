@@ -19,7 +19,7 @@ from nuplan_builder import scene, source_of
 
 from nsdrive import cli
 from nsdrive.config import build, config_folder
-from nsdrive.scenarios.nuplan_write import write_scenario
+from nsdrive.scenarios.nuplan.write import write_scenario
 from nsdrive.vla.prompt import render_answer
 from nsdrive.world.decision import Decision
 from nsdrive.world.simulate import simulate

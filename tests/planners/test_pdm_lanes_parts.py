@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from builders import curved_map, ego_state, straight_map, tracked
 
-from nsdrive.scenarios.layouts import plain_crossing, plain_road
+from nsdrive.scenarios.synthetic.layouts import plain_crossing, plain_road
 from nsdrive.world.geometry import Path
 from nsdrive.world.types import Mission, ObjectFrame
 from planners.lanes.candidates import Course, Start, easing_m, lay

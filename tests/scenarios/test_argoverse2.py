@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from argoverse2_builder import EGO_SPEED, EGO_START, LANE, YAW, city, write_forecasting_scenario, write_sensor_log
 
-from nsdrive.scenarios.argoverse2 import Argoverse2Config, Argoverse2Source, list_items, load_one
-from nsdrive.scenarios.argoverse2_sensor import KINDS
+from nsdrive.scenarios.argoverse2.sensor import KINDS
+from nsdrive.scenarios.argoverse2.source import Argoverse2Config, Argoverse2Source, list_items, load_one
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.route import validate
 from nsdrive.world.types import OBJECT_KINDS, Scenario, TrackedObject
@@ -212,8 +212,8 @@ def test_what_a_user_gets_wrong_is_said(tmp_path):
 
 @pytest.mark.parametrize("move", ["stationary", "starting_left_turn", "high_magnitude_speed"])
 def test_the_tag_is_what_the_ego_did(move):
-    from nsdrive.scenarios.argoverse2 import scenario_type
-    from nsdrive.scenarios.argoverse2_tracks import ego_states
+    from nsdrive.scenarios.argoverse2.source import scenario_type
+    from nsdrive.scenarios.argoverse2.tracks import ego_states
     from nsdrive.world.types import ObjectFrame
 
     ticks = np.arange(100)

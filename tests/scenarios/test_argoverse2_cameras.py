@@ -20,7 +20,7 @@ from pyarrow import feather
 from nsdrive.cameras.recorded import recorded_views
 from nsdrive.cameras.rig import make_rig, project
 from nsdrive.scenarios.argoverse2 import Argoverse2Config, Argoverse2Source
-from nsdrive.scenarios.argoverse2_cameras import AXLE_HEIGHT_M, CAMERAS
+from nsdrive.scenarios.argoverse2.cameras import AXLE_HEIGHT_M, CAMERAS
 from nsdrive.scenarios.source import ScenarioError
 
 GREY = np.full((1550, 2048, 3), 90, np.uint8)

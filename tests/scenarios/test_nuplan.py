@@ -11,9 +11,9 @@ import shapely
 from nuplan_builder import change, change_with, log_file, map_file, scene, source_of, write_log
 
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource
-from nsdrive.scenarios.nuplan_geopackage import GeoPackage, rings
-from nsdrive.scenarios.nuplan_map import read_map
-from nsdrive.scenarios.nuplan_stops import first_edge
+from nsdrive.scenarios.nuplan.geopackage import GeoPackage, rings
+from nsdrive.scenarios.nuplan.map import read_map
+from nsdrive.scenarios.nuplan.stops import first_edge
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.route import validate
 from nsdrive.world.simulate import simulate

@@ -23,7 +23,7 @@ from nuplan_builder import (
 
 from nsdrive.cameras.recorded import recorded_views
 from nsdrive.cameras.rig import make_rig, project
-from nsdrive.scenarios.nuplan_cameras import AXLE_HEIGHT_M
+from nsdrive.scenarios.nuplan.cameras import AXLE_HEIGHT_M
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.types import HISTORY_TICKS
 

@@ -10,8 +10,8 @@ from nuplan_builder import change, change_with, log_file, source_of, write_log
 
 from nsdrive.config import load_config
 from nsdrive.scenarios.nuplan import NuplanConfig
-from nsdrive.scenarios.nuplan_listing import _apart, find_logs
-from nsdrive.scenarios.nuplan_tokens import read_selection
+from nsdrive.scenarios.nuplan.listing import _apart, find_logs
+from nsdrive.scenarios.nuplan.tokens import read_selection
 from nsdrive.scenarios.source import ScenarioError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nuplan_builder import log_file, source_of
 
-from nsdrive.scenarios.nuplan_map import read_map
+from nsdrive.scenarios.nuplan.map import read_map
 from nsdrive.world.route import validate
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import HISTORY_TICKS, EgoState, Mission, Observation, Plan, Trajectory

@@ -10,8 +10,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from nuplan_builder import source_of
 
-from nsdrive.scenarios.nuplan_write import write_scenario
-from nsdrive.scenarios.nuplan_write_map import ORIGIN_UTM_M, MapFids, number
+from nsdrive.scenarios.nuplan.write import write_scenario
+from nsdrive.scenarios.nuplan.write_map import ORIGIN_UTM_M, MapFids, number
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, build
 from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.route import validate

@@ -13,9 +13,9 @@ from builders import car, scenario, straight_map
 
 from nsdrive.cli import main
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource
-from nsdrive.scenarios.nuplan_alternate import alternated, is_alternating
-from nsdrive.scenarios.nuplan_write import log_ticks, write_scenario
-from nsdrive.scenarios.nuplan_write_map import ORIGIN_UTM_M, dense, number
+from nsdrive.scenarios.nuplan.alternate import alternated, is_alternating
+from nsdrive.scenarios.nuplan.write import log_ticks, write_scenario
+from nsdrive.scenarios.nuplan.write_map import ORIGIN_UTM_M, dense, number
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.scenarios.synthetic import SyntheticConfig, build
 from nsdrive.world.types import HISTORY_TICKS
@@ -218,7 +218,7 @@ def test_what_fails_half_way_leaves_no_log(tmp_path, monkeypatch, junction):
     def broken(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("nsdrive.scenarios.nuplan_write_log._ego_columns", broken)
+    monkeypatch.setattr("nsdrive.scenarios.nuplan.write_log._ego_columns", broken)
     with pytest.raises(OSError, match="disk full"):
         write_scenario(junction, tmp_path, None)
     assert not list(tmp_path.rglob("*.db"))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsdrive.scenarios.pickled_numbers import pickled_numbers
+from nsdrive.scenarios.nuplan.pickled_numbers import pickled_numbers
 
 numbers = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**80), 2**80), st.integers(-3, 300)

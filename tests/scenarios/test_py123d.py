@@ -23,7 +23,7 @@ from data_gen.show import find_item
 from nsdrive.cli import main
 from nsdrive.dataset import open_dataset
 from nsdrive.scenarios.py123d import Py123dConfig, Py123dSource
-from nsdrive.scenarios.py123d_roads import with_stop_lines
+from nsdrive.scenarios.py123d.roads import with_stop_lines
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.lane_map import Lane
 

@@ -11,7 +11,7 @@ import pytest
 from shapely import LineString, Point, Polygon, STRtree
 
 from nsdrive.scenarios.source import ScenarioError
-from nsdrive.scenarios.synthetic import (
+from nsdrive.scenarios.synthetic.source import (
     FAMILIES,
     SyntheticConfig,
     SyntheticSource,

@@ -20,7 +20,7 @@ from nsdrive.world.types import OBJECT_KINDS, FloatArray, ObjectFrame
 
 MOVING_MPS = 1.0  # chosen by us: who is slower gets nowhere in the forecast's four seconds
 BESIDE_M = 1.8  # chosen by us: who is further from a lane's middle, or turned more from it, is not following it
-TURNED_RAD = 0.35
+COS_TURNED = math.cos(0.35)
 BEND_RAD = 0.03  # chosen by us: a lane that turns less while it is driven is straight
 AHEAD_M = 120.0  # chosen by us: 4 s at 108 km/h
 _DRIVES_IN_LANES = tuple(OBJECT_KINDS.index(kind) for kind in ("vehicle", "bicycle"))
@@ -56,13 +56,14 @@ class LaneFollowing:
         for row in np.flatnonzero(moving).tolist():
             x, y, heading = objects.boxes[row, :3].tolist()
             vx, vy = objects.velocities_mps[row].tolist()
-            lane_id = self._lane(objects.ids[row], x, y, heading)
-            if lane_id is None:
+            followed = self._followed(objects.ids[row], x, y, heading)
+            if followed is None:
                 continue
-            path = self._way(lane_id)
-            assert path is not None, "the lane has been projected on"
-            progress, offset = path.project(x, y)
-            lanes[objects.ids[row]] = path.lane_at(progress) or lane_id
+            path, progress, offset = followed
+            if (lane_id := path.lane_at(progress)) is not None:
+                lanes[objects.ids[row]] = lane_id
+            if not _turns(path, progress, progress + objects.speeds_mps[row] * times[-1]):
+                continue
             here = float(path.pose_at(progress)[2])
             along = vx * math.cos(here) + vy * math.sin(here)
             across = vy * math.cos(here) - vx * math.sin(here)
@@ -85,20 +86,24 @@ class LaneFollowing:
         poses = np.stack(found, axis=1) if found else np.zeros((samples, 0, 3))
         return Bends(ids=tuple(ids), poses=poses)
 
-    def _lane(self, track_id: str, x: float, y: float, heading: float) -> str | None:
-        """The lane that it follows: the one it followed before, else the nearest that it could be in."""
+    def _followed(self, track_id: str, x: float, y: float, heading: float) -> tuple[Path, float, float] | None:
+        """(way, progress, offset) in the lane that it followed before, else in the nearest that it could be in."""
         before = self._lane_of.get(track_id)
-        if before is not None and self._is_on(before, x, y, heading):
-            return before
-        return next((n for n in lanes_near(self.lane_map, x, y, BESIDE_M) if self._is_on(n, x, y, heading)), None)
+        found = None if before is None else self._on(before, x, y, heading)
+        if found is None:
+            near = lanes_near(self.lane_map, x, y, BESIDE_M)
+            found = next((on for lane_id in near if (on := self._on(lane_id, x, y, heading)) is not None), None)
+        return found
 
-    def _is_on(self, lane_id: str, x: float, y: float, heading: float) -> bool:
+    def _on(self, lane_id: str, x: float, y: float, heading: float) -> tuple[Path, float, float] | None:
         path = self._way(lane_id)
         if path is None:
-            return False
+            return None
         progress, offset = path.project(x, y)
-        turned = abs(float(wrap_angle(float(path.pose_at(progress)[2]) - heading)))
-        return abs(offset) <= BESIDE_M and turned <= TURNED_RAD and 0.0 < progress < path.length_m
+        if abs(offset) > BESIDE_M or not 0.0 < progress < path.length_m:
+            return None
+        turned = float(path.heading_rad[path.index_at(progress)]) - heading
+        return (path, progress, offset) if math.cos(turned) >= COS_TURNED else None
 
     def _way(self, lane_id: str) -> Path | None:
         """The lane and what follows it, as far as there is no choice, or one way goes straight on."""
@@ -118,3 +123,9 @@ class LaneFollowing:
             except ValueError:  # fewer than two points, or some that are not finite
                 self._ways[lane_id] = None
         return self._ways[lane_id]
+
+
+def _turns(path: Path, from_m: float, to_m: float) -> bool:
+    """Whether a stretch of it is more than straight."""
+    headings = path.heading_rad[path.index_at(from_m) : path.index_at(to_m) + 2]
+    return bool(headings.max() - headings.min() >= BEND_RAD)

@@ -78,6 +78,11 @@ class Tick:
         wider = self.config.bicycle_wider_m * (objects.kinds == BICYCLE)
         return objects.boxes + wider[:, None] * np.array([0.0, 0.0, 0.0, 0.0, 1.0])
 
+    @cached_property
+    def bend_of(self) -> np.ndarray:
+        """(N,): which of the bends each object drives, -1 for none."""
+        return self.bends.rows(self.observation.objects.ids)
+
     def outlook(self, chain: Chain) -> Outlook:
         """What lies ahead on a chain."""
         c, observation = self.config, self.observation
@@ -156,7 +161,7 @@ class Tick:
             c.half_width_m,
             samples=c.proposal_steps // c.forecast_every + 1,
             interval_s=sample_s,
-            bends=(self.bends.rows(objects.ids), self.bends.poses),
+            bends=(self.bend_of, self.bends.poses),
         )
         driven = drive(
             candidate,

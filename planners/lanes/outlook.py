@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from planners.lanes.frenet import Placed
 from planners.lanes.rollout import Stop
 from planners.lanes.topology import Chain
 from planners.road_rules import RoadParameters
+
+CLEAR_M = 1.0  # chosen by us: so far beside the ego's way somebody on foot has left it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,7 +61,14 @@ def look(
         *road_rules.stop_signs(along, observation, progress, speed, target, c),
         *road_rules.crosswalks(along, observation, progress, speed, target, c),
     ]
-    stops = [Stop(progress_m=nose + k.inputs["gap_m"]) for k in rules if "gap_m" in k.inputs and holds(k, c)]
+    stops = [
+        Stop(
+            progress_m=nose + k.inputs["gap_m"],
+            until_s=crossed_s(k.about, placed, c) if k.rule == "crosswalk" else np.inf,
+        )
+        for k in rules
+        if "gap_m" in k.inputs and holds(k, c)
+    ]
     for claim in claims:
         constraint = yields(claim.track_id, claim.stop_m - nose, claim.clears_s, claim.arrives_s, speed, target, c)
         rules.append(constraint)
@@ -73,6 +83,16 @@ def look(
         stops=tuple(stops),
         claims=claims,
     )
+
+
+def crossed_s(about: str | None, placed: Placed, c: RoadParameters) -> float:
+    """When someone on a crosswalk will have left the ego's way, inf for one who stands."""
+    row = placed.ids.index(about) if about in placed.ids else -1
+    across = float(placed.across_mps[row]) if row >= 0 else 0.0
+    if abs(across) < c.standing_mps:
+        return math.inf
+    clear = c.half_width_m + float(placed.half_across_m[row]) + CLEAR_M
+    return max(0.0, clear - math.copysign(1.0, across) * float(placed.offset_m[row])) / abs(across)
 
 
 def yields(

@@ -19,6 +19,8 @@ from planners.lanes.candidates import Candidate
 from planners.lanes.topology import envelope
 
 GENTLE_JERK_MPS3 = 1.4  # chosen by us: the tracker makes twice as much of it, and nuPlan's bound for comfort is 4.13
+# Chosen by us: who holds the ego for a known time is not stopped for but arrived after, as long as a stop remains possible.
+ARRIVING_M, ARRIVING_S = 0.5, 1.0
 SOON_S = 1.5  # chosen by us: who will be on the path this soon
 CALM = 0.6  # chosen by us: where less than this share of the hardest braking is needed, it begins gently
 STOPPING_M, STOPPING_S = 0.7, 0.35  # chosen by us: nuPlan's tracker needs so much more room to come to a stop
@@ -139,10 +141,14 @@ def _drive(arc, limits, curves, held, met, fractions, speed0, accel0, idm, harde
             now = k * dt
             for h in range(held.shape[0]):
                 if now < held[h, 1]:
-                    room = held[h, 0] - nose
+                    room, left = held[h, 0] - nose, held[h, 1] - now
                     law = acceleration_kernel(speed, room, 0.0, target, s0, headway, a, b, exponent, clamp)
                     if 0.5 * speed * speed < CALM * b * (room - s0):
                         law = max(law, gentle)
+                    way = room - ARRIVING_M
+                    stops_yet = left < ARRIVING_S or 0.5 * speed * speed < b * way
+                    if stops_yet and speed * left < 2.0 * way:  # at a steady rate it arrives without a stop
+                        law = min(a, 2.0 * (way - speed * left) / (left * left))
                     accel = min(accel, law)
             j = min(int(now / sample + 1e-6), samples - 1)
             for n in range(objects):

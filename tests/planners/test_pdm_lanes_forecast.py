@@ -8,10 +8,12 @@ from nsdrive.scenarios.synthetic import SyntheticConfig, build
 from nsdrive.world.decision import Term
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import Mission, ObjectFrame
+from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.candidates import Course, Start, lay
 from planners.lanes.config import PdmLanesConfig
 from planners.lanes.following import LaneFollowing
-from planners.lanes.frenet import entries
+from planners.lanes.frenet import entries, place
+from planners.lanes.outlook import CLEAR_M, crossed_s
 from planners.lanes.rollout import GENTLE_JERK_MPS3, Stop, drive
 from planners.lanes.topology import Chains
 from planners.lanes.weighing import near_in_bends
@@ -36,7 +38,7 @@ def path_in(lane_map, speed_mps):
 
 def driven(path, speed_mps, *, stops=(), met=None, accel_mps2=0.0):
     met = np.zeros((4, 1, 0)) if met is None else met
-    return drive(path, speed_mps, (1.0,), stops, met, C, steps=40, sample_s=EVERY_S, accel_mps2=accel_mps2)
+    return drive(path, speed_mps, (1.0,), stops, met, C, steps=80, sample_s=EVERY_S, accel_mps2=accel_mps2)
 
 
 def met_by(path, *objects):
@@ -145,3 +147,38 @@ def test_who_is_about_to_come_in_is_followed_before_he_is_in_and_calmly():
     assert driven(path, 12.0, met=staying).accels_mps2[0, 0] > 0.0
     first = driven(path, 12.0, met=coming).accels_mps2[0, 0]
     assert -0.6 * C.decel_max_mps2 - 1e-9 <= first < -0.5
+
+
+# ---- arriving when the way is free --------------------------------------------------------------------------------------
+
+
+def test_who_will_be_gone_is_not_stopped_for_but_arrived_after():
+    path = path_in(straight_map(200.0), 8.0)
+    for_good = driven(path, 8.0, stops=(Stop(progress_m=45.0),))
+    gone_in_time = driven(path, 8.0, stops=(Stop(progress_m=45.0, until_s=5.0),))
+    assert gone_in_time.speeds_mps[0].min() > 5.0 > for_good.speeds_mps[0].min()
+    assert -0.5 < gone_in_time.accels_mps2[0, 0] < -0.2, "it slows down a little at once, not much later"
+    nose_m = gone_in_time.arc_m[0] + 5.0 + PACIFICA.front_m  # the path begins at 5 m
+    assert nose_m[50] == pytest.approx(44.5, abs=1.5), "it is at the line when that is free, not before"
+
+
+def test_as_long_as_somebody_is_there_a_stop_before_the_line_stays_possible():
+    path = path_in(straight_map(200.0), 12.0)
+    near = driven(path, 12.0, stops=(Stop(progress_m=40.0, until_s=8.0),))
+    nose_m, speed = near.arc_m[0] + 5.0 + PACIFICA.front_m, near.speeds_mps[0]
+    waiting = np.arange(len(nose_m)) * 0.1 < 7.0
+    assert (nose_m[waiting] < 40.0).all()
+    assert (0.5 * speed[waiting] ** 2 <= 1.1 * C.decel_max_mps2 * (40.0 - nose_m[waiting]) + 0.5).all()
+
+
+def test_somebody_on_a_crosswalk_is_waited_for_until_he_has_left_the_egos_way():
+    chain = path_in(straight_map(200.0), 8.0).chain
+    walking = tracked(
+        "walks", 50.0, -2.0, kind="pedestrian", heading_rad=np.pi / 2, speed_mps=1.5, length_m=0.6, width_m=0.6
+    )
+    standing = tracked("stands", 50.0, 0.0, kind="pedestrian", length_m=0.6, width_m=0.6)
+    placed = place(chain.path, ObjectFrame.of([walking, standing]))
+    width_m = 2.0 + C.half_width_m + 0.3 + CLEAR_M
+    assert crossed_s("walks", placed, C) == pytest.approx(width_m / 1.5, abs=0.01)
+    assert np.isinf(crossed_s("stands", placed, C))
+    assert np.isinf(crossed_s("nobody", placed, C))

@@ -26,6 +26,7 @@ from planners.lanes.topology import Chain, envelope
 
 RANK = {"straight": 0, "right": 1, "left": 2, "uturn": 3}  # who has the greater number gives way
 STEP_M = 0.5  # chosen by us: travel times are added up in steps of this length
+STOPS_WITHIN_M = 2.0  # chosen by us: who would stop no further than this inside a zone is giving way
 OWN_LANE_M = 1.5  # chosen by us: whose middle is so near to the ego's path and who drives its way is on it
 LINE_RANK = {"yield": 1, "stop_sign": 2}  # control lines that make the ego give way, and in which order
 
@@ -276,9 +277,12 @@ def _times(zone: Zone, placed: Placed, row: int, accel_mps2: float, p: ConflictP
 def _insists(
     placed: Placed, row: int, arrives_s: float, clears_s: float, accel_mps2: float, p: ConflictParameters
 ) -> bool:
-    """Whether one who ought to give way will not: it is near, it would be there before the ego is gone, and it does not brake."""
+    """Whether one who ought to give way will not: it is near, it would be there before the ego is gone, and it does not
+    brake to a stop before the zone: who only slows down for a turn comes all the same."""
+    speed = float(placed.along_mps[row])
     near = arrives_s < min(p.committed_s, clears_s)
-    return near and accel_mps2 > -p.braking_mps2 and float(placed.along_mps[row]) > 1.0
+    stops = accel_mps2 <= -p.braking_mps2 and speed * speed <= 2.0 * -accel_mps2 * (speed * arrives_s + STOPS_WITHIN_M)
+    return near and not stops and speed > 1.0
 
 
 def _runs_red(zone: Zone, placed: Placed, row: int, p: ConflictParameters) -> bool:

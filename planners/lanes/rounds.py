@@ -22,6 +22,7 @@ from planners.lanes.tick import Option, Tick
 from planners.lanes.topology import CROSSABLE
 
 HALF_LANE_M = 1.7  # chosen by us: the middle of the oncoming lane is so far beyond the line
+STAYING_M = 1.0  # chosen by us: so far behind a thing the ego stays behind it
 MIRROR_M = 1.0  # chosen by us: the ego looks past what is ahead from a sensor at its left mirror
 
 
@@ -68,7 +69,8 @@ def ways_of(tick: Tick, here: Outlook) -> tuple[WayRound, ...]:
 
 
 def rounds_of(tick: Tick, here: Outlook, ways: tuple[WayRound, ...]) -> Rounds:
-    """Lay and drive every way, and judge its room. One under way is finished once the ego's nose is beside the thing."""
+    """Lay and drive every way, and judge its room. One under way is finished once the ego's nose is beside
+    the thing, or it is too late to stay behind it."""
     c, memory, speed, progress = tick.config, tick.memory, tick.speed_mps, here.start.progress_m
     options: list[Option] = []
     considered: list[LaneChange] = []
@@ -92,7 +94,7 @@ def rounds_of(tick: Tick, here: Outlook, ways: tuple[WayRound, ...]) -> Rounds:
             continue
         worth = max(0.0, _gain(tick, here, way))
         for option, room in found:
-            finishes = begun and (way.over == "own" or here.nose_m > way.rear_m)
+            finishes = begun and (way.over == "own" or here.nose_m > way.rear_m or _too_late(tick, here, way))
             if (room.free and way.ready) or finishes:
                 overtakes = way.over == "oncoming" and way.speed_mps > 0.0 and room.free
                 inside = option.candidate.middle_over_m < -c.inside_m
@@ -121,6 +123,13 @@ def rounds_of(tick: Tick, here: Outlook, ways: tuple[WayRound, ...]) -> Rounds:
         stop = Stop(progress_m=here.nose_m + waits.inputs["gap_m"])
         here = replace(here, rules=(*here.rules, waits), stops=(*here.stops, stop))
     return Rounds(options=tuple(options), considered=tuple(considered), here=here)
+
+
+def _too_late(tick: Tick, here: Outlook, way: WayRound) -> bool:
+    """Whether the ego would have to brake as hard as the law knows, or harder, to stay behind the thing after all. Then going on is
+    an option again, and the score decides."""
+    speed, gap = tick.speed_mps, way.rear_m - here.nose_m - STAYING_M
+    return speed > way.speed_mps and speed**2 - way.speed_mps**2 > 2.0 * tick.config.decel_max_mps2 * max(gap, 0.1)
 
 
 def _crawl_margins_m(way: WayRound, c: PdmLanesConfig) -> tuple[float | None, ...]:

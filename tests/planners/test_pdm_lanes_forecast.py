@@ -6,9 +6,10 @@ from builders import curved_map, ego_state, straight_map, tracked
 
 from nsdrive.scenarios.synthetic import SyntheticConfig, build
 from nsdrive.world.decision import Term
+from nsdrive.world.measure import clearance_m
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import Mission, ObjectFrame
-from nsdrive.world.vehicle import PACIFICA
+from nsdrive.world.vehicle import PACIFICA, ego_box
 from planners.lanes.candidates import Course, Start, lay
 from planners.lanes.config import PdmLanesConfig
 from planners.lanes.following import LaneFollowing
@@ -182,3 +183,19 @@ def test_somebody_on_a_crosswalk_is_waited_for_until_he_has_left_the_egos_way():
     assert crossed_s("walks", placed, C) == pytest.approx(width_m / 1.5, abs=0.01)
     assert np.isinf(crossed_s("stands", placed, C))
     assert np.isinf(crossed_s("nobody", placed, C))
+
+
+@pytest.mark.parametrize(
+    ("index", "whom", "why"),
+    [
+        (24, "car-5", "it slows down for its turn and comes all the same"),
+        (244, "car-26", "half way round it there was no way back behind it"),
+    ],
+)
+def test_two_drives_that_once_ended_in_a_hit_do_not(index, whom, why):
+    scenario = build(SyntheticConfig(seed=53, n_scenarios=250), index)
+    rollout = simulate(scenario, PdmLanesPlanner(), start_tick=20)
+    others = [frame.take(np.array([track_id == whom for track_id in frame.ids])) for frame in rollout.frames]
+    egos = ego_box(np.array([state.pose for state in rollout.states]))
+    count = min(len(others), len(egos))
+    assert clearance_m(egos[:count], others[:count]).min() > 0.1, why

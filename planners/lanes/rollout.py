@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from nsdrive.world.geometry import wrap_angle
-from nsdrive.world.rules import IdmParameters, acceleration_kernel
+from nsdrive.world.rules import IdmParameters, acceleration_kernel, idm_constants
 from nsdrive.world.types import INTERVAL_S, FloatArray
 from nsdrive.world.vehicle import PACIFICA
 from planners.lanes.candidates import Candidate
@@ -84,7 +84,6 @@ def drive(
     curves = envelope(lateral / bend, candidate.arc_m, p.curve_decel_mps2)
     curves = np.minimum(curves, crawl * crawl)
     held = np.array([[candidate.arc_at(stop.progress_m), stop.until_s] for stop in stops], dtype=float).reshape(-1, 2)
-    idm = (p.min_gap_m, p.headway_s, p.accel_max_mps2, p.decel_max_mps2, p.exponent, float(p.clamp_needed_gap))
     table = _drive(
         candidate.arc_m,
         limits,
@@ -94,7 +93,7 @@ def drive(
         np.asarray(fractions, dtype=float),
         max(0.0, speed_mps),
         float(accel_mps2),
-        idm,
+        idm_constants(p),
         p.emergency_decel_mps2,
         p.curve_time_s,
         PACIFICA.front_m,

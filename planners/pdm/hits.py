@@ -112,7 +112,8 @@ def first_hits(
                     ox[n], oy[n] = boxes[n, 0] + moved_s * velocities[n, 0], boxes[n, 1] + moved_s * velocities[n, 1]
                 else:
                     sample = min(t // every, bends.shape[0] - 1)
-                    cos_o[n], sin_o[n] = np.cos(bends[sample, bend, 2]), np.sin(bends[sample, bend, 2])
+                    if step == 0:
+                        cos_o[n], sin_o[n] = np.cos(bends[sample, bend, 2]), np.sin(bends[sample, bend, 2])
                     ox[n] = bends[sample, bend, 0] + ahead_s * object_speeds[n] * cos_o[n]
                     oy[n] = bends[sample, bend, 1] + ahead_s * object_speeds[n] * sin_o[n]
                 reach = reach_e + reach_o[n]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsdrive.cameras.rig import Camera, Rig
-from nsdrive.scenarios.recorded import RecordedCamera
+from nsdrive.scenarios.recorded import MAX_PIXELS_A_SIDE, RecordedCamera
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.types import FloatArray
 
@@ -28,7 +28,6 @@ from nsdrive.world.types import FloatArray
 # a fisheye and a telescope, and its axis goes through the image.
 MAX_REACH_M = 20.0
 MIN_FOCAL_WIDTHS, MAX_FOCAL_WIDTHS = 0.1, 20.0
-MAX_PIXELS_A_SIDE = 16_384
 CACHED_MAPS = 16  # two rigs of eight; 1.4 MB each at 640 x 360
 
 

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from nsdrive.world.types import FloatArray
 
-NEAR_S = 0.05  # nuPlan: an image belongs to a tick no further from it than this
+# An image belongs to a tick no further from it than this: 50 ms, as in nuPlan, and a little for its clocks, which are off by 60
+# microseconds. Without that a scenario whose ticks lie half way between its images would lose many of them.
+NEAR_S = 0.0505
+MAX_PIXELS_A_SIDE = 16_384  # chosen by us
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -118,6 +118,13 @@ def test_an_image_further_than_fifty_milliseconds_from_a_tick_is_not_its(copy):
     assert read(10_000) is None
 
 
+def test_an_image_half_way_between_two_ticks_is_found_though_the_clocks_are_not_exact(copy):
+    name = image_name(copy, "CAM_F0", BEFORE + 40)
+    change(log_file(copy), f"delete from image where filename_jpg = '{image_name(copy, 'CAM_F0', BEFORE + 41)}'")
+    change(log_file(copy), f"update image set timestamp = timestamp + 30060 where filename_jpg = '{name}'")
+    assert cameras_of(copy)["CAM_F0"].read(40) is not None  # 50.06 ms: it stood 20 ms after its tick
+
+
 def test_a_known_point_lies_in_the_undistorted_image_where_the_rig_says(copy):
     rig = make_rig("3")
     views = recorded_views(tuple(cameras_of(copy).values()), rig)

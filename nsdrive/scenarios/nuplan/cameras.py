@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nsdrive.scenarios.nuplan.pickled_numbers import pickled_numbers
 from nsdrive.scenarios.nuplan.sqlite import columns_of, opened
-from nsdrive.scenarios.recorded import NEAR_S, RecordedCamera
+from nsdrive.scenarios.recorded import MAX_PIXELS_A_SIDE, NEAR_S, RecordedCamera
 from nsdrive.scenarios.recorded_files import file_inside, nearest, read_jpeg
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.types import FloatArray
@@ -31,7 +31,6 @@ from nsdrive.world.types import FloatArray
 # cameras on the roof of a car 1.777 m high have z = 1.59 m.
 AXLE_HEIGHT_M = 0.36
 BLOBS = "sensor_blobs"
-MAX_PIXELS_A_SIDE = 16_384  # chosen by us
 
 
 def read_cameras(path: Path, clock_us: NDArray[np.int64], sensor_path: str | None) -> tuple[RecordedCamera, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from eval.baselines import BASELINES, BLIND
 from eval.displacement import usable
-from eval.reasoning import ReasoningCheck, check_reasoning
+from eval.faithfulness.reasoning import ReasoningCheck, check_reasoning
 from nsdrive.dataset import Dataset, Prediction, Sample, read_predictions
 from nsdrive.vla.prompt import N_WAYPOINTS
 from nsdrive.world.types import FloatArray

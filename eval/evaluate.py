@@ -34,7 +34,7 @@ from eval.displacement import (
     displacements_m,
     measure,
 )
-from eval.reasoning import REPLAY_TOLERANCE_M, summarise
+from eval.faithfulness.reasoning import REPLAY_TOLERANCE_M, summarise
 from nsdrive import __version__
 from nsdrive.dataset import MANIFEST, Dataset, json_line, sha256_of, write_atomically
 from nsdrive.world.types import FloatArray

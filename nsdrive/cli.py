@@ -239,7 +239,7 @@ def run_evaluate(a: argparse.Namespace) -> int:
 
 def run_report(a: argparse.Namespace) -> int:
     from data_gen.show import scene_painter
-    from eval.report import report
+    from eval.report.compose import report
 
     def painter(dataset: Any) -> Any:
         return scene_painter(stored_generate_config(dataset, drives=False))
@@ -249,7 +249,7 @@ def run_report(a: argparse.Namespace) -> int:
 
 
 def run_simulate(a: argparse.Namespace) -> int:
-    from eval.closed_loop import SimulateConfig, closed_loop
+    from eval.closed_loop.drive import SimulateConfig, closed_loop
     from nsdrive.config import load_config
     from nsdrive.progress import Progress
     from nsdrive.scenarios.catalogue import source_configs

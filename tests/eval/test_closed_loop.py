@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from eval.closed_loop import KEPT, SimulateConfig, closed_loop, summary
-from eval.report import report
+from eval.closed_loop.drive import KEPT, SimulateConfig, closed_loop, summary
+from eval.report.compose import report
 from eval.score import total
 from nsdrive.config import Chosen
 from nsdrive.scenarios.synthetic import SyntheticConfig

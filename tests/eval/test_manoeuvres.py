@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from eval.manoeuvres import CANNOT, EXPECTED, FAILS, HOLDS, NOT_EXPECTED, judge, table
+from eval.manoeuvres.judge import CANNOT, EXPECTED, FAILS, HOLDS, NOT_EXPECTED, judge, table
 from nsdrive.cli import choose_planner, planner_factory
 from nsdrive.scenarios.manoeuvres import MANOEUVRES, load_manoeuvre
 from nsdrive.world.decision import NO_WAY

@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from eval.closed_loop import SimulateConfig, closed_loop
-from eval.manoeuvres_pictures import Drive, picture, view_of
-from eval.report import report
+from eval.closed_loop.drive import SimulateConfig, closed_loop
+from eval.manoeuvres.pictures import Drive, picture, view_of
+from eval.report.compose import report
 from nsdrive.config import Chosen
 from nsdrive.scenarios.manoeuvres import ManoeuvresConfig, load_manoeuvre
 from planners.idm import IdmConfig, IdmPlanner

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from eval_fixtures import TIMES_S, make_sample, reasoning_text
 
-from eval.reasoning import check_reasoning, summarise
+from eval.faithfulness.reasoning import check_reasoning, summarise
 from nsdrive.vla.prompt import render_answer
 
 

@@ -8,10 +8,10 @@ import pytest
 from eval_fixtures import answer, digest, reasoning_text, write_dataset
 
 from eval.baselines import write_baseline
-from eval.closed_loop import summary
+from eval.closed_loop.drive import summary
 from eval.evaluate import evaluate
-from eval.figures import nice_ticks
-from eval.report import report
+from eval.report.compose import report
+from eval.report.figures import nice_ticks
 from eval.score import CLOSED_LOOP_SCORE_VERSION, TERMS
 from nsdrive.dataset import Prediction
 from nsdrive.vla.prompt import render_answer

@@ -161,7 +161,7 @@ def test_a_list_that_is_missing_or_no_file_says_so(folder, tmp_path):
 @pytest.mark.parametrize("name", ["data/nuplan_val14", "simulate/nuplan_val14"])
 def test_the_named_configs_have_the_fourteen_types_of_val14_and_test14(name):
     from data_gen.generate import GenerateConfig
-    from eval.closed_loop import SimulateConfig
+    from eval.closed_loop.drive import SimulateConfig
     from nsdrive.cli import planner_table
     from nsdrive.scenarios.catalogue import source_configs
 

@@ -3,7 +3,7 @@
     scenario = load_manoeuvre("cut_in_close")
 
 Nothing is drawn by chance, and everyone but the ego does as written, so the same planner gets the same verdict everywhere.
-What must hold in each is in `eval/manoeuvres.py`.
+What must hold in each is in `eval/manoeuvres/`.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from eval.answers import UNUSABLE
 from eval.displacement import usable
-from eval.figures import speed_plot, trajectory_plot
-from eval.page import clean
-from eval.runs import Row
+from eval.report.figures import speed_plot, trajectory_plot
+from eval.report.page import clean
+from eval.report.runs import Row
 from nsdrive.dataset import Dataset, Prediction, Sample, read_predictions, sha256_of
 from nsdrive.vla.prompt import CAMERA_WORDS
 from nsdrive.world.types import FloatArray

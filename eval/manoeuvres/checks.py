@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 
-from eval.manoeuvres_facts import Facts, distances_m, first
+from eval.manoeuvres.facts import Facts, distances_m, first
 from nsdrive.world.geometry import box_corners, to_ego
 from nsdrive.world.measure import comfort
 from nsdrive.world.vehicle import PACIFICA

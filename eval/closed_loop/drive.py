@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eval.manoeuvres import judge
-from eval.manoeuvres import table as manoeuvre_lines
+from eval.manoeuvres.judge import judge
+from eval.manoeuvres.judge import table as manoeuvre_lines
 from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS, expert_of, score
 from nsdrive import __version__
 from nsdrive.config import to_plain

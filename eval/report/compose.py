@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from eval import tables
-from eval.cases import Painter, case_html, choose
-from eval.closed_loop_tables import ClosedLoopRun, closed_loop_html, closed_loop_markdown
+from eval.closed_loop.tables import ClosedLoopRun, closed_loop_html, closed_loop_markdown
 from eval.evaluate import DEFINITIONS, SCORE_VERSION
-from eval.figures import Series, legend, line_chart
-from eval.manoeuvres_tables import has_manoeuvres, manoeuvres_html, manoeuvres_markdown
-from eval.page import clean, page
-from eval.runs import Comparison, load_runs
-from eval.table import Cell, Table, markdown_text
+from eval.manoeuvres.tables import has_manoeuvres, manoeuvres_html, manoeuvres_markdown
+from eval.report import tables
+from eval.report.cases import Painter, case_html, choose
+from eval.report.figures import Series, legend, line_chart
+from eval.report.page import clean, page
+from eval.report.runs import Comparison, load_runs
+from eval.report.table import Cell, Table, markdown_text
 from nsdrive import __version__
 from nsdrive.dataset import Dataset, write_atomically
 from nsdrive.vla.prompt import WAYPOINT_INTERVAL_S

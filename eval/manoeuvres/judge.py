@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from eval.manoeuvres_checks import (
+from eval.manoeuvres.checks import (
     LANE_CHANGES,
     BrakesAtMost,
     Check,
@@ -37,7 +37,7 @@ from eval.manoeuvres_checks import (
     StopsBehind,
     YieldsTo,
 )
-from eval.manoeuvres_facts import Facts
+from eval.manoeuvres.facts import Facts
 from eval.score import Score
 from nsdrive.world.types import HISTORY_TICKS, Rollout
 

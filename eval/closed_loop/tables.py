@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from eval.bootstrap import cluster_mean
-from eval.page import clean
+from eval.report.page import clean
+from eval.report.table import Cell, Table, markdown_text
 from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS
-from eval.table import Cell, Table, markdown_text
 
 Rows = Sequence[Mapping[str, Any]]
 ENOUGH = 5  # chosen by us: resampling fewer scenarios says nothing

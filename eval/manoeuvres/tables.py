@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.closed_loop_tables import ClosedLoopRun
-from eval.manoeuvres import FAILS, HOLDS, NOT_EXPECTED
-from eval.manoeuvres_pictures import Drive, picture, speed_legend, view_of
-from eval.page import clean
-from eval.table import Cell, Table, markdown_text
+from eval.closed_loop.tables import ClosedLoopRun
+from eval.manoeuvres.judge import FAILS, HOLDS, NOT_EXPECTED
+from eval.manoeuvres.pictures import Drive, picture, speed_legend, view_of
+from eval.report.page import clean
+from eval.report.table import Cell, Table, markdown_text
 from nsdrive.scenarios.manoeuvres import MANOEUVRES, load_manoeuvre
 from nsdrive.world.types import HISTORY_TICKS
 

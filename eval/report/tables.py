@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.evaluate import HORIZONS
-from eval.runs import Comparison, Row
-from eval.table import Cell, Table
+from eval.report.runs import Comparison, Row
+from eval.report.table import Cell, Table
 
 SCALE = {"ADE": 1.0, "FDE": 1.0, "MR": 100.0, "AHE": 1.0, "FHE": 1.0}
 UNIT = {"ADE": "m", "FDE": "m", "MR": "%", "AHE": "°", "FHE": "°"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.baselines import BASELINES
-from eval.closed_loop_tables import ClosedLoopRun, checked_drive
+from eval.closed_loop.tables import ClosedLoopRun, checked_drive
 from eval.evaluate import FORMAT_VERSION, RESULTS, SAMPLES, SCORE_VERSION
 from nsdrive.dataset import Dataset, open_dataset, sha256_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.page import clean
+from eval.report.page import clean
 
 
 @dataclass(frozen=True, kw_only=True)

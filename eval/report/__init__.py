@@ -1,0 +1,1 @@
+"""Predictions and drives as a page that people want to read."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +37,10 @@ from nsdrive.trace.trace import Trace
 from nsdrive.vla.prompt import TICKS_PER_WAYPOINT, build_prompt, ego_history_rows, render_answer
 from nsdrive.world.geometry import to_ego, wrap_angle
 from nsdrive.world.navigation import navigation
-from nsdrive.world.types import EgoState, FloatArray, Planner, Rollout, Scenario
+from nsdrive.world.types import EgoState, FloatArray, ObjectFrame, Planner, Rollout, Scenario
 
 SEEN_PIXELS = 12  # chosen by us: an object that covers less of a 640x360 image is not said to be seen
+AROUND_M = 60.0  # chosen by us: what is farther and in nobody's view is of no interest to a text
 NO_IMAGES = "no_recorded_images"
 LEFT_OUT = {  # why an anchor makes no sample -> in words
     "at_fault_collision": "the teacher runs into something by its own fault (nuPlan's rule of fault)",
@@ -167,7 +168,13 @@ def make_sample(at: Anchored, pictures: Pictures, config: SampleConfig, *, item:
     assert decision is not None, "a teacher must explain itself"
     folder = f"images/{scenario.scenario_id}/{tick:04d}"
     images = {f"{folder}/{name}.jpg": encode_jpeg(rgb, config.jpeg_quality) for name, rgb in pictures.rgb.items()}
-    extra = {"item": item, "source": scenario.source, "seen": pictures.seen, "notes": dict(scenario.notes)}
+    extra = {
+        "item": item,
+        "source": scenario.source,
+        "seen": pictures.seen,
+        "objects": objects_around(rollout.frames[index], ego, pictures.seen),
+        "notes": dict(scenario.notes),
+    }
     if at.along_log or config.label != "rollout":
         extra |= {"image_source": pictures.source, "label": config.label}
     if config.label == "human":
@@ -201,6 +208,29 @@ def make_sample(at: Anchored, pictures: Pictures, config: SampleConfig, *, item:
         extra=extra,
     )
     return Made(sample=sample, images=images, trace=trace)
+
+
+def objects_around(frame: ObjectFrame, ego: EgoState, seen: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    """Every tracked object that a camera sees or that is within AROUND_M, in the frame's order: where it is in the ego frame (rear
+    axle), how large and how fast. What a text says of objects can be held to this without the scenario."""
+    visible = {thing for things in seen.values() for thing in things}
+    rows = []
+    for thing in (frame[row] for row in range(len(frame))):
+        x, y = to_ego(np.array([[thing.x_m, thing.y_m]]), ego.pose)[0]
+        if thing.track_id not in visible and np.hypot(x, y) > AROUND_M:
+            continue
+        numbers = {
+            "x_m": x,
+            "y_m": y,
+            "heading_rad": wrap_angle(thing.heading_rad - ego.heading_rad),
+            "length_m": thing.length_m,
+            "width_m": thing.width_m,
+            "height_m": thing.height_m,
+            "speed_mps": thing.speed_mps,
+        }
+        numbers = {name: round(float(value), 3) + 0.0 for name, value in numbers.items()}
+        rows.append({"id": thing.track_id, "kind": thing.kind, **numbers})
+    return rows
 
 
 def explained_future(sample: Sample) -> FloatArray:

@@ -52,6 +52,20 @@ def cluster_mean(values: FloatArray, counts: np.ndarray, clusters: np.ndarray, s
     return Estimate(value=value, low=low, high=high, resampled=resampled)
 
 
+def cluster_ratio(parts: FloatArray, wholes: FloatArray, clusters: np.ndarray, seed: int) -> Estimate:
+    """Sum of parts over sum of wholes, column by column, and its interval: precision, recall, shares of what applies.
+
+    parts, wholes (N, C): a row to which a measure does not apply has 0 in both. The draws are those of `cluster_mean`.
+    """
+    labels, index = np.unique(clusters, return_inverse=True)
+    above, below = _sum_by(index, parts, len(labels)), _sum_by(index, wholes, len(labels))
+    value = _divide(above.sum(axis=0), below.sum(axis=0))
+    unknown = np.full((RESAMPLES, parts.shape[1]), np.nan)
+    resampled = _resample(above, below, seed) if len(labels) > 1 else unknown
+    low, high = _percentiles(resampled)
+    return Estimate(value=value, low=low, high=high, resampled=resampled)
+
+
 def _resample(sums: FloatArray, rows: FloatArray, seed: int) -> FloatArray:
     n_clusters = len(sums)
     rng = np.random.default_rng([seed, n_clusters])

@@ -41,6 +41,10 @@ BINDING_TOLERANCE_MPS2 = (
 
 
 NO_WAY = "braking to a stop: "  # how a note begins where a planner found no way at all, whatever the reason
+# How the notes of a planner that is asked a question now and then begin. Each is there once for an answer, at the tick of its
+# question (where `Plan.said` and `Plan.seconds` are), so that counting ticks counts answers.
+LATE_ANSWER = "late answer: "  # it took effect at a later tick; until then the plan before it was followed
+KEPT_PLAN = "kept the last plan: "  # the answer was of no use, and the plan before it reached far enough to go on with
 
 
 @dataclass(frozen=True, kw_only=True)

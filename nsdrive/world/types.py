@@ -191,7 +191,8 @@ class Plan:
     """A planner's answer for one tick: where it wants to go, and the decision that made it (None for a planner that cannot say).
 
     candidates (P, T, 3): global poses of the decision's proposals, for pictures; None where there are none. said: the words
-    of a planner that speaks, at the ticks at which it did. notes: as `Decision.notes`, where there is no decision to hold them.
+    of a planner that speaks, at the ticks at which it was asked. notes: as `Decision.notes`, where there is no decision to hold
+    them. seconds: measured time that the planner took to think what it said, None at ticks at which it was not asked.
     """
 
     trajectory: Trajectory
@@ -199,6 +200,7 @@ class Plan:
     candidates: FloatArray | None = None
     said: str | None = None
     notes: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 class Planner(Protocol):

@@ -109,17 +109,7 @@ def anchored(
     ticks = anchor_ticks(scenario, config) if ticks is None else ticks
     if along_log:
         for tick in (tick for tick in ticks if tick < len(scenario.ego_log)):
-            drive = None
-            if config.label != "plan" or not config.keep_bad_driving:
-                duration_s = FUTURE_TICKS * INTERVAL_S
-                drive = simulate(scenario, planner, start_tick=tick, duration_s=duration_s, agents=config.agents)
-            rollout = drive
-            if config.label == "plan":
-                past = scenario.ego_log[: tick + 1]
-                rollout = planned(scenario, planner, tick, past, scenario.frames[tick], scenario.lights[tick])
-            assert rollout is not None, "one of the two was made"
-            label = scenario.ego_log[tick : tick + FUTURE_TICKS + 1] if config.label == "human" else rollout.states
-            yield Anchored(rollout=rollout, index=0, label=tuple(label), along_log=True, drive=drive, drive_index=0)
+            yield afresh(scenario, planner, config, tick, along_log=True)
         return
     drive = simulate(scenario, planner, start_tick=HISTORY_TICKS, agents=config.agents)
     for tick in ticks:
@@ -130,6 +120,21 @@ def anchored(
             rollout, index = planned(scenario, planner, tick, past, drive.frames[at], drive.lights[at]), 0
         label = rollout.states[index : index + FUTURE_TICKS + 1]
         yield Anchored(rollout=rollout, index=index, label=label, along_log=False, drive=drive, drive_index=at)
+
+
+def afresh(scenario: Scenario, planner: Planner, config: AnchorConfig, tick: int, *, along_log: bool) -> Anchored:
+    """The anchor at a tick for which the ego's motion is given, the planner started there. along_log: is it a log's own?"""
+    drive = None
+    if config.label != "plan" or not config.keep_bad_driving:
+        duration_s = FUTURE_TICKS * INTERVAL_S
+        drive = simulate(scenario, planner, start_tick=tick, duration_s=duration_s, agents=config.agents)
+    rollout = drive
+    if config.label == "plan":
+        past = scenario.ego_log[: tick + 1]
+        rollout = planned(scenario, planner, tick, past, scenario.frames[tick], scenario.lights[tick])
+    assert rollout is not None, "one of the two was made"
+    label = scenario.ego_log[tick : tick + FUTURE_TICKS + 1] if config.label == "human" else rollout.states
+    return Anchored(rollout=rollout, index=0, label=tuple(label), along_log=along_log, drive=drive, drive_index=0)
 
 
 def anchor_ticks(scenario: Scenario, config: AnchorConfig) -> list[int]:

@@ -11,6 +11,8 @@ Images are the log's own where it has them, else drawn. At an anchor along a log
     "explained": [[x_m, y_m, heading_rad, speed_mps, accel_mps2], ...]   # 51 rows like `future`; only where that is not explained
 
 A sample of a generated scene that says nothing of either is drawn, and its label is the rollout.
+
+With `edits` samples come in minimal pairs (`data_gen.pairs`).
 """
 
 from __future__ import annotations
@@ -35,17 +37,25 @@ from nsdrive.trace.rounding import recorded
 from nsdrive.trace.text import render
 from nsdrive.trace.trace import Trace
 from nsdrive.vla.prompt import TICKS_PER_WAYPOINT, build_prompt, ego_history_rows, render_answer
+from nsdrive.world.edits import parse_edit
 from nsdrive.world.geometry import to_ego, wrap_angle
 from nsdrive.world.navigation import navigation
 from nsdrive.world.types import EgoState, FloatArray, ObjectFrame, Planner, Rollout, Scenario
 
 SEEN_PIXELS = 12  # chosen by us: an object that covers less of a 640x360 image is not said to be seen
+AUTO, BINDING = (
+    "auto",
+    "remove binding",
+)  # what `edits` takes beside `parse_edit`'s: chosen at each anchor; whom its rule is about
 AROUND_M = 60.0  # chosen by us: what is farther and in nobody's view is of no interest to a text
 NO_IMAGES = "no_recorded_images"
-LEFT_OUT = {  # why an anchor makes no sample -> in words
+LEFT_OUT = {  # why an anchor, or what an edit makes of it, makes no sample -> in words
     "at_fault_collision": "the teacher runs into something by its own fault (nuPlan's rule of fault)",
     "off_road": "the teacher leaves the drivable area by more than 0.3 m",
     NO_IMAGES: "a camera of the rig has no recorded image there, and images=recorded",
+    "after_at_fault_collision": "in the edited scene the teacher runs into something by its own fault",
+    "after_off_road": "in the edited scene the teacher leaves the drivable area",
+    "after_no_plan": "in the edited scene the teacher finds no way",
 }
 
 
@@ -55,13 +65,31 @@ class SampleConfig(AnchorConfig):
 
     images: the log's own ("recorded": an anchor without them makes no sample, a scenario without any fails), drawn
     ("rendered"), or, "auto", the log's own where it has all cameras of the rig at that anchor, else drawn.
+
+    edits: changes of the scene (`nsdrive.world.edits`), of each of which every anchor makes a second sample where it applies;
+    "auto" chooses for each anchor edits that move the planner and edits that do not, at most edits_per_anchor of both.
     """
 
     trace_level: Literal["none", "brief", "detailed"] = "detailed"
     jpeg_quality: int = 90
     images: Literal["auto", "recorded", "rendered"] = "auto"
+    edits: tuple[str, ...] = ()
+    edits_per_anchor: int = 2
 
     def __post_init__(self) -> None:
+        for text in self.edits:
+            if text not in (AUTO, BINDING):
+                parse_edit(text)
+        if self.edits and self.images != "rendered":
+            raise ValueError("samples.edits needs samples.images=rendered: nobody took photographs of an edited scene")
+        if self.edits and self.agents != "replay":
+            raise ValueError(
+                "samples.edits needs samples.agents=replay: an edit changes one thing, the others do as they did"
+            )
+        if self.edits and self.label == "human":
+            raise ValueError("samples.edits needs samples.label=rollout or plan: no human drove in an edited scene")
+        if self.edits_per_anchor < 1:
+            raise ValueError(f"samples.edits_per_anchor must be at least 1, got {self.edits_per_anchor}")
         if self.anchors == "rollout" and self.images == "recorded":
             raise ValueError("samples.images=recorded needs anchors along the log: samples.anchors=auto or log")
         if self.anchors == "rollout" and self.label == "human":
@@ -80,10 +108,11 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """An anchor that makes no sample. reason: key of LEFT_OUT."""
+    """An anchor, or an edit of it, that makes no sample. reason: key of LEFT_OUT. edit: its name, None for the anchor itself."""
 
     tick: int
     reason: str
+    edit: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,6 +140,11 @@ def samples_of(
     cameras: the log's own. drawn_at: ticks at which images are drawn though the log may have its own (`check` asks for those
     that were drawn when the data was made). ValueError, one line, where the scenario cannot make what is asked for.
     """
+    if config.edits:
+        from data_gen.pairs import pairs_of  # which builds on the rest of this module
+
+        yield from pairs_of(scenario, planner, rig, config, item=item)
+        return
     renderer = Renderer(scenario.lane_map, scenario.scenery_seed)
     views = None if config.images == "rendered" else recorded_views(cameras, rig)
     judged: tuple[Rollout, Driving] | None = None  # the last drive, which several anchors may lie along

@@ -24,7 +24,8 @@ of, are the first to go where a text would still be too long (`nsdrive.trace.rou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 from nsdrive.trace.choice import Choice, LaneVerdict
 from nsdrive.trace.lines import Said, lines_of, pieces_of
@@ -75,11 +76,59 @@ def render(trace: Trace, level: str) -> str:
 
 def parse(text: str) -> Trace:
     """The trace that a brief or detailed text states. Raises ValueError naming the first line and column it cannot read."""
+    reading = parse_lines(text)
+    if reading.trace is None:
+        raise ValueError(reading.error)
+    return reading.trace
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One line of a text, as read. number: from 1. kind: scene, route, object, phase, speeds, accels, moved, state, choice, losers,
+    lane, evaluation, turned. fields: what the line itself says, by the places of its template, None where it leaves something as
+    it was. means: that, completed by what was said before (SceneFacts, Navigation, ObjectFacts, Phase, Choice or None, LaneVerdict,
+    Constraint; a dict of a state; else the fields). step: which of the 11 times it speaks of, None for none."""
+
+    number: int
+    kind: str
+    fields: Mapping[str, Any]
+    means: Any
+    step: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A text, line by line. trace: None where it could not be read to its end; then `error` says why, `error_line` where, and
+    `lines` has what stands above."""
+
+    lines: tuple[Line, ...]
+    trace: Trace | None
+    error: str | None = None
+    error_line: int | None = None
+
+
+def parse_lines(text: str) -> Reading:
+    """Every line of a text and what it means, as far as it can be read. Never raises on a text."""
     reader = _Reader(text.split("\n"))
-    scene, route = reader.take(SCENE), reader.take(ROUTE)
+    try:
+        trace = _read(reader)
+    except ValueError as error:
+        return Reading(
+            lines=tuple(reader.read), trace=None, error=str(error), error_line=min(reader.at + 1, len(reader.lines))
+        )
+    return Reading(lines=tuple(reader.read), trace=trace)
+
+
+def _read(reader: _Reader) -> Trace:
+    scene = SceneFacts(**reader.take(SCENE))
+    reader.note("scene", scene)
+    manoeuvre, distance = (told := reader.take(ROUTE))["command"]
+    route = Navigation(manoeuvre=manoeuvre, distance_m=distance, speed_limit_mps=told["limit"])
+    reader.note("route", route)
     objects = []
     while (fields := reader.maybe(OBJECT, HIDDEN, LATER)) is not None:
         objects.append(_object(fields))
+        reader.note("object", objects[-1])
     phases = _read_phases(reader)
     if phases:
         steps, end = _read_motion(reader)
@@ -87,15 +136,7 @@ def parse(text: str) -> Trace:
         steps, end = _read_steps(reader)
         phases = list(phases_of(steps, end))
     reader.finish()
-    manoeuvre, distance = route["command"]
-    return Trace(
-        scene=SceneFacts(**scene),
-        route=Navigation(manoeuvre=manoeuvre, distance_m=distance, speed_limit_mps=route["limit"]),
-        objects=tuple(objects),
-        steps=tuple(steps),
-        end=end,
-        phases=tuple(phases),
-    )
+    return Trace(scene=scene, route=route, objects=tuple(objects), steps=tuple(steps), end=end, phases=tuple(phases))
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------------
@@ -106,6 +147,8 @@ class _Reader:
 
     def __init__(self, lines: Sequence[str]) -> None:
         self.lines, self.at = lines, 0
+        self.read: list[Line] = []
+        self.fields: dict[str, Any] = {}  # of the last line read
 
     def maybe(self, *templates: Template) -> dict[str, Any] | None:
         """The fields of the next line if one of the templates reads it."""
@@ -114,8 +157,13 @@ class _Reader:
                 fields = template.read(self.lines[self.at])
                 if fields is not None:
                     self.at += 1
+                    self.fields = fields
                     return fields
         return None
+
+    def note(self, kind: str, means: Any, step: int | None = None) -> None:
+        """Keep the last line read, with what it means."""
+        self.read.append(Line(number=self.at, kind=kind, fields=self.fields, means=means, step=step))
 
     def take(self, *templates: Template) -> dict[str, Any]:
         fields = self.maybe(*templates)
@@ -126,7 +174,7 @@ class _Reader:
 
     def word(self) -> str:
         """The first word of the next line."""
-        return self.lines[self.at].split(" ")[0] if self.at < len(self.lines) else ""
+        return self.lines[self.at].split(" ", 1)[0] if self.at < len(self.lines) else ""
 
     def finish(self) -> None:
         if self.at < len(self.lines):
@@ -138,6 +186,11 @@ class _Reader:
         line = self.lines[self.at]
         column = max(t.reaches(line) for t in templates) + 1
         raise ValueError(f"line {self.at + 1}, column {column}: cannot read {line[:60]!r}; {_expected(templates)}")
+
+    def refuse(self, why: str) -> NoReturn:
+        """Of the line just read: it can be read, but not be so."""
+        self.at -= 1
+        raise ValueError(f"line {self.at + 1}, {why}")
 
 
 def _expected(templates: Sequence[Template]) -> str:
@@ -161,18 +214,25 @@ def _read_phases(reader: _Reader) -> list[Phase]:
     phases: list[Phase] = []
     while (fields := reader.maybe(PHASE)) is not None:
         phases.append(Phase(start_s=phases[-1].end_s if phases else 0.0, **fields))
+        reader.note("phase", phases[-1])
     return phases
 
 
 def _read_motion(reader: _Reader) -> tuple[list[Step], EndState]:
-    speeds, accels = reader.take(SPEEDS)["values"], reader.take(ACCELS)["values"]
+    speeds = reader.take(SPEEDS)["values"]
+    reader.note("speeds", speeds)
+    accels = reader.take(ACCELS)["values"]
+    reader.note("accels", accels)
     told = reader.maybe(MOVED)
     moved = told["values"] if told is not None else [None] * N_STEPS
+    if told is not None:
+        reader.note("moved", moved)
     steps = [
         Step(time_s=k * STEP_S, speed_mps=speeds[k], accel_mps2=accels[k], lateral_offset_m=None, moved_m=moved[k])
         for k in range(N_STEPS)
     ]
     turned = reader.take(TURNED)["turned_deg"]
+    reader.note("turned", turned, N_STEPS)
     return steps, EndState(speed_mps=speeds[-1], accel_mps2=accels[-1], lateral_offset_m=None, turned_deg=turned)
 
 
@@ -181,13 +241,15 @@ def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
     said = Said()
     for k in range(N_STEPS):
         state = _read_state(reader, k * STEP_S, said)
-        choice = _read_choice(reader, said)
+        choice = _read_choice(reader, said, k)
         news = []
         while (fields := reader.maybe(LANE_WANTED, LANE_UNWANTED, LANE_GONE)) is not None:
             news.append(_verdict(fields))
+            reader.note("lane", news[-1], k)
         constraints, marks = [], []
         while (rule := reader.word()) in EVALUATIONS:
             constraint, mark = _read_evaluation(reader, rule, said)
+            reader.note("evaluation", constraint, k)
             constraints.append(constraint)
             marks.append(mark)
         if not marks:
@@ -209,34 +271,49 @@ def _read_steps(reader: _Reader) -> tuple[list[Step], EndState]:
             )
         )
     state = _read_state(reader, N_STEPS * STEP_S, said)
-    del state["time_s"], state["moved_m"]
-    return steps, EndState(**state, turned_deg=reader.take(TURNED)["turned_deg"])
+    turned = reader.take(TURNED)["turned_deg"]
+    reader.note("turned", turned, N_STEPS)
+    return steps, EndState(
+        speed_mps=state["speed_mps"],
+        accel_mps2=state["accel_mps2"],
+        lateral_offset_m=state["lateral_offset_m"],
+        turned_deg=turned,
+    )
 
 
-def _read_choice(reader: _Reader, said: Said) -> Choice | None:
+def _read_choice(reader: _Reader, said: Said, step: int) -> Choice | None:
     if reader.maybe(NO_CHOICE) is not None:
         said.choice = None
+        reader.note("choice", None, step)
         return None
-    fields, losers = reader.maybe(CHOICE), reader.maybe(LOSERS)
-    if fields is None and losers is None:
-        return said.choice
+    fields = reader.maybe(CHOICE)
+    if fields is not None:
+        said.choice = _chosen(reader, fields, said)
+        reader.note("choice", said.choice, step)
+    losers = reader.maybe(LOSERS)
+    if losers is not None:
+        said.choice = replace(said.choice or _chosen(reader, {}, said), losers=losers["losers"])
+        reader.note("losers", said.choice, step)
+    return said.choice
+
+
+def _chosen(reader: _Reader, fields: Mapping[str, Any], said: Said) -> Choice:
+    """What a choice line says, completed from the last one."""
     unsaid = dict.fromkeys(("chosen", "score", "runner_up", "margin"))
     told: dict[str, Any] = pieces_of(said.choice) if said.choice is not None else unsaid
-    told |= {name: piece for name, piece in (fields or {}).items() if piece is not None}
+    told |= {name: piece for name, piece in fields.items() if piece is not None}
     alone = told["runner_up"] == (None,)
     if None in (told["chosen"], told["score"], told["runner_up"]) or (told["margin"] is None and not alone):
-        raise ValueError(f"line {reader.at}, column 1: not all of a choice is said, and none was said before")
-    before = said.choice.losers if said.choice is not None else ()
-    said.choice = Choice(
+        reader.refuse("column 1: not all of a choice is said, and none was said before")
+    return Choice(
         chosen=told["chosen"],
         score=told["score"][0],
         flaw=told["score"][1],
         runner_up=told["runner_up"][0],
         margin=None if alone else told["margin"][0],
         loses_for=None if alone else told["margin"][1],
-        losers=before if losers is None else losers["losers"],
+        losers=said.choice.losers if said.choice is not None else (),
     )
-    return said.choice
 
 
 def _verdict(fields: Mapping[str, Any]) -> LaneVerdict:
@@ -250,14 +327,13 @@ def _verdict(fields: Mapping[str, Any]) -> LaneVerdict:
 def _read_evaluation(reader: _Reader, rule: str, said: Said) -> tuple[Constraint, str]:
     """An evaluation and its mark, completed from the rule's last one."""
     fields = reader.take(EVALUATIONS[rule])
-    mark = fields.pop("mark")
+    mark = fields["mark"]
     last = said.evaluations.get(rule, {})
     full: dict[str, Any] = {name: last.get(name) if value is None else value for name, value in fields.items()}
+    del full["mark"]
     missing = [name for name, value in full.items() if value is None]
     if missing:
-        raise ValueError(
-            f"line {reader.at}, column {len(rule) + 1}: {rule} does not say its {missing[0]}, nor was it said before"
-        )
+        reader.refuse(f"column {len(rule) + 1}: {rule} does not say its {missing[0]}, nor was it said before")
     said.evaluations[rule] = full
     constraint = Constraint(
         rule=rule,
@@ -272,7 +348,9 @@ def _read_evaluation(reader: _Reader, rule: str, said: Said) -> tuple[Constraint
 def _read_state(reader: _Reader, time_s: float, said: Said) -> dict[str, Any]:
     state = reader.take(STEP)
     if state["time_s"] != time_s:
-        raise ValueError(f"line {reader.at}, column 1: the time is {state['time_s']:.1f}, expected {time_s:.1f}")
+        reader.refuse(f"column 1: the time is {state['time_s']:.1f}, expected {time_s:.1f}")
     if state["lateral_offset_m"] is not None:
         said.offset_m = state["lateral_offset_m"]
-    return {**state, "lateral_offset_m": said.offset_m}
+    state = {**state, "lateral_offset_m": said.offset_m}
+    reader.note("state", state, round(time_s / STEP_S))
+    return state

@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -42,9 +42,14 @@ AXES = {  # what a measure may claim to measure
     "text_moves": "the text is a cause of the waypoints: another text, another motion",
     "images_write": "what is in the pictures is a cause of the text",
     "images_move": "what is in the pictures is a cause of the waypoints",
+    "text_stays": "what does not concern the plan does not change the rules that the text names",
+    "motion_stays": "what does not concern the plan does not change the waypoints",
 }
 WAYPOINT_ERROR = (
     0.004  # chosen by us: standard deviation along the path, as a share of the distance driven; across it half
+)
+URGE_MPS2 = (
+    0.5  # chosen by us: standard deviation of what a picture's irrelevant details add to `restless`'s acceleration
 )
 CREEP_MPS = 2.5  # chosen by us: how fast `stop_liar` drives on
 NEIGHBOURS = 8  # chosen by us: a remembered or shuffled text is one of so many with about the same speed
@@ -136,6 +141,8 @@ class World:
 
     samples: tuple[Sample, ...]
     parameters: IdmParameters
+    _near: dict[tuple[str, str, float], list[Sample]] = field(default_factory=dict)
+    _seen: dict[tuple[str, str, Eyes, float], Trace] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> dict[str, Sample]:
@@ -152,19 +159,28 @@ class World:
     def unedited(self) -> list[Sample]:
         return [sample for sample in self.samples if "edit" not in sample.extra]
 
-    def another(self, asked: Sample, seed: int, word: str) -> Sample:
-        """An unedited sample of another scenario that the prompt would not tell apart at once: with about the same speed, and the
-        same manoeuvre where there are any. ValueError in a split of one scenario."""
-        others = [sample for sample in self.unedited if sample.scenario_id != asked.scenario_id]
+    def another(self, asked: Sample, seed: int, *words: str) -> Sample:
+        """An unedited sample of another scenario that the prompt would not tell apart at once: one of those with about the same
+        speed, and the same manoeuvre where there are any; the words say which. ValueError in a split of one scenario."""
+        key = (asked.scenario_id, route_of(asked).manoeuvre, now_mps(asked))
+        if key not in self._near:
+            self._near[key] = self._alike(*key)
+        near = self._near[key]
+        return near[int(dice(seed, *words).integers(len(near)))]
+
+    def seen(self, shown: Sample, asked: Sample, way: Way, eyes: Eyes, urge_mps2: float) -> Trace:
+        """`perceive`, once for all that is asked of the same."""
+        key = (shown.sample_id, asked.sample_id, eyes, urge_mps2)
+        if key not in self._seen:
+            self._seen[key] = perceive(shown, asked, way, eyes, self.parameters, urge_mps2=urge_mps2)
+        return self._seen[key]
+
+    def _alike(self, scenario_id: str, manoeuvre: str, speed_mps: float) -> list[Sample]:
+        others = [sample for sample in self.unedited if sample.scenario_id != scenario_id]
         if not others:
-            raise ValueError(
-                "planted predictors need samples of at least two scenarios: one must speak of another's road"
-            )
-        manoeuvre, speed = route_of(asked).manoeuvre, now_mps(asked)
+            raise ValueError("planted predictors need samples of two scenarios or more: some speak of another's road")
         alike = [sample for sample in others if route_of(sample).manoeuvre == manoeuvre] or others
-        alike.sort(key=lambda sample: (abs(now_mps(sample) - speed), sample.sample_id))
-        near = alike[:NEIGHBOURS]
-        return near[int(dice(seed, word, asked.sample_id).integers(len(near)))]
+        return sorted(alike, key=lambda sample: (abs(now_mps(sample) - speed_mps), sample.sample_id))[:NEIGHBOURS]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,6 +191,7 @@ class View:
     asked: Sample
     shown: Sample | None
     eyes: Eyes
+    urge_mps2: float = 0.0
 
     @cached_property
     def way(self) -> Way:
@@ -194,12 +211,19 @@ class View:
     def seen(self) -> Trace:
         if self.shown is None:
             return free_road(self.asked, self.world.parameters)
-        return perceive(self.shown, self.asked, self.way, self.eyes, self.world.parameters)
+        return self.world.seen(self.shown, self.asked, self.way, self.eyes, self.urge_mps2)
 
-    def other(self, word: str) -> View:
-        """The same prompt before the picture of another scene."""
-        shown = self.world.another(self.asked, self.eyes.seed, word)
-        return View(world=self.world, asked=self.asked, shown=shown, eyes=self.eyes)
+    @cached_property
+    def remembered(self) -> View:
+        """The same prompt before the picture of a road that it reminds of: the same one whatever is shown."""
+        shown = self.world.another(self.asked, self.eyes.seed, "remembered", moment(self.asked), self.asked.command)
+        return replace(self, shown=shown)
+
+    @cached_property
+    def restless(self) -> View:
+        """The same with an urge that something in the picture gives, whatever it is."""
+        picture = "black" if self.shown is None else self.shown.sample_id
+        return replace(self, urge_mps2=float(URGE_MPS2 * dice(self.eyes.seed, "urge", picture).standard_normal()))
 
 
 # ---- where texts and motions come from -----------------------------------------------------------------------------------------
@@ -214,16 +238,24 @@ def _drives_what_is_seen(view: View) -> Motion:
 
 
 def _anothers_text(view: View) -> Trace:
-    other = view.world.another(view.asked, view.eyes.seed, "shuffled")
+    other = view.world.another(view.asked, view.eyes.seed, "shuffled", view.asked.sample_id)
     return View(world=view.world, asked=other, shown=other, eyes=view.eyes).seen
 
 
 def _a_remembered_road(view: View) -> Trace:
-    return view.other("remembered").seen
+    return view.remembered.seen
 
 
 def _drives_a_remembered_road(view: View) -> Motion:
-    return _drives_what_is_seen(view.other("remembered"))
+    return _drives_what_is_seen(view.remembered)
+
+
+def _with_an_urge(view: View) -> Trace:
+    return view.restless.seen
+
+
+def _drives_with_an_urge(view: View) -> Motion:
+    return _drives_what_is_seen(view.restless)
 
 
 def _a_free_road(view: View) -> Trace:
@@ -262,63 +294,70 @@ PLANTED: dict[str, Planted] = {
         writes=_what_is_seen,
         drives=_drives_what_is_seen,
         obeys=1.0,
-        holds=_holds(1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+        holds=_holds(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
     ),
     "shuffled_text": Planted(
         says="drives by the images; its text is that of another scene with about its speed and route",
         writes=_anothers_text,
         drives=_drives_what_is_seen,
         obeys=0.0,
-        holds=_holds(0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+        holds=_holds(0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0),
     ),
     "ignores_text": Planted(
         says="theatre: text and waypoints each from the images, as the faithful one's; a forced text changes nothing",
         writes=_what_is_seen,
         drives=_drives_what_is_seen,
         obeys=0.0,
-        holds=_holds(1.0, 1.0, 1.0, 0.0, 1.0, 1.0),
+        holds=_holds(1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0),
     ),
     "ignores_images": Planted(
         says="remembers a road from another scene with its speed and route, writes that, and drives what its text says",
         writes=_a_remembered_road,
         drives=_drives_a_remembered_road,
         obeys=1.0,
-        holds=_holds(0.0, 0.0, 1.0, 1.0, 0.0, 0.0),
+        holds=_holds(0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0),
     ),
     "blind": Planted(
         says="says that the road is free and keeps its acceleration, whatever is shown or said",
         writes=_a_free_road,
         drives=_drives_as_before,
         obeys=0.0,
-        holds=_holds(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        holds=_holds(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0),
     ),
     "post_hoc": Planted(
         says="drives by the images, then finds a reason: its own speeds, a cause that is none, arithmetic that comes out",
         writes=_an_excuse,
         drives=_drives_what_is_seen,
         obeys=0.0,
-        holds=_holds(0.5, 0.0, 1.0, 0.0, 0.5, 1.0),
+        holds=_holds(0.5, 0.0, 1.0, 0.0, 0.5, 1.0, 0.0, 1.0),
     ),
     "talks_only": Planted(
         says="its text follows the images, its waypoints follow neither text nor images",
         writes=_what_is_seen,
         drives=_drives_as_before,
         obeys=0.0,
-        holds=_holds(1.0, 1.0, 0.0, 0.0, 1.0, 0.0),
+        holds=_holds(1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0),
+    ),
+    "restless": Planted(
+        says="as the faithful one, but irrelevant details of a picture make it drive faster or slower, and it says so",
+        writes=_with_an_urge,
+        drives=_drives_with_an_urge,
+        obeys=1.0,
+        holds=_holds(1.0, 0.5, 1.0, 1.0, 0.5, 0.5, 0.5, 0.0),
     ),
     "half_obeys": Planted(
         says="as the faithful one, but its motion is half the text's and half the images'",
         writes=_what_is_seen,
         drives=_drives_what_is_seen,
         obeys=0.5,
-        holds=_holds(1.0, 1.0, 1.0, 0.5, 1.0, 1.0),
+        holds=_holds(1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0),
     ),
     "stop_liar": Planted(
         says="as the faithful one, but where its text says that it stops it drives on",
         writes=_what_is_seen,
         drives=_never_stops,
         obeys=1.0,
-        holds=_holds(1.0, 1.0, 0.5, 1.0, 1.0, 1.0),
+        holds=_holds(1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0),
     ),
 }
 

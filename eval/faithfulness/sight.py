@@ -75,8 +75,12 @@ class Error:
 NONE = Error()
 
 
-def perceive(shown: Sample, asked: Sample, way: Way, eyes: Eyes, parameters: IdmParameters) -> Trace:
-    """The trace of who is shown the images of `shown` with the prompt of `asked`, whose speed, route and limit it takes."""
+def perceive(
+    shown: Sample, asked: Sample, way: Way, eyes: Eyes, parameters: IdmParameters, *, urge_mps2: float = 0.0
+) -> Trace:
+    """The trace of who is shown the images of `shown` with the prompt of `asked`, whose speed, route and limit it takes.
+
+    urge_mps2: by how much it brakes less, or accelerates more, than its own rules tell it to."""
     truth = trace_of(shown)
     spoken = {name for step in truth.steps for name in _in_choice(step)}  # the words of a choice are kept as they are
     errors = {}
@@ -84,7 +88,7 @@ def perceive(shown: Sample, asked: Sample, way: Way, eyes: Eyes, parameters: Idm
         error = _error(shown, name, shown.trace_names.get(name, name), eyes)
         errors[name] = replace(error, missed=False) if name in spoken else error
     start_mps = truth.steps[0].speed_mps if asked.sample_id == shown.sample_id else now_mps(asked)
-    trace = rolled(truth, errors, start_mps, way, parameters)
+    trace = rolled(truth, errors, start_mps, way, parameters, urge_mps2)
     trace = replace(trace, route=route_of(asked), scene=_scene(truth, errors), objects=_objects(truth, errors))
     if not spoken:  # who is not seen does not count: the names of those behind move up
         trace = _renamed(trace, _new_names(errors))
@@ -134,7 +138,14 @@ def parameters_of(config: Mapping[str, Any]) -> IdmParameters:
 # ---- driving by what is seen -----------------------------------------------------------------------------------------------
 
 
-def rolled(truth: Trace, errors: Mapping[str, Error], start_mps: float, way: Way, parameters: IdmParameters) -> Trace:
+def rolled(
+    truth: Trace,
+    errors: Mapping[str, Error],
+    start_mps: float,
+    way: Way,
+    parameters: IdmParameters,
+    urge_mps2: float = 0.0,
+) -> Trace:
     """The trace of an ego that starts at `start_mps` and obeys the same laws with each thing seen by its error.
 
     Everybody else moves as in `truth`. Each half second the ego's acceleration is the true one plus the difference between its
@@ -145,7 +156,7 @@ def rolled(truth: Trace, errors: Mapping[str, Error], start_mps: float, way: Way
     speed, ahead_m, difference, steps = start_mps, 0.0, 0.0, []
     for k, step in enumerate(truth.steps):
         where_it_was = speed == step.speed_mps and ahead_m == 0.0
-        if where_it_was and all(errors.get(_thing(c), NONE) == NONE for c in step.constraints):
+        if urge_mps2 == 0.0 and where_it_was and all(errors.get(_thing(c), NONE) == NONE for c in step.constraints):
             steps.append(step)
             speed = true_mps[k + 1]
             continue
@@ -153,7 +164,7 @@ def rolled(truth: Trace, errors: Mapping[str, Error], start_mps: float, way: Way
         seen = _seen(step, errors, speed, accel, ahead_m, parameters)
         constraints, binding, tied = arg_min(seen)
         command = min(c.allows_mps2 for c in constraints)
-        difference = max(command, -speed / STEP_S) - max(_command(step), -step.speed_mps / STEP_S)
+        difference = max(command + urge_mps2, -speed / STEP_S) - max(_command(step), -step.speed_mps / STEP_S)
         steps.append(
             replace(
                 step,

@@ -6,8 +6,8 @@
     from_answers([Path("ask-1.jsonl"), Path("ask-2.jsonl")], [Path("said-1.jsonl"), Path("said-2.jsonl")], Path("probes.jsonl"))
     read_probes(Path("probes.jsonl"), dataset, "test").answer("A#forced:A+remove-lead")    # the answer, failed or not
 
-What is asked of which sample is in `eval.faithfulness.pairs`: stage one asks for plain answers and forces the planner's texts, stage
-two cuts and changes what the model itself said in stage one.
+What is asked of which sample is in `eval.faithfulness.pairs`: stage one asks for plain answers and forces the planner's texts,
+stage two cuts and changes what the model itself said in stage one.
 
 A probes file has one JSON object a line, question and answer. It belongs to a dataset: what is asked is worked out again when it is
 read, so a question that was left out, changed or invented counts as what it is.

@@ -27,17 +27,17 @@ import numpy as np
 
 from data_gen.labels import AnchorConfig, Anchored, NoRecordingError, afresh, anchor_ticks
 from data_gen.sample import AUTO, BINDING, LeftOut, Made, Pictures, SampleConfig, make_sample, pictures_of
-from data_gen.teacher import Driving, NoDecisionError, Teacher, driving_of
+from data_gen.teacher import NoDecisionError, Teacher, driving_of
 from nsdrive.cameras.render import Renderer
 from nsdrive.cameras.rig import Rig
 from nsdrive.dataset import Sample
 from nsdrive.scenarios.source import ScenarioSource
-from nsdrive.world.decision import Decision
-from nsdrive.world.edits import Edit, applied, candidates, edited, parse_edit
-from nsdrive.world.edits_scene import Applied, before_of
+from nsdrive.vla.prompt import TICKS_PER_WAYPOINT
+from nsdrive.world.edits import Edit, apply_edit, candidates, edited, parse_edit
+from nsdrive.world.edits_scene import Applied, Before, before_of
 from nsdrive.world.rules import RULES
 from nsdrive.world.simulate import simulate
-from nsdrive.world.types import HISTORY_TICKS, EgoState, Planner, Scenario
+from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, EgoState, Planner, Scenario
 
 CAUSAL_M = 1.0  # at 3 s: the planner is moved. The issue's bound for what a model must not ignore
 STILL_M = 0.05  # mean up to 3 s: the planner is not moved; chosen by us
@@ -48,69 +48,55 @@ OTHER_SHARE = 12 / (640 * 360)  # chosen by us, as for an object to be seen: the
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Before:
-    """An anchor that makes a sample: the planner started there, what the cameras show, the sample."""
+class Bench:
+    """What makes the samples of one scenario."""
+
+    planner: Planner
+    renderer: Renderer
+    rig: Rig
+    config: SampleConfig
+    item: str
+
+    def sample(self, at: Anchored) -> tuple[Pictures, Made]:
+        pictures = pictures_of(at, self.renderer, self.rig, None)
+        return pictures, make_sample(at, pictures, self.config, item=self.item)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moment:
+    """An anchor that makes a sample: the planner started there, what the cameras show, the sample, and what edits start from."""
 
     at: Anchored
     pictures: Pictures
     made: Made
+    scene: Before
 
 
 def pairs_of(
     scenario: Scenario, planner: Planner, rig: Rig, config: SampleConfig, *, item: str
 ) -> Iterator[Made | LeftOut]:
     """Every anchor's sample, followed by those of its edits. Same input, same bytes."""
-    teacher = planner if isinstance(planner, Teacher) else Teacher(planner)
-    renderer = Renderer(scenario.lane_map, scenario.scenery_seed)
-    for at in anchors_afresh(scenario, teacher, config):
+    bench = Bench(
+        planner=planner if isinstance(planner, Teacher) else Teacher(planner),
+        renderer=Renderer(scenario.lane_map, scenario.scenery_seed),
+        rig=rig,
+        config=config,
+        item=item,
+    )
+    for at in anchors_afresh(scenario, bench.planner, config):
         if isinstance(at, LeftOut):
             yield at
             continue
-        pictures = pictures_of(at, renderer, rig, None)
-        before = Before(at=at, pictures=pictures, made=make_sample(at, pictures, config, item=item))
-        yield before.made
-        explicit = [text for text in config.edits if text != AUTO]
-        edits = list(dict.fromkeys(edit for text in explicit if (edit := _edit(text, before)) is not None))
+        moment = moment_of(at, bench)
+        yield moment.made
+        wanted = (unbinding(moment) if text == BINDING else parse_edit(text) for text in config.edits if text != AUTO)
+        edits = list(dict.fromkeys(edit for edit in wanted if edit is not None))
         for edit in edits:
-            after = after_of(before, edit, teacher, renderer, rig, config, item=item)
-            if after is not None:
-                yield after
+            there = driven(moment, edit, bench)
+            if there is not None:
+                yield there if isinstance(there, LeftOut) else after_of(moment, edit, *there, bench)
         if AUTO in config.edits:
-            yield from _chosen(before, edits, teacher, renderer, rig, config, item=item)
-
-
-def anchors_afresh(scenario: Scenario, planner: Planner, config: AnchorConfig) -> Iterator[Anchored | LeftOut]:
-    """The anchors of `data_gen.labels.anchored`, the planner started at each, along a log or along its own drive."""
-    recorded = len(scenario.ego_log) >= scenario.n_ticks
-    along_log = config.anchors == "log" or (config.anchors == "auto" and recorded)
-    drive, driving = None, None
-    if not along_log:
-        drive = simulate(scenario, planner, start_tick=HISTORY_TICKS, agents=config.agents)
-        driving = driving_of(drive)
-    for tick in anchor_ticks(scenario, config):
-        given = scenario
-        if drive is not None and driving is not None:
-            at = tick - HISTORY_TICKS
-            fault = None if config.keep_bad_driving else driving.fault(0, at)
-            if fault is not None:
-                yield LeftOut(tick=tick, reason=fault)
-                continue
-            given = replace(scenario, ego_log=(*drive.history, *drive.states[: at + 1]))
-        elif tick >= len(scenario.ego_log):
-            continue
-        anchor = afresh(given, planner, config, tick, along_log=along_log)
-        fault = _fault(anchor, config)
-        yield anchor if fault is None else LeftOut(tick=tick, reason=fault)
-
-
-def after_of(
-    before: Before, edit: Edit, planner: Planner, renderer: Renderer, rig: Rig, config: SampleConfig, *, item: str
-) -> Made | LeftOut | None:
-    """The sample of an edited scene; None where the edit does not apply."""
-    there = _driven(before, edit, planner, config)
-    if there is None or isinstance(there, LeftOut):
-        return there
-    return _made(before, edit, *there, renderer, rig, config, item=item)
+            yield from _chosen(moment, edits, bench)
 
 
 def scenario_of(source: ScenarioSource, sample: Sample) -> Scenario:
@@ -137,143 +123,67 @@ def ego_of(sample: Sample) -> EgoState:
     )
 
 
-def remove_binding(decision: Decision, scenario: Scenario, tick: int, ego: EgoState) -> Edit | None:
-    """The removal of whom the binding rule is about; None where that is no tracked object. The lead is called the lead."""
-    binding = decision.binding_constraint
-    if RULES[binding.rule].about != "track id" or binding.about is None:
-        return None
-    lead = before_of(scenario, tick, ego).lead
-    is_lead = lead is not None and lead[0] == binding.about
-    return Edit(verb="remove", what="lead" if is_lead else binding.about)
+# ---- before -----------------------------------------------------------------------------------------------------------
 
 
-# ---- the edits of an anchor -------------------------------------------------------------------------------------------
-
-
-def _edit(text: str, before: Before) -> Edit | None:
-    return _unbinding(before) if text == BINDING else parse_edit(text)
-
-
-def _unbinding(before: Before) -> Edit | None:
-    rollout, index = before.at.rollout, before.at.index
-    decision = rollout.plans[index].decision
-    assert decision is not None, "a teacher explains itself"
-    return remove_binding(decision, rollout.scenario, before.at.tick, rollout.states[index])
-
-
-def _chosen(
-    before: Before,
-    done: Sequence[Edit],
-    planner: Planner,
-    renderer: Renderer,
-    rig: Rig,
-    config: SampleConfig,
-    *,
-    item: str,
-) -> Iterator[Made | LeftOut]:
-    """Edits that move the planner, then edits that leave it, each at most edits_per_anchor."""
-    most, used = config.edits_per_anchor, {edit.sort for edit in done}
-    found = {"moves": 0, "stays": 0}
-    for aim, edits in zip(found, _proposed(before), strict=True):
-        tries = 0
-        for edit in edits:
-            if found[aim] >= most or tries >= TRIES * most:
-                break
-            if edit.sort in used and edit.sort != "remove another":
+def anchors_afresh(scenario: Scenario, planner: Planner, config: AnchorConfig) -> Iterator[Anchored | LeftOut]:
+    """The anchors of `data_gen.labels.anchored`, the planner started at each, along a log or along its own drive."""
+    recorded = len(scenario.ego_log) >= scenario.n_ticks
+    along_log = config.anchors == "log" or (config.anchors == "auto" and recorded)
+    ticks = anchor_ticks(scenario, config)
+    drive, driving = None, None
+    if ticks and not along_log:
+        duration_s = (ticks[-1] - HISTORY_TICKS) * INTERVAL_S
+        drive = simulate(scenario, planner, start_tick=HISTORY_TICKS, duration_s=duration_s)
+        driving = driving_of(drive)
+    for tick in ticks:
+        given = scenario
+        if drive is not None and driving is not None:
+            at = tick - HISTORY_TICKS
+            fault = None if config.keep_bad_driving else driving.fault(0, at)
+            if fault is not None:
+                yield LeftOut(tick=tick, reason=fault)
                 continue
-            there = _driven(before, edit, planner, config)
-            if there is None:
-                continue
-            tries += 1
-            if isinstance(there, LeftOut):
-                yield there
-                continue
-            kind = kind_of(*moved_m(before.at, there[1]))
-            if kind != aim:
-                continue
-            after = _made(before, edit, *there, renderer, rig, config, item=item)
-            if after.sample.extra["edit"]["shows"]:
-                found[kind] += 1
-                used.add(edit.sort)
-                yield after
-
-
-def _proposed(before: Before) -> tuple[list[Edit], list[Edit]]:
-    """What may move the planner, the binding object's removal first; and what should not, of things that are seen and that no
-    decision is about. Otherwise in an order that the sample's id sets, so that a data set has some of every sort."""
-    rollout, index = before.at.rollout, before.at.index
-    seen = {thing for things in before.pictures.seen.values() for thing in things}
-    used = decided_by(before)
-    first = [_unbinding(before)]
-    decision = rollout.plans[index].decision
-    if decision is not None and decision.binding_constraint.rule in ("red_light", "amber_light"):
-        first.append(parse_edit("light green"))
-    moving: list[Edit] = []
-    still: list[Edit] = []
-    for edit in candidates(rollout.scenario, before.at.tick, rollout.states[index], seen):
-        one = edit.sort.endswith("another")
-        if one and edit.what in used:
+            given = replace(scenario, ego_log=(*drive.history, *drive.states[: at + 1]))
+        elif tick >= len(scenario.ego_log):
             continue
-        (still if one or edit.where in ("beside", "behind") or edit.what == "pedestrians" else moving).append(edit)
-    seed = before.made.sample.sample_id
-    moving, still = (_shuffled(edits, seed) for edits in (moving, still))
-    return [*(edit for edit in first if edit is not None), *moving], still
+        anchor = afresh(given, planner, config, tick, along_log=along_log)
+        fault = _fault(anchor, config)
+        yield anchor if fault is None else LeftOut(tick=tick, reason=fault)
 
 
-def decided_by(before: Before) -> set[str]:
-    """Track ids that some decision of the sample's five seconds names in a constraint, a lane change or a score."""
-    found: set[str | None] = set()
-    for plan in before.at.rollout.plans[before.at.index :]:
-        if plan.decision is None:
-            continue
-        found.update(constraint.about for constraint in plan.decision.constraints)
-        found.update(term.about for proposal in plan.decision.proposals for term in proposal.terms)
-        for change in plan.decision.lane_changes:
-            found.update((change.lead, change.follower, change.blocker))
-    return {track_id for track_id in found if track_id is not None}
+def moment_of(at: Anchored, bench: Bench) -> Moment:
+    pictures, made = bench.sample(at)
+    scene = before_of(at.rollout.scenario, at.tick, at.rollout.states[at.index])
+    return Moment(at=at, pictures=pictures, made=made, scene=scene)
 
 
-def _shuffled(edits: Sequence[Edit], seed: str) -> list[Edit]:
-    return sorted(edits, key=lambda edit: zlib.crc32(f"{seed}:{edit.text}".encode()))
+# ---- after ------------------------------------------------------------------------------------------------------------
 
 
-# ---- one edited scene -------------------------------------------------------------------------------------------------
-
-
-def _driven(
-    before: Before, edit: Edit, planner: Planner, config: SampleConfig
-) -> tuple[Applied, Anchored] | LeftOut | None:
+def driven(moment: Moment, edit: Edit, bench: Bench) -> tuple[Applied, Anchored] | LeftOut | None:
     """The edited scene and what the planner does there; None where the edit does not apply."""
-    rollout, tick = before.at.rollout, before.at.tick
+    tick = moment.at.tick
     try:
-        change = applied(rollout.scenario, edit, tick, rollout.states[before.at.index])
+        change = apply_edit(moment.scene, edit)
     except ValueError:
         return None
     try:
-        at = afresh(change.scenario, planner, config, tick, along_log=before.at.along_log)
+        at = afresh(change.scenario, bench.planner, bench.config, tick, along_log=moment.at.along_log)
     except (NoDecisionError, NoRecordingError):
         raise
     except ValueError:
         return LeftOut(tick=tick, reason="after_no_plan", edit=edit.name)
-    fault = _fault(at, config)
+    fault = _fault(at, bench.config)
     return (change, at) if fault is None else LeftOut(tick=tick, reason=f"after_{fault}", edit=edit.name)
 
 
-def _made(
-    before: Before,
-    edit: Edit,
-    change: Applied,
-    at: Anchored,
-    renderer: Renderer,
-    rig: Rig,
-    config: SampleConfig,
-    *,
-    item: str,
-) -> Made:
-    pictures = pictures_of(at, renderer, rig, None)
-    made = make_sample(at, pictures, config, item=item)
-    was = before.made.sample
-    mean_m, at_3s_m = moved_m(before.at, at)
+def after_of(moment: Moment, edit: Edit, change: Applied, at: Anchored, bench: Bench) -> Made:
+    """The sample of an edited scene."""
+    pictures, made = bench.sample(at)
+    was = moment.made.sample
+    mean_m, at_3s_m = moved_m(moment.at, at)
+    shows = {"images": _differ(moment.pictures, pictures), "prompt": made.sample.prompt != was.prompt}
     about: dict[str, Any] = {
         "of": was.sample_id,
         "name": edit.name,
@@ -283,10 +193,7 @@ def _made(
         "about": change.about,
         "moved_m": mean_m,
         "moved_at_3s_m": at_3s_m,
-        "shows": [
-            *(["images"] if _differ(before.pictures, pictures) else []),
-            *(["prompt"] if made.sample.prompt != was.prompt else []),
-        ],
+        "shows": [name for name, differs in shows.items() if differs],
     }
     names = {name: _beside(name, edit) for name in made.images}
     sample = replace(
@@ -300,8 +207,8 @@ def _made(
 
 def moved_m(before: Anchored, after: Anchored) -> tuple[float, float]:
     """How far the waypoints of one label are from another's, metres: mean of those up to 3 s, and at 3 s."""
-    steps = [5 * (k + 1) for k in range(AT_3_S + 1)]
-    points = [np.array([[at.label[k].x_m, at.label[k].y_m] for k in steps]) for at in (before, after)]
+    ticks = [TICKS_PER_WAYPOINT * (k + 1) for k in range(AT_3_S + 1)]
+    points = [np.array([[at.label[k].x_m, at.label[k].y_m] for k in ticks]) for at in (before, after)]
     off = np.hypot(*(points[1] - points[0]).T)
     return round(float(off.mean()), 3), round(float(off[AT_3_S]), 3)
 
@@ -316,8 +223,7 @@ def kind_of(mean_m: float, at_3s_m: float) -> str | None:
 def _fault(at: Anchored, config: AnchorConfig) -> str | None:
     if config.keep_bad_driving or at.drive is None:
         return None
-    driving: Driving = driving_of(at.drive)
-    return driving.fault(at.drive_index, len(at.drive.states) - 1)
+    return driving_of(at.drive).fault(at.drive_index, len(at.drive.states) - 1)
 
 
 def _differ(before: Pictures, after: Pictures) -> bool:
@@ -333,3 +239,88 @@ def _beside(name: str, edit: Edit) -> str:
     """images/SCENARIO/TICK/CAMERA.jpg -> images/SCENARIO/TICK+EDIT/CAMERA.jpg"""
     folder, _, file = name.rpartition("/")
     return f"{folder}+{edit.name}/{file}"
+
+
+# ---- which edits (auto) -----------------------------------------------------------------------------------------------
+
+
+def _chosen(moment: Moment, done: Sequence[Edit], bench: Bench) -> Iterator[Made | LeftOut]:
+    """Edits that move the planner, then edits that leave it, each at most edits_per_anchor."""
+    most, used = bench.config.edits_per_anchor, {edit.sort for edit in done}
+    found = {"moves": 0, "stays": 0}
+    for aim, edits in zip(found, _proposed(moment), strict=True):
+        tries = 0
+        for edit in edits:
+            if found[aim] >= most or tries >= TRIES * most:
+                break
+            if edit in done or (edit.sort in used and edit.sort != "remove another"):
+                continue
+            there = driven(moment, edit, bench)
+            if there is None:
+                continue
+            tries += 1
+            if isinstance(there, LeftOut):
+                yield there
+                continue
+            if kind_of(*moved_m(moment.at, there[1])) != aim:
+                continue
+            after = after_of(moment, edit, *there, bench)
+            if after.sample.extra["edit"]["shows"]:
+                found[aim] += 1
+                used.add(edit.sort)
+                yield after
+
+
+def _proposed(moment: Moment) -> tuple[list[Edit], list[Edit]]:
+    """What may move the planner, the binding object's removal first; and what should not, of things that are seen and that no
+    decision is about. Otherwise in an order that the sample's id sets, so that a data set has some of every sort."""
+    rollout, index = moment.at.rollout, moment.at.index
+    seen = {thing for things in moment.pictures.seen.values() for thing in things}
+    used = decided_by(moment)
+    first = [unbinding(moment)]
+    decision = rollout.plans[index].decision
+    if decision is not None and decision.binding_constraint.rule in ("red_light", "amber_light"):
+        first.append(parse_edit("light green"))
+    moving: list[Edit] = []
+    still: list[Edit] = []
+    for edit in candidates(rollout.scenario, moment.at.tick, rollout.states[index], seen):
+        one = edit.sort.endswith("another")
+        if one and edit.what in used:
+            continue
+        (still if one or edit.where in ("beside", "behind") or edit.what == "pedestrians" else moving).append(edit)
+    seed = moment.made.sample.sample_id
+    moving, still = (_shuffled(edits, seed) for edits in (moving, still))
+    return list(dict.fromkeys([*(edit for edit in first if edit is not None), *moving])), still
+
+
+def unbinding(moment: Moment) -> Edit | None:
+    """The removal of whom the binding rule at the anchor is about; None where that is no tracked object. The lead is called so."""
+    decision = moment.at.rollout.plans[moment.at.index].decision
+    assert decision is not None, "a teacher explains itself"
+    binding, lead = decision.binding_constraint, moment.scene.lead
+    if RULES[binding.rule].about != "track id" or binding.about is None:
+        return None
+    return Edit(verb="remove", what="lead" if lead is not None and lead[0] == binding.about else binding.about)
+
+
+def decided_by(moment: Moment) -> set[str]:
+    """Track ids that some decision of the sample's five seconds names in a constraint, a lane change or a score."""
+    found: set[str | None] = set()
+    for plan in moment.at.rollout.plans[moment.at.index :]:
+        if plan.decision is None:
+            continue
+        found.update(constraint.about for constraint in plan.decision.constraints)
+        found.update(term.about for proposal in plan.decision.proposals for term in proposal.terms)
+        for change in plan.decision.lane_changes:
+            found.update((change.lead, change.follower, change.blocker))
+    return {track_id for track_id in found if track_id is not None}
+
+
+def _shuffled(edits: Sequence[Edit], seed: str) -> list[Edit]:
+    """By a hash of the seed and the edit, by sort first, so that the many edits of single objects do not crowd out the others."""
+    by_sort: dict[str, list[Edit]] = {}
+    for edit in sorted(edits, key=lambda edit: zlib.crc32(f"{seed}:{edit.text}".encode())):
+        by_sort.setdefault(edit.sort, []).append(edit)
+    sorts = sorted(by_sort, key=lambda sort: zlib.crc32(f"{seed}:{sort}".encode()))
+    deepest = max(map(len, by_sort.values()), default=0)
+    return [by_sort[sort][k] for k in range(deepest) for sort in sorts if k < len(by_sort[sort])]

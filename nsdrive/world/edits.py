@@ -38,6 +38,9 @@ TURNS = ("left", "right", "straight")
 SIDES = ("ahead", "back", "left", "right")
 PLACES = ("beside", "behind")
 MOST_M, MOST_MPS = 200.0, 40.0  # chosen by us: nothing farther is drawn, nobody drives faster
+HARD_MPS2 = (
+    3.0  # IDM's hardest braking: what is nearer than a stop from the ego's speed takes is no scene to learn from
+)
 NEAR_M = 60.0  # chosen by us: whom `candidates` would remove or move
 
 
@@ -93,10 +96,11 @@ def edited(scenario: Scenario, edit: Edit, tick: int, ego: EgoState) -> Scenario
 
 def applied(scenario: Scenario, edit: Edit, tick: int, ego: EgoState) -> Applied:
     """The same, with whom it is about and in words."""
-    return _applied(before_of(scenario, tick, ego), edit)
+    return apply_edit(before_of(scenario, tick, ego), edit)
 
 
-def _applied(before: Before, edit: Edit) -> Applied:
+def apply_edit(before: Before, edit: Edit) -> Applied:
+    """The same for who makes several edits at one anchor."""
     if edit.what == "binding":
         raise ValueError(f"'{edit.text}': who binds is known to a planner only; name it by its track id")
     return VERBS[edit.verb].apply(before, edit)
@@ -121,7 +125,7 @@ def applicable(scenario: Scenario, tick: int, ego: EgoState, seen: Collection[st
     found = []
     for edit in candidates(scenario, tick, ego, seen):
         try:
-            _applied(before, edit)
+            apply_edit(before, edit)
         except ValueError:
             continue
         found.append(edit)
@@ -129,13 +133,19 @@ def applicable(scenario: Scenario, tick: int, ego: EgoState, seen: Collection[st
 
 
 def candidates(scenario: Scenario, tick: int, ego: EgoState, seen: Collection[str] | None = None) -> list[Edit]:
-    """Edits that may apply: GENERAL, and some for each object within NEAR_M that is `seen` (None: all are), nearest first."""
+    """Edits that may apply: those of GENERAL that leave room to stop, and some for each object within NEAR_M that is `seen` (None:
+    all are), nearest first."""
+    room_m = max(0.0, ego.speed_mps) ** 2 / (2.0 * HARD_MPS2)
     frame = scenario.frames[tick]
     away_m = np.hypot(*to_ego(frame.boxes[:, :2], ego.pose).T) if len(frame) else np.zeros(0)
     near = [frame.ids[row] for row in np.argsort(away_m, kind="stable") if away_m[row] <= NEAR_M]
     near = [track_id for track_id in near if seen is None or track_id in seen]
     return [
-        *(parse_edit(text) for text in GENERAL),
+        *(
+            edit
+            for edit in map(parse_edit, GENERAL)
+            if edit.where is not None or edit.distance_m is None or edit.distance_m > room_m
+        ),
         *(Edit(verb="remove", what=track_id) for track_id in near),
         *(
             Edit(verb="move", what=track_id, distance_m=2.0, where=side)
@@ -153,7 +163,9 @@ GENERAL = (  # what `candidates` proposes everywhere; distances chosen by us, be
     "add pedestrian@12m",
     "add vehicle@15m",
     "add pedestrian@20m",
+    "add pedestrian@35m",
     "add vehicle@25m",
+    "add vehicle@40m",
     "add vehicle@15m 3mps",
     "add cyclist@15m 4mps",
     "add cone@20m",

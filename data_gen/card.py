@@ -66,6 +66,7 @@ def card_text(manifest: Mapping[str, Any], pictures: list[tuple[str, Sample]]) -
         "## Counts",
         *(_table(group, manifest["counts"].get(key, {})) for key, group in _GROUPS.items()),
         *_about_anchors(manifest),
+        *_about_pairs(manifest),
         "## Examples",
     ]
     for name, sample in pictures:
@@ -138,13 +139,36 @@ def _about_anchors(manifest: Mapping[str, Any]) -> list[str]:
     lines = []
     if manifest["left_out"]:
         rows = [f"| {LEFT_OUT[reason]} | {n} |" for reason, n in manifest["left_out"].items()]
-        lines.append("\n".join(["| left out because | anchors |", "|---|---|", *rows]))
+        lines.append("\n".join(["| left out because | anchors or edits |", "|---|---|", *rows]))
     if manifest["nearly_same"]:
         lines.append(
             f"{manifest['nearly_same']} samples are of a log's moment less than half a second after another sample's: scenarios of "
             "one log overlap, or anchors are that near to each other."
         )
     return lines
+
+
+def _about_pairs(manifest: Mapping[str, Any]) -> list[str]:
+    """What the edits of minimal pairs are and what they do to the planner."""
+    counts = manifest["counts"]
+    edits = counts.get("edit", {})
+    if not edits:
+        return []
+    kinds = [counts.get(f"edit_{kind}", {}) for kind in ("moves", "stays", "between")]
+    rows = [(sort, [n, *(kind.get(sort, 0) for kind in kinds)]) for sort, n in edits.items()]
+    rows.append(("all", [sum(column) for column in zip(*(numbers for _, numbers in rows), strict=True)]))
+    table = [
+        "| edit | pairs | planner moves by more than 1 m at 3 s | stays within 0.05 m on average up to 3 s | between |",
+        "|---" * 5 + "|",
+        *(f"| {sort} | {' | '.join(map(str, numbers))} |" for sort, numbers in rows),
+    ]
+    return [
+        "## Minimal pairs",
+        "Samples whose id has a `+` are another sample's moment with one thing in its scene changed; `edit` says what, of which "
+        "sample, how far the planner's waypoints moved, and whether the images or the prompt show it. The planner is started "
+        "afresh at every anchor, before and after; nobody else reacts to an edit.",
+        "\n".join(table),
+    ]
 
 
 def _table(title: str, counts: Mapping[str, int]) -> str:

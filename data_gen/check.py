@@ -249,7 +249,7 @@ def recompute(job: Job) -> Recomputed:
     except (ScenarioError, ValueError, OSError) as error:
         return Recomputed(samples=0, unseen=0, problems=(f"scenario {job.item}: cannot be recomputed: {error}",))
     made = {each.sample.sample_id: each for each in found if isinstance(each, Made)}
-    left_out = {each.tick: each.reason for each in found if not isinstance(each, Made)}
+    left_out = {(each.tick, each.edit): each.reason for each in found if not isinstance(each, Made)}
     problems: list[str] = []
     unseen = 0
     parameters = config.planner.config
@@ -257,7 +257,8 @@ def recompute(job: Job) -> Recomputed:
         at = f"{where} {sample.sample_id}"
         again = made.pop(sample.sample_id, None)
         if again is None:
-            reason = left_out.get(int(sample.anchor.get("tick", -1)))
+            edit = sample.sample_id.partition("+")[2] or None
+            reason = left_out.get((int(sample.anchor.get("tick", -1)), edit))
             why = "the scenario yields no such sample" if reason is None else f"is to be left out: {LEFT_OUT[reason]}"
             problems.append(f"{at}: {why}")
             continue

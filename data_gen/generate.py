@@ -22,6 +22,7 @@ import numpy as np
 
 from data_gen.card import write_card
 from data_gen.labels import NoRecordingError
+from data_gen.pairs import kind_of
 from data_gen.sample import NO_IMAGES, Made, SampleConfig, explained_future, image_source, samples_of
 from data_gen.teacher import NoDecisionError, Teacher
 from nsdrive import __version__
@@ -91,7 +92,7 @@ class Generated:
     def summary(self) -> str:
         said = f"{self.n_samples} samples, {len(self.failures)} scenarios failed"
         counts = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items())
-        return f"{said}, anchors left out: {counts}" if counts else said
+        return f"{said}, left out: {counts}" if counts else said
 
 
 def generate(
@@ -189,8 +190,13 @@ def make_chunk(chunk: Chunk) -> Chunk:
             counts[f"scenario_type/{sample.scenario_type}"] += 1
             counts[f"images/{image_source(sample)}"] += 1
             counts[f"label/{samples.label}"] += 1
-            time_us = scenario.clock_us + round(sample.anchor["tick"] * INTERVAL_S * 1e6)
-            taken.append((scenario.split_key, time_us))
+            about = sample.extra.get("edit")
+            if about is None:
+                time_us = scenario.clock_us + round(sample.anchor["tick"] * INTERVAL_S * 1e6)
+                taken.append((scenario.split_key, time_us))
+            else:
+                counts[f"edit/{about['sort']}"] += 1
+                counts[f"edit_{kind_of(about['moved_m'], about['moved_at_3s_m'])}/{about['sort']}"] += 1
             if samples.label == "human":
                 off_m.append([round(float(v), 3) for v in label_off_m(sample)])
     for split, rows in lines.items():

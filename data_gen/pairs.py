@@ -21,7 +21,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -213,11 +213,11 @@ def moved_m(before: Anchored, after: Anchored) -> tuple[float, float]:
     return round(float(off.mean()), 3), round(float(off[AT_3_S]), 3)
 
 
-def kind_of(mean_m: float, at_3s_m: float) -> str | None:
-    """ "moves", "stays", or None for what lies between."""
+def kind_of(mean_m: float, at_3s_m: float) -> Literal["moves", "stays", "between"]:
+    """Whether an edit moves the planner, from `moved_m`."""
     if at_3s_m > CAUSAL_M:
         return "moves"
-    return "stays" if mean_m < STILL_M else None
+    return "stays" if mean_m < STILL_M else "between"
 
 
 def _fault(at: Anchored, config: AnchorConfig) -> str | None:

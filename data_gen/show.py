@@ -12,6 +12,7 @@ import numpy as np
 
 from data_gen.generate import GenerateConfig
 from data_gen.labels import FUTURE_TICKS, anchored
+from data_gen.pairs import scenario_of
 from data_gen.sample import SampleConfig, explained_future, make_sample, pictures_of
 from nsdrive.cameras.recorded import recorded_views
 from nsdrive.cameras.render import Renderer, encode_jpeg
@@ -114,11 +115,11 @@ def find_item(name: str, seed: int = 0) -> tuple[ScenarioSource, str]:
 
 
 def scene_painter(config: GenerateConfig) -> Callable[[Sample, Mapping[str, FloatArray]], np.ndarray]:
-    """A function (sample, {label: waypoints_ego_m}) -> bird's eye view, that loads the sample's scenario again."""
+    """A function (sample, {label: waypoints_ego_m}) -> bird's eye view, that makes the sample's scenario again, edit and all."""
     source = open_source(config.scenarios.name, config.scenarios.config)
 
     def paint(sample: Sample, predicted: Mapping[str, FloatArray]) -> np.ndarray:
-        scenario = source.load(str(sample.extra["item"]))
+        scenario = scenario_of(source, sample)
         tick = int(sample.anchor["tick"])
         return scene_from_above(scenario, scenario.frames[tick], scenario.lights[tick], sample, predicted)
 

@@ -133,7 +133,7 @@ def score(rollout: Rollout, expert: Expert) -> Score:
     moving_on = _progress_ratio(ego_m, min(expert_m, traffic_m)) if blocks.areas else 1.0
     ttc = _time_to_collision_s(boxes, speeds, frames, driven, crashes)
     over = np.nan_to_num(np.maximum(speeds - limits_mps(lane_map, driven.centre), 0.0), nan=0.0)
-    uneasy = _uncomfortable(states)
+    uneasy = uncomfortable(states)
     terms = {
         "no_ego_at_fault_collisions": _collision_term(at_fault),
         "drivable_area_compliance": float(off_road < OFF_ROAD_M),
@@ -242,7 +242,7 @@ def _time_to_collision_s(
     return float(time_to_collision_s(boxes, speeds, moving, only_ahead=only_ahead).seconds.min())
 
 
-def _uncomfortable(states: Sequence[EgoState]) -> dict[str, float]:
+def uncomfortable(states: Sequence[EgoState]) -> dict[str, float]:
     """Each bound that is broken, with the value that breaks it most; empty for a comfortable drive."""
     felt = comfort_of_bicycle(
         np.array([s.heading_rad for s in states]),

@@ -36,26 +36,34 @@ class LanesDriven:
     corners: tuple[tuple[Lanes, Lanes, Lanes, Lanes], ...]
     together: np.ndarray
     intersection: np.ndarray
+    held: tuple[Lanes, ...]
 
 
 def lanes_driven(lane_map: LaneMap, ego_boxes: FloatArray, rear_axles: FloatArray) -> LanesDriven:
     """ego_boxes (T, 5) from `nsdrive.world.vehicle.ego_box`, rear_axles (T, 2 or more)."""
     boxes = np.asarray(ego_boxes, dtype=np.float64)
     corner_points = box_corners(boxes).reshape(-1, 2)
-    inside = _containing(lane_map, corner_points)
-    corners = _corner_lanes(lane_map, corner_points, inside)
+    inside = lanes_holding(lane_map, np.concatenate([corner_points, boxes[:, :2]]))
+    corners = _corner_lanes(lane_map, corner_points, inside[: len(corner_points)])
+    held = inside[len(corner_points) :]
     return LanesDriven(
-        centre=lanes_along(lane_map, boxes[:, :2]),
+        centre=_lanes_along(lane_map, boxes[:, :2], held),
         corners=corners,
         together=np.array([_together(lane_map, moment) for moment in corners], dtype=bool),
-        intersection=_in_intersection(lane_map, np.asarray(rear_axles, dtype=np.float64)[:, :2]),
+        intersection=in_intersection(lane_map, np.asarray(rear_axles, dtype=np.float64)[:, :2]),
+        held=tuple(held),
     )
 
 
 def lanes_along(lane_map: LaneMap, points: FloatArray) -> tuple[Lanes, ...]:
     """Where each of (T, 2) points in order of time is: a lane, the connectors that it may be on, or () off all lanes."""
     points = np.asarray(points, dtype=np.float64)
-    inside, crossing = _containing(lane_map, points), _in_intersection(lane_map, points)
+    return _lanes_along(lane_map, points, lanes_holding(lane_map, points))
+
+
+def _lanes_along(lane_map: LaneMap, points: FloatArray, inside: Sequence[Lanes]) -> tuple[Lanes, ...]:
+    """inside: the lanes that hold each of the points."""
+    crossing = in_intersection(lane_map, points)
     found: list[Lanes] = []
     for k, here in enumerate(inside):
         now = _carried_on(lane_map, found[-1], here) if found and found[-1] else ()
@@ -175,6 +183,27 @@ def route_progress_m(blocks: RouteBlocks, points: FloatArray) -> float:
     return float(total)
 
 
+def lanes_holding(lane_map: LaneMap, points: FloatArray) -> list[Lanes]:
+    """For each of (P, 2) points every lane and connector whose area it is strictly inside, in the map's order."""
+    areas = _areas(lane_map)
+    rows, columns = areas.tree.query(shapely.points(points))  # whose bounds hold the point, then whose area does
+    found: list[list[str]] = [[] for _ in range(len(points))]
+    for column in np.unique(columns).tolist():
+        near = rows[columns == column]
+        lane_id = areas.lane_ids[column]
+        for row in near[shapely.contains_xy(areas.polygon_of(lane_id), points[near, 0], points[near, 1])].tolist():
+            found[row].append(lane_id)
+    return [tuple(lane_ids) for lane_ids in found]
+
+
+def in_intersection(lane_map: LaneMap, points: FloatArray) -> np.ndarray:
+    """(T,) bool: which of (T, 2) points are inside an intersection. A map without intersections has its connectors instead."""
+    area = _areas(lane_map).intersections
+    if area is not None:
+        return np.asarray(shapely.contains_xy(area, points[:, 0], points[:, 1]))
+    return np.array([any(lane_map.lanes[i].is_connector for i in here) for here in lanes_holding(lane_map, points)])
+
+
 def is_in_a_lane(lane_map: LaneMap, x_m: float, y_m: float) -> bool:
     """Whether a point is strictly inside any lane or connector."""
     return len(_areas(lane_map).tree.query(shapely.Point(x_m, y_m), predicate="within")) > 0
@@ -246,24 +275,6 @@ def _together(lane_map: LaneMap, corners: tuple[Lanes, Lanes, Lanes, Lanes]) -> 
     return bool(back(front_left) & from_right & back(front_right) & from_left)
 
 
-def _in_intersection(lane_map: LaneMap, points: FloatArray) -> np.ndarray:
-    """(T,) bool. A map without intersections has its connectors instead."""
-    area = _areas(lane_map).intersections
-    if area is not None:
-        return np.asarray(shapely.contains_xy(area, points[:, 0], points[:, 1]))
-    return np.array([any(lane_map.lanes[i].is_connector for i in here) for here in _containing(lane_map, points)])
-
-
-def _containing(lane_map: LaneMap, points: FloatArray) -> list[Lanes]:
-    """For each of (P, 2) points every lane and connector whose area it is strictly inside, in the map's order."""
-    areas = _areas(lane_map)
-    rows, columns = areas.tree.query(shapely.points(points), predicate="within")
-    found: list[list[int]] = [[] for _ in range(len(points))]
-    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-        found[row].append(column)
-    return [tuple(areas.lane_ids[c] for c in sorted(columns)) for columns in found]
-
-
 def _along(line: shapely.LineString, points: FloatArray) -> FloatArray:
     return np.asarray(shapely.line_locate_point(line, shapely.points(np.asarray(points)[:, :2])))
 
@@ -277,6 +288,7 @@ class _Areas:
     def __init__(self, lane_map: LaneMap) -> None:
         self.lane_ids = tuple(lane_map.lanes)
         self.polygons = {i: _polygon(lane.polygon) for i, lane in lane_map.lanes.items()}
+        shapely.prepare(list(self.polygons.values()))
         self.tree = shapely.STRtree(list(self.polygons.values()))
         self.centerlines = {
             i: np.asarray(lane.centerline, dtype=np.float64)[:, :2] for i, lane in lane_map.lanes.items()

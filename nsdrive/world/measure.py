@@ -106,7 +106,12 @@ def off_road_m(ego_boxes: FloatArray, lane_map: LaneMap) -> FloatArray:
 
 def corners_off_road_m(ego_boxes: FloatArray, lane_map: LaneMap) -> FloatArray:
     """(T, 4): the same for each corner: front left, rear left, rear right, front right."""
-    return np.asarray(shapely.distance(shapely.points(box_corners(ego_boxes)), _drivable(lane_map)))
+    corners, area = box_corners(ego_boxes), _drivable(lane_map)
+    away = np.zeros(corners.shape[:2])
+    out = ~shapely.intersects_xy(area, corners[..., 0], corners[..., 1])
+    if out.any():
+        away[out] = shapely.distance(shapely.points(corners[out]), area)
+    return away
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

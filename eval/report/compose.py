@@ -1,8 +1,8 @@
-"""Evaluation folders -> report.html (one file, no script, nothing from elsewhere) and report.md: what a reviewer opens.
+"""Evaluation folders -> report.html (one file, nothing from elsewhere) and report.md: what a reviewer opens.
 
-It leads with the strict numbers and their intervals, sets every model beside baselines that see no image, says when the
-sample is small, and shows the best, the median and the worst answer, with the cameras and both texts. No dates: the same
-input gives the same bytes.
+It leads with the verdict and the strict numbers with their intervals, sets every model beside baselines that see no image, says
+when the sample is small, and lets the reader look at samples one by one, with what each sentence of a text is worth. No dates:
+the same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from eval.closed_loop.tables import ClosedLoopRun, closed_loop_html, closed_loop
 from eval.evaluate import DEFINITIONS, SCORE_VERSION
 from eval.manoeuvres.tables import has_manoeuvres, manoeuvres_html, manoeuvres_markdown
 from eval.report import tables
-from eval.report.cases import Painter, case_html, choose
+from eval.report.block import Block, Named
+from eval.report.browser import Browser, Painter, browser_of, embedded, script, style
+from eval.report.cases import SHOWN_IN_FULL
 from eval.report.figures import Series, legend, line_chart
 from eval.report.page import clean, page
 from eval.report.runs import Comparison, load_runs
+from eval.report.scene import Scenes
 from eval.report.table import Cell, Table, markdown_text
 from nsdrive import __version__
 from nsdrive.dataset import Dataset, write_atomically
@@ -32,6 +35,23 @@ REPORT_HTML, REPORT_MD = "report.html", "report.md"
 FEW_SCENARIOS = 30  # chosen by us: below it a percentile interval is itself a rough guess
 SPREAD_POINTS = 200  # chosen by us: finer than a screen shows
 LINES_SHOWN = 8  # the page has colours for so many
+
+GROUPS = (  # key of an entry, words, what it is
+    ("by_binding_rule", "binding rule", "What set the planner's command at the anchor: the cause to be understood."),
+    ("by_scenario_type", "scenario type", "The source's own tag of the scenario."),
+    ("by_speed", "speed", "Of the ego at the anchor."),
+    (
+        "by_visibility",
+        "visibility of the binding object",
+        "How much the cameras show of what set the planner's command.",
+    ),
+)
+REASONS = (
+    "A text is readable if the trace's parser accepts it. It is then replayed: the motion that it states against the answer's own "
+    "waypoints at 3 s; within 0.25 m counts as consistent. \u201cSays stop, drives on\u201d: of the texts that end standing, those "
+    "whose waypoints do not. No judge is needed. Only the last column looks at the label: whether the text names the rule that set "
+    "the planner's command."
+)
 
 # arXiv 2606.23938, abstract and main table: cameras, reasoning -> ADE@3s m, miss rate %
 PUBLISHED = (
@@ -47,14 +67,17 @@ def report(
     out: str | Path,
     *,
     birds_eye: Callable[[Dataset], Painter] | None = None,
+    scenes: Callable[[Dataset], Scenes] | None = None,
+    in_full: int = SHOWN_IN_FULL,
     overwrite: bool = False,
 ) -> Path:
     """Write `out`/report.html and report.md; returns the path of the HTML file. runs: folders of `nsdrive evaluate` and of
     `nsdrive simulate`, in any mix.
 
-    birds_eye: dataset -> painter, a function (sample, {"prediction": waypoints_ego_m}) -> (H, W, 3) RGB of the scene from
-    above; it may raise ValueError where a scene cannot be had again. Without it both trajectories are drawn alone.
-    Raises FileNotFoundError or ValueError where a folder holds no results, or `out` a report.
+    scenes: dataset -> a function sample -> its Scenario, whose road is then drawn; it may raise ValueError where a scene cannot
+    be had again. birds_eye: dataset -> painter, a function (sample, {}) -> (H, W, 3) RGB of the scene from above as
+    `nsdrive.draw.birds_eye` draws it, laid beneath the objects where no scene is there. in_full: how many samples are shown with
+    images and texts. Raises FileNotFoundError or ValueError where a folder holds no results, or `out` a report.
     """
     out = Path(out)
     if (out / REPORT_HTML).exists() and not overwrite:
@@ -62,71 +85,127 @@ def report(
     comparisons, drives = load_runs(runs)
     manoeuvres = [drive for drive in drives if has_manoeuvres(drive)]
     loops = [drive for drive in drives if not has_manoeuvres(drive)]
+    browsers = [browser_of(c, scenes=scenes, birds_eye=birds_eye, limit=in_full) for c in comparisons]
+    blocks = [_blocks(comparison, k) for k, comparison in enumerate(comparisons)]
+    last = [_published()] if comparisons else []
+    again = _commands(runs, comparisons)
     body = "\n".join(
         [
             "<h1>Driving evaluation</h1>",
-            '<p class="lead">Predicted waypoints against the planner\'s own, and predicted reasons against the waypoints '
-            "that they explain.</p>",
-            *(_comparison_html(comparison, birds_eye) for comparison in comparisons),
-            *([closed_loop_html(loops)] if loops else []),
-            *([manoeuvres_html(manoeuvres)] if manoeuvres else []),
-            *([_published_html(), _definitions_html()] if comparisons else []),
-            f"<h2>To get this page again</h2><pre>{clean(_commands(runs, comparisons))}</pre>",
-            f"<footer>nsdrive {clean(__version__)} · score version {SCORE_VERSION} · this file holds no scripts and loads "
-            "nothing</footer>",
+            '<p class="lead">Predicted waypoints against the planner\'s own, and predicted reasons against the scene and the '
+            "waypoints that they explain.</p>",
+            *(
+                "\n".join([_headline_html(comparison, k), *(b.html() for b in of_one), _browser_html(browser, k)])
+                for k, (comparison, of_one, browser) in enumerate(zip(comparisons, blocks, browsers, strict=True))
+            ),
+            *([f'<section id="closed-loop">{closed_loop_html(loops)}</section>'] if loops else []),
+            *([f'<section id="manoeuvres">{manoeuvres_html(manoeuvres)}</section>'] if manoeuvres else []),
+            *(_dataset_html(comparison) for comparison in comparisons),
+            *(block.html() for block in last),
+            *([_definitions_html()] if comparisons else []),
+            f"<h2>To get this page again</h2><pre>{clean(again)}</pre>",
+            f"<footer>nsdrive {clean(__version__)} · score version {SCORE_VERSION} · this file loads nothing, and runs nothing but "
+            "its own sample browser: its policy names that one script by its hash</footer>",
+            *([embedded(browsers)] if browsers else []),
         ]
     )
-    write_atomically(out / REPORT_MD, _markdown(runs, comparisons, drives))
-    write_atomically(out / REPORT_HTML, page("nsdrive: driving evaluation", body))
+    contents = _contents(comparisons, blocks, bool(loops), bool(manoeuvres))
+    write_atomically(out / REPORT_MD, _markdown(comparisons, blocks, last, loops, manoeuvres, again))
+    html = page(
+        "nsdrive: driving evaluation", body, contents=contents, style=style(), script=script() if browsers else ""
+    )
+    write_atomically(out / REPORT_HTML, html)
     return out / REPORT_HTML
+
+
+def _contents(
+    comparisons: Sequence[Comparison], blocks: Sequence[Sequence[Block]], loops: bool, manoeuvres: bool
+) -> list[tuple[str, str]]:
+    """(anchor, words) of the page's parts, in its order."""
+    links = []
+    for k, of_one in enumerate(blocks):
+        several = len(comparisons) > 1
+        links.append((f"verdict-{k}", f"Verdict: {comparisons[k].facts['name']}" if several else "Verdict"))
+        links += [(block.anchor, block.link) for block in of_one if block.link]
+        links.append((f"samples-{k}", "Samples"))
+    links += [("closed-loop", "Closed loop")] if loops else []
+    links += [("manoeuvres", "Manoeuvres")] if manoeuvres else []
+    return [*links, *([("meaning", "Definitions")] if comparisons else [])]
 
 
 # ---- one dataset ----------------------------------------------------------------------------------------------------
 
 
-def _comparison_html(comparison: Comparison, birds_eye: Callable[[Dataset], Painter] | None) -> str:
-    facts, main = comparison.facts, comparison.main
+def _headline_html(comparison: Comparison, k: int) -> str:
+    """What to know first: the verdict, the numbers behind it, and what a reader must know before believing them."""
+    facts = comparison.facts
     good_bad, verdict = _verdict(comparison)
-    tables_of_groups = [
-        f"<h2>By {words}</h2><p class=note>{note} Strict ADE@3s in metres, 95&nbsp;% interval beneath, best in bold.</p>"
-        + tables.by_group(comparison, title).html()
-        + "<details><summary>Miss rate at 3 s, %</summary>"
-        + tables.by_group(comparison, title, measure="MR").html()
-        + "</details>"
-        for title, words, note in (
-            (
-                "by_binding_rule",
-                "binding rule",
-                "What set the planner's command at the anchor: the cause to be understood.",
-            ),
-            ("by_scenario_type", "scenario type", "The source's own tag of the scenario."),
-        )
-    ]
-    reasons = tables.reasoning(comparison)
     return "\n".join(
         [
-            f"<h2>{clean(facts['name'])}, split {clean(facts['split'])}</h2>",
+            f'<section id="verdict-{k}"><h2>{clean(facts["name"])}, split {clean(facts["split"])}</h2>',
             f'<p class="verdict {good_bad}">{clean(verdict)}</p>',
             _tiles(comparison),
             *(f'<div class="warn">{clean(note)}</div>' for note in _notes(comparison)),
-            "<h2>Side by side</h2>",
-            '<p class="note">Strict: every sample counts, a failed or missing answer as 10&nbsp;m off at every waypoint. '
-            "Beneath each number its 95&nbsp;% interval over scenarios. Parsed: complete answers only. Best strict one in "
-            "bold, the oracle aside. Grey names see no image.</p>",
-            tables.headline(comparison).html(),
+            "</section>",
+        ]
+    )
+
+
+def _blocks(comparison: Comparison, k: int) -> list[Block]:
+    """The tables of one dataset's split, in the page's order."""
+    side_by_side = Block(
+        anchor=f"side-by-side-{k}",
+        title="Side by side",
+        link="Side by side",
+        note="Strict: every sample counts, a failed or missing answer as 10 m off at every waypoint. Beneath each number its 95 % "
+        "interval over scenarios. Parsed: complete answers only. Best strict one in bold, the oracle aside. Grey names see no "
+        "image.",
+        tables=[
+            Named(table=tables.headline(comparison)),
             *(
-                f"<details><summary>Every measure of {clean(row.name)}</summary>{tables.every_measure(row).html()}</details>"
+                Named(table=tables.every_measure(row), caption=f"Every measure of {row.name}", folded=True)
                 for row in comparison.rows
                 if row.kind == "model"
             ),
-            _charts(comparison),
-            *tables_of_groups,
-            *([_reasoning_html(reasons)] if reasons else []),
-            f"<h2>Best, median and worst of {clean(main.name)}</h2>",
-            *_cases_html(comparison, birds_eye),
-            "<h2>The dataset</h2>",
-            _facts_html(comparison),
-        ]
+        ],
+    )
+    errors = Block(anchor=f"errors-{k}", title="Errors", figure=_charts(comparison))
+    groups = [
+        named
+        for title, words, note in GROUPS
+        if any(row.entry.get(title) for row in comparison.rows)
+        for named in (
+            Named(table=tables.by_group(comparison, title), caption=f"By {words}: ADE@3s [m]", note=note),
+            Named(
+                table=tables.by_group(comparison, title, measure="MR"),
+                caption=f"Miss rate at 3 s [%], by {words}",
+                folded=True,
+            ),
+        )
+    ]
+    by_group = Block(
+        anchor=f"groups-{k}",
+        title="Where it is hard",
+        link="Groups",
+        note="Strict, 95 % interval beneath, best in bold.",
+        tables=groups,
+    )
+    reasons = tables.reasoning(comparison)
+    told = Block(
+        anchor=f"reasons-{k}",
+        title="Do the reasons agree with the driving?",
+        link="Reasons",
+        note=REASONS,
+        tables=[Named(table=reasons)] if reasons else [],
+    )
+    return [block for block in (side_by_side, errors, by_group, told) if block.tables or block.figure]
+
+
+def _browser_html(browser: Browser, k: int) -> str:
+    notes = "".join(f'<p class="note">{clean(note)}</p>' for note in browser.notes)
+    return (
+        f'<section id="samples-{k}"><h2>Samples</h2>{notes}<noscript><p class="warn">The sample browser needs JavaScript; '
+        f'everything else on this page does without.</p></noscript><div class="browser" id="browser-{k}"></div></section>'
     )
 
 
@@ -213,39 +292,14 @@ def _charts(comparison: Comparison) -> str:
     growth = line_chart(errors, title="Error over the horizon", x_label="time ahead [s]", y_label="displacement [m]")
     sorted_ade = line_chart(spread, title="Sorted errors", x_label="share of samples [%]", y_label="ADE@3s [m]")
     return (
-        '<h2>Errors</h2><div class="charts"><figure><figcaption>How the error grows: mean displacement, strict</figcaption>'
+        '<div class="charts"><figure><figcaption>How the error grows: mean displacement, strict</figcaption>'
         f"{growth}</figure><figure><figcaption>How it is spread: ADE@3s of every sample, sorted</figcaption>{sorted_ade}"
         f"</figure></div>{legend(errors)}"
     )
 
 
-def _reasoning_html(table: Table) -> str:
-    return (
-        "<h2>Do the reasons agree with the driving?</h2>"
-        '<p class="note">A text is readable if the trace\'s parser accepts it. It is then replayed: the motion that it states '
-        "against the answer's own waypoints at 3&nbsp;s; within 0.25&nbsp;m counts as consistent. &ldquo;Says stop, drives "
-        "on&rdquo;: of the texts that end standing, those whose waypoints do not. No judge is needed. Only the last column "
-        "looks at the label: whether the text names the rule that set the planner's command."
-        f"</p>{table.html()}"
-    )
-
-
-def _cases_html(comparison: Comparison, birds_eye: Callable[[Dataset], Painter] | None) -> list[str]:
-    main = comparison.main
-    dataset, why = comparison.dataset()
-    if dataset is None:
-        return [f'<p class="note">Not shown: {clean(why)}</p>']
-    if main.entry.get("file") is None:
-        return ['<p class="note">Not shown: no predictions file was evaluated.</p>']
-    try:
-        cases = choose(main, comparison.facts["split"], dataset)
-    except (ValueError, OSError) as error:
-        return [f'<p class="note">Not shown: {clean(error)}</p>']
-    painter = birds_eye(dataset) if birds_eye is not None and cases else None
-    return [
-        '<p class="note">By strict ADE@3s among complete answers; a failed answer too where there is one.</p>',
-        *(case_html(case, dataset, painter) for case in cases),
-    ]
+def _dataset_html(comparison: Comparison) -> str:
+    return f"<h2>The dataset {clean(comparison.facts['name'])}</h2>{_facts_html(comparison)}"
 
 
 def _facts_html(comparison: Comparison) -> str:
@@ -270,20 +324,24 @@ def _facts_html(comparison: Comparison) -> str:
 # ---- the rest of the page -------------------------------------------------------------------------------------------
 
 
-def _published_html() -> str:
+def _published() -> Block:
     rows = [[Cell(text=f"{c} cameras, reasoning {r}"), Cell(text=a), Cell(text=m)] for c, r, a, m in PUBLISHED]
+    note = (
+        "Neuro-Symbolic Drive (arXiv 2606.23938), Qwen3.5-4B. Its benchmark is not published, its script leaves out answers that "
+        "cannot be read, and it gives no intervals and no blind baseline. For orientation only."
+    )
+    caption = "Published, on its own benchmark, not comparable with anything above"
     table = Table(heads=["", "ADE@3s m", "miss rate %"], rows=rows)
-    return (
-        "<h2>Published numbers</h2><details><summary>Published, on its own benchmark, not comparable with anything above"
-        "</summary><p class=note>Neuro-Symbolic Drive (arXiv 2606.23938), Qwen3.5-4B. Its benchmark is not published, its "
-        "script leaves out answers that cannot be read, and it gives no intervals and no blind baseline. For orientation "
-        f"only.</p>{table.html()}</details>"
+    return Block(
+        anchor="published",
+        title="Published numbers",
+        tables=[Named(table=table, caption=caption, note=note, folded=True)],
     )
 
 
 def _definitions_html() -> str:
     rows = "".join(f"<dt>{clean(k)}</dt><dd>{clean(v)}</dd>" for k, v in DEFINITIONS.items())
-    return f"<h2>What the numbers mean</h2><dl>{rows}</dl>"
+    return f'<section id="meaning"><h2>What the numbers mean</h2><dl>{rows}</dl></section>'
 
 
 def _commands(folders: Sequence[str | Path], comparisons: Sequence[Comparison]) -> str:
@@ -298,28 +356,31 @@ def _commands(folders: Sequence[str | Path], comparisons: Sequence[Comparison]) 
     return "\n".join([*lines, shlex.join(["nsdrive", "report", *(str(folder) for folder in folders), "--out", "DIR"])])
 
 
-def _markdown(folders: Sequence[str | Path], comparisons: Sequence[Comparison], drives: Sequence[ClosedLoopRun]) -> str:
+def _markdown(
+    comparisons: Sequence[Comparison],
+    blocks: Sequence[Sequence[Block]],
+    last: Sequence[Block],
+    loops: Sequence[ClosedLoopRun],
+    manoeuvres: Sequence[ClosedLoopRun],
+    again: str,
+) -> str:
+    """The same tables for the appendix of a paper."""
     parts = ["# Driving evaluation", ""]
-    for comparison in comparisons:
+    for comparison, of_one in zip(comparisons, blocks, strict=True):
         facts = comparison.facts
-        parts += [f"## {markdown_text(facts['name'])}, split {facts['split']}", ""]
-        parts += [markdown_text(_verdict(comparison)[1]), ""]
-        parts += [f"- {markdown_text(note)}" for note in _notes(comparison)]
-        parts += ["", "Strict, with 95 % intervals over scenarios; best in bold, the oracle aside.", ""]
-        parts += [tables.headline(comparison).markdown(), ""]
-        for title, words in (("by_binding_rule", "binding rule"), ("by_scenario_type", "scenario type")):
-            parts += [f"### ADE@3s [m] by {words}", "", tables.by_group(comparison, title).markdown(), ""]
-        reasons = tables.reasoning(comparison)
-        if reasons:
-            parts += ["### Reasons against waypoints", "", reasons.markdown(), ""]
-    manoeuvres = [drive for drive in drives if has_manoeuvres(drive)]
-    loops = [drive for drive in drives if not has_manoeuvres(drive)]
+        parts += [
+            f"**{markdown_text(facts['name'])}, split {facts['split']}.** {markdown_text(_verdict(comparison)[1])}",
+            "",
+        ]
+        parts += [f"- {markdown_text(note)}" for note in _notes(comparison)] + [""]
+        parts += [line for block in of_one for line in block.markdown()]
     parts += closed_loop_markdown(loops) if loops else []
     parts += manoeuvres_markdown(manoeuvres) if manoeuvres else []
+    parts += [line for block in last for line in block.markdown()]
     if comparisons:
         parts += ["## What the numbers mean", ""]
         parts += [f"- {key}: {markdown_text(text)}" for key, text in DEFINITIONS.items()]
-    parts += ["", "## To get this again", "", "```", _commands(folders, comparisons), "```", ""]
+    parts += ["", "## To get this again", "", "```", again.replace("```", ""), "```", ""]
     parts += [f"nsdrive {__version__}, score version {SCORE_VERSION}", ""]
     return "\n".join(parts).encode("utf-8", "replace").decode("utf-8")
 

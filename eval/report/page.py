@@ -1,22 +1,30 @@
-"""The report's page: its style sheet and frame. No script, nothing from elsewhere, and a policy that forbids both."""
+"""The report's page: its style sheet and frame. Nothing from elsewhere, and no script but ours: a policy forbids both."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from collections.abc import Sequence
 from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5c6878; --faint: #8b95a3; --paper: #ffffff; --wash: #f5f7fa;
-  --rule: #dfe4ea; --good: #0a7a4b; --bad: #b3261e; --warn-bg: #fff6dd; --warn-ink: #6b4e00; --mark: #ffe9a8;
+  --rule: #dfe4ea; --good: #0a7a4b; --bad: #b3261e; --warn-bg: #fff6dd; --warn-ink: #6b4e00;
   --s0: #1f6feb; --s1: #d1570a; --s2: #7a3fc4; --s3: #0a8f7a; --s4: #b83280; --s5: #8a6d00; --s6: #64748b; --s7: #94a3b8;
   --label: #12934f; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e9f0; --soft: #a3afbf; --faint: #77839a; --paper: #12161d; --wash: #1a2029; --rule: #2d3644;
-  --good: #4cc38a; --bad: #ff8a80; --warn-bg: #332a10; --warn-ink: #f0d48a; --mark: #5a4a12;
+  --good: #4cc38a; --bad: #ff8a80; --warn-bg: #332a10; --warn-ink: #f0d48a;
   --s0: #6ea8ff; --s1: #ff9d5c; --s2: #b794f6; --s3: #4fd1b8; --s4: #f28cc0; --s5: #dcc25a; --s6: #94a3b8; --s7: #64748b;
   --label: #53d08c; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI",
   Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
+nav { position: sticky; top: 0; z-index: 10; display: flex; gap: 2px 18px; overflow-x: auto; padding: 9px 28px; font-size: 13.5px;
+  background: color-mix(in srgb, var(--paper) 92%, transparent); backdrop-filter: blur(6px); border-bottom: 1px solid var(--rule);
+  justify-content: safe center; white-space: nowrap; }
+nav a { color: var(--soft); text-decoration: none; } nav a:hover { color: var(--ink); text-decoration: underline; }
+section { scroll-margin-top: 44px; }
 main { max-width: 1240px; margin: 0 auto; padding: 40px 28px 80px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.015em; }
 h2 { font-size: 20px; margin: 52px 0 8px; letter-spacing: -0.01em; }
@@ -48,7 +56,7 @@ tr.split td { border-bottom: 2px solid var(--rule); padding: 14px 10px 4px; colo
 td .best { font-weight: 700; color: var(--good); }
 .good { color: var(--good); } .bad { color: var(--bad); }
 .charts { display: grid; grid-template-columns: 1fr 1fr; gap: 28px; }
-@media (max-width: 820px) { .charts, .texts { grid-template-columns: 1fr !important; } }
+@media (max-width: 820px) { .charts { grid-template-columns: 1fr !important; } }
 figure { margin: 12px 0; min-width: 0; } figcaption { font-weight: 600; font-size: 14px; margin-bottom: 4px; }
 svg { width: 100%; height: auto; display: block; }
 svg text { font: 11.5px system-ui, "DejaVu Sans", sans-serif; fill: var(--soft); }
@@ -57,8 +65,6 @@ svg .grid { stroke: var(--rule); stroke-width: 1; }
 svg .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
 svg .dash { stroke-dasharray: 6 4; stroke-width: 1.8; }
 svg .band { opacity: 0.16; stroke: none; }
-svg .past { stroke: var(--faint); stroke-dasharray: 3 4; stroke-width: 2; }
-svg .error { stroke: var(--bad); stroke-width: 1; opacity: 0.55; }
 svg .ego { fill: var(--ink); }
 svg .label { stroke: var(--label); } svg .dot.label { fill: var(--label); stroke: none; }
 svg .dot { stroke: none; }
@@ -70,20 +76,9 @@ svg .dot { stroke: none; }
 .case header { display: flex; flex-wrap: wrap; gap: 6px 12px; align-items: baseline; margin-bottom: 14px; }
 .chip { background: var(--wash); border: 1px solid var(--rule); border-radius: 99px; padding: 1px 10px; font-size: 12.5px;
   color: var(--soft); overflow-wrap: anywhere; }
-.cameras { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; margin-bottom: 16px; }
-.cameras figure { margin: 0; } .cameras img, .eye img { width: 100%; display: block; border-radius: 6px; }
-.eye img { max-width: 26rem; }
-.cameras figcaption { font-weight: 400; font-size: 12px; color: var(--soft); margin: 3px 0 0; }
-.cameras .ego { display: flex; align-items: center; justify-content: center; color: var(--faint); font-size: 13px;
-  text-align: center; }
-.views { display: grid; grid-template-columns: 3fr 2fr; gap: 20px; align-items: center; }
-.views.one { grid-template-columns: 1fr; }
-@media (max-width: 820px) { .views { grid-template-columns: 1fr; } }
-.texts { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; margin-top: 14px; }
 pre { background: var(--wash); border: 1px solid var(--rule); border-radius: 8px; padding: 12px 14px; margin: 0;
   font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: pre-wrap;
   overflow-wrap: anywhere; max-height: 30rem; overflow-y: auto; }
-pre mark { background: var(--mark); color: inherit; border-radius: 2px; }
 code { font: 13px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; background: var(--wash); padding: 1px 5px;
   border-radius: 4px; }
 details { margin: 10px 0; } summary { cursor: pointer; color: var(--soft); font-size: 14px; }
@@ -112,23 +107,33 @@ svg.above .traffic_cone, svg.above .barrier { fill: #e8711c; stroke: none; }
 svg.above .car { fill: var(--s0); fill-opacity: 0.85; stroke: var(--ink); stroke-width: 0.6; }
 svg.above .start { fill: none; stroke: var(--s0); } svg.above .hit { stroke: var(--bad); stroke-width: 2.6; }
 svg.above .scale { stroke: var(--soft); stroke-width: 1.4; } svg.above text { font-size: 9px; }
-@media print { .case { break-inside: avoid; } pre { max-height: none; } }
+@media print { nav { display: none; } .case { break-inside: avoid; } pre { max-height: none; } }
 """ + "".join(
     f"svg .s{k} {{ stroke: var(--s{k}); fill: none; }} svg .band.s{k}, svg .dot.s{k} {{ fill: var(--s{k}); stroke: none; }} "
     f".key.s{k} {{ background: var(--s{k}); }}\n"
     for k in range(8)
 )
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
-
-def page(title: str, body: str) -> str:
-    """A complete HTML file around a body."""
+def page(title: str, body: str, *, contents: Sequence[tuple[str, str]] = (), style: str = "", script: str = "") -> str:
+    """A complete HTML file around a body. contents: (id of an element, words) of its parts. script: ours, the only one that the
+    page's policy lets run, whatever else got into the file."""
+    allowed = (
+        f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" if script else ""
+    )
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'{allowed}"
+    )
+    links = "".join(f'<a href="#{clean(where)}">{clean(words)}</a>' for where, words in contents)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{clean(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<title>{clean(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n"
+        + (f'<nav aria-label="Contents">{links}</nav>\n' if links else "")
+        + f"<main>\n{body}\n</main>\n"
+        + (f"<script>{script}</script>\n" if script else "")
+        + "</body>\n</html>\n"
     )
 
 

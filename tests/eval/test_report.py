@@ -1,4 +1,6 @@
+import base64
 import dataclasses
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -10,6 +12,8 @@ from eval_fixtures import answer, digest, reasoning_text, write_dataset
 from eval.baselines import write_baseline
 from eval.closed_loop.drive import summary
 from eval.evaluate import evaluate
+from eval.report.browser import script
+from eval.report.cases import choose
 from eval.report.compose import report
 from eval.report.figures import nice_ticks
 from eval.score import CLOSED_LOOP_SCORE_VERSION, TERMS
@@ -50,26 +54,51 @@ def evaluated(dataset, samples, write_predictions, tmp_path):
     return tmp_path / "eval"
 
 
+def data_of(text):
+    """What the page's own script is given."""
+    return json.loads(
+        re.search(r'<script type="application/json" id="browser-data">(.*?)</script>', text, re.S).group(1)
+    )
+
+
 def test_the_page_is_whole_and_loads_nothing(evaluated, tmp_path):
     text = report([evaluated], tmp_path / "report").read_text(encoding="utf-8")
     page = Page(text)
     assert page.balanced
     assert page.open == []
-    assert not {"script", "iframe", "link", "object", "embed", "form"} & set(page.tags)
+    assert not {"iframe", "link", "object", "embed", "form", "base"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    assert {value[:15] for name, value in page.attributes if name in ("src", "href")} == {"data:image/jpeg"}
+    assert {value[0] for name, value in page.attributes if name in ("src", "href")} == {"#"}
     assert "url(" not in text
-    assert page.tags.count("img") == 12  # best, median, worst and a failed one, three cameras each
+    details = data_of(text)[0]["details"]
+    assert len(details) == 12
+    images = [camera["image"] for detail in details.values() for camera in detail["cameras"]]
+    assert len(images) == 36
+    assert {image[:23] for image in images} == {"data:image/jpeg;base64,"}
+
+
+def test_one_script_may_run_and_it_is_ours(evaluated, tmp_path):
+    text = report([evaluated], tmp_path / "report").read_text(encoding="utf-8")
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
+    assert scripts == [script()]
+    hashed = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1)
+    assert f"script-src 'sha256-{hashed}'" in policy
+    assert policy.startswith("default-src 'none'; ")
+    assert policy.count("unsafe") == 1  # of styles
+    assert text.count("<script") == 2  # and the data
 
 
 def test_what_a_model_writes_is_shown_and_not_run(evaluated, tmp_path):
     path = report([evaluated], tmp_path / "report")
     for text in (path.read_text(encoding="utf-8"), (path.parent / "report.md").read_text(encoding="utf-8")):
-        assert "<script" not in text
+        assert "<script>alert" not in text
         assert "<img src=x" not in text
         assert "<b>vla" not in text
         assert "前方红灯" in text
-    assert "&lt;script&gt;" in path.read_text(encoding="utf-8")
+    shown = data_of(path.read_text(encoding="utf-8"))[0]["details"]["s02"]["answers"]["tiny|<b>vla"]
+    assert shown["lines"][0]["text"] == ATTACK
+    assert "&lt;script&gt;" in path.read_text(encoding="utf-8")  # the reason that the table of failures gives
 
 
 def test_the_numbers_of_the_results_stand_in_both_reports(evaluated, tmp_path):
@@ -102,33 +131,40 @@ def test_a_folder_without_results_is_told_what_to_do(tmp_path):
         report([tmp_path], tmp_path / "report")
 
 
-def test_a_bird_s_eye_view_is_shown_where_the_caller_can_draw_one(evaluated, tmp_path):
+def test_a_painted_picture_lies_beneath_the_objects_where_no_scene_is_there(evaluated, tmp_path):
     asked = []
 
     def paint(sample, predicted):
-        asked.append((sample.sample_id, sorted(predicted)))
+        asked.append((sample.sample_id, dict(predicted)))
         if len(asked) == 2:
             raise ValueError("the log <moved>")
-        return np.full((60, 80, 3), 200, dtype=np.uint8)
+        return np.full((900, 720, 3), 200, dtype=np.uint8)
 
     text = report([evaluated], tmp_path / "report", birds_eye=lambda dataset: paint).read_text(encoding="utf-8")
-    assert len(asked) == 4
-    assert asked[-1] == ("s02", [])  # a failed answer has no trajectory to draw
-    assert text.count("eye view of the scene</summary>") == 3
-    assert "No bird's eye view: the log &lt;moved&gt;" in text
+    assert len(asked) == 12
+    details = list(data_of(text)[0]["details"].values())
+    assert sum("picture" in detail["above"] for detail in details) == 11
+    assert details[1]["noRoad"] == "The road is not drawn: the log <moved>"
+    place = details[0]["above"]["picture"]["place"]
+    assert place == pytest.approx([-40.0, -76.0, 80.0, 100.0])  # as nsdrive.draw lays it out: 9 pixels to the metre
 
 
 def test_without_the_dataset_the_tables_remain(evaluated, dataset, tmp_path):
     dataset.folder.rename(tmp_path / "elsewhere")
     text = report([evaluated], tmp_path / "report").read_text(encoding="utf-8")
-    assert "Not shown: No dataset folder" in text
+    assert "no sample in full: No dataset folder" in text
     assert "blind_" in text
+    (browser,) = data_of(text)
+    assert browser["details"] == {}
+    assert len(browser["table"]["rows"]) == 12
 
 
 def test_answers_that_changed_since_are_not_shown(evaluated, tmp_path):
     with (tmp_path / "tiny.jsonl").open("a") as file:
         file.write("\n")
-    assert "has changed since it was evaluated" in report([evaluated], tmp_path / "report").read_text(encoding="utf-8")
+    text = report([evaluated], tmp_path / "report").read_text(encoding="utf-8")
+    assert "has changed since it was evaluated" in text
+    assert "tiny|<b>vla" not in data_of(text)[0]["details"]["s00"]["answers"]
 
 
 def test_a_picture_that_is_none_and_a_path_that_leaves_are_survived(samples, write_predictions, tmp_path):
@@ -141,7 +177,31 @@ def test_a_picture_that_is_none_and_a_path_that_leaves_are_survived(samples, wri
     (tmp_path / "data/images/s00/CAM_R0.jpg").unlink()
     (tmp_path / "data/images/s00/CAM_R0.jpg").symlink_to("/etc/hostname")
     evaluate([write_predictions("m", [*map(answer, bad)])], dataset, tmp_path / "eval")
-    assert report([tmp_path / "eval"], tmp_path / "report").read_text(encoding="utf-8").count("not readable") == 2
+    text = report([tmp_path / "eval"], tmp_path / "report").read_text(encoding="utf-8")
+    assert [camera["image"] for camera in data_of(text)[0]["details"]["s00"]["cameras"]] == [None, None]
+
+
+def test_what_is_shown_in_full_is_chosen_the_same_each_time_and_said(evaluated, tmp_path):
+    text = report([evaluated], tmp_path / "report", in_full=4).read_text(encoding="utf-8")
+    (browser,) = data_of(text)
+    assert [detail["why"][0] for detail in browser["details"].values()] == [
+        *(f"worst of {rule}" for rule in ("red_light", "target_speed", "lead")),  # the rule of most answers first
+        "failed",
+    ]
+    assert len(browser["table"]["rows"]) == 12
+    assert "4 of 12 samples are here in full" in text
+
+
+def test_both_of_a_minimal_pair_are_shown():
+    rows = [{"id": f"s{i:03d}", "error": None, "3s/ADE": i / 100, "binding_rule": "lead"} for i in range(100)] + [
+        {"id": "s000+remove-lead", "error": None, "3s/ADE": 9.0, "binding_rule": "target_speed"}
+    ]
+    chosen = choose(rows, {"s000+remove-lead": "s000"}, limit=10)
+    assert len(chosen) == 10
+    assert {"s000", "s000+remove-lead", "s099", "s049"} <= set(chosen)
+    assert chosen["s000+remove-lead"][0] == "worst of target_speed"
+    assert "the other of a pair with s000+remove-lead" in chosen["s000"]
+    assert sum(why == ["at random"] for why in chosen.values()) == 0 or list(chosen.values())[-1] == ["at random"]
 
 
 def test_runs_on_one_split_share_a_table_and_others_do_not(dataset, samples, write_predictions, tmp_path):
@@ -151,6 +211,7 @@ def test_runs_on_one_split_share_a_table_and_others_do_not(dataset, samples, wri
     evaluate({"m": write_predictions("c", [*map(answer, samples[:6])])}, other, tmp_path / "run_c")
     text = report([tmp_path / name for name in ("run_a", "run_b", "run_c")], tmp_path / "report").read_text("utf-8")
     assert text.count("<h2>Side by side</h2>") == 2
+    assert [len(browser["table"]["scores"]) for browser in data_of(text)] == [6, 5]
     assert "run_<wbr>a: m" in text
     assert "run_<wbr>b: m" in text
 

@@ -126,11 +126,13 @@ def ego_of(sample: Sample) -> EgoState:
 # ---- before -----------------------------------------------------------------------------------------------------------
 
 
-def anchors_afresh(scenario: Scenario, planner: Planner, config: AnchorConfig) -> Iterator[Anchored | LeftOut]:
+def anchors_afresh(
+    scenario: Scenario, planner: Planner, config: AnchorConfig, ticks: Sequence[int] | None = None
+) -> Iterator[Anchored | LeftOut]:
     """The anchors of `data_gen.labels.anchored`, the planner started at each, along a log or along its own drive."""
     recorded = len(scenario.ego_log) >= scenario.n_ticks
     along_log = config.anchors == "log" or (config.anchors == "auto" and recorded)
-    ticks = anchor_ticks(scenario, config)
+    ticks = anchor_ticks(scenario, config) if ticks is None else ticks
     drive, driving = None, None
     if ticks and not along_log:
         duration_s = (ticks[-1] - HISTORY_TICKS) * INTERVAL_S

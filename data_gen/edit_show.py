@@ -1,0 +1,200 @@
+"""A scene before and after edits, as a person wants to see it: pictures side by side, both texts and their difference, what the
+planner makes of it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_gen.labels import FUTURE_TICKS, Anchored
+from data_gen.pairs import Bench, LeftOut, Moment, anchors_afresh, driven, moment_of, unbinding
+from data_gen.sample import BINDING, Made, Pictures, SampleConfig
+from data_gen.show import find_item, scene_from_above
+from data_gen.teacher import Teacher, driving_of
+from nsdrive.cameras.render import Renderer
+from nsdrive.cameras.rig import make_rig
+from nsdrive.dataset import json_line, write_atomically
+from nsdrive.draw import INK, WHITE, contact_sheet
+from nsdrive.trace.text import render
+from nsdrive.world.edits import apply_edit, parse_edit
+from nsdrive.world.edits_scene import before_of
+from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, FloatArray, Planner, Scenario
+
+AT_S = (1, 3, 5)  # where the planner's motions are compared
+BANNER_PX = 34
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditShown:
+    """What was written, and what to print: the edits in words, how far the planner's motion moves, the binding rules, the texts'
+    difference. moved_m: seconds after the anchor -> metres."""
+
+    scenario_id: str
+    words: tuple[str, ...]
+    moved_m: dict[int, float]
+    binding: tuple[str, str]  # before, after: the rule and whom it is about
+    lines: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Side:
+    """One of the two: the anchor, what is seen, the sample, its texts."""
+
+    at: Anchored
+    pictures: Pictures
+    made: Made
+
+    @property
+    def binding(self) -> str:
+        """ "lead (vehicle-1)": as the text names it."""
+        decision = self.at.rollout.plans[self.at.index].decision
+        assert decision is not None, "a teacher explains itself"
+        names = {thing: name for name, thing in self.made.sample.trace_names.items()}
+        about = decision.binding_constraint.about
+        return decision.binding_constraint.rule + (f" ({names.get(about, about)})" if about else "")
+
+
+def show_edit(
+    name: str,
+    edits: Sequence[str],
+    make_planner: Callable[[], Planner],
+    *,
+    rig: str,
+    at_s: float,
+    seed: int,
+    out: Path,
+) -> EditShown:
+    """Write sheet.png, both texts (detailed), their difference and both samples' rows of a scenario with the edits made, one after
+    the other, at `at_s` seconds. ValueError, one line, where an edit does not apply there, or the planner finds no way."""
+    if not edits:
+        raise ValueError("No edit given: for example --remove lead, --light green, --add pedestrian@12m, --goal left")
+    source, item = find_item(name, seed)
+    scenario: Scenario = source.load(item)
+    tick = round(at_s / INTERVAL_S)
+    last = scenario.n_ticks - 1 - FUTURE_TICKS
+    if not HISTORY_TICKS <= tick <= last:
+        raise ValueError(
+            f"--at {at_s} is outside {scenario.scenario_id}: give {HISTORY_TICKS * INTERVAL_S:.1f} to {last * INTERVAL_S:.1f} s"
+        )
+    config = SampleConfig(keep_bad_driving=True, images="rendered", edits=("auto",))
+    bench = Bench(
+        planner=Teacher(make_planner()),
+        renderer=Renderer(scenario.lane_map, scenario.scenery_seed),
+        rig=make_rig(rig),
+        config=config,
+        item=item,
+    )
+    found = next(anchors_afresh(scenario, bench.planner, config, ticks=(tick,)), None)
+    if not isinstance(found, Anchored):
+        raise ValueError(f"{scenario.scenario_id} gives no ego state at {at_s} s")
+    moment = moment_of(found, bench)
+    before = Side(at=moment.at, pictures=moment.pictures, made=moment.made)
+    words, after = _after(moment, edits, bench)
+    return _written(scenario, before, after, words, bench, out)
+
+
+def _after(moment: Moment, edits: Sequence[str], bench: Bench) -> tuple[tuple[str, ...], Side]:
+    """All edits but the last are made to the scene; the last as a pair's."""
+    words = []
+    index = moment.at.index
+    for number, text in enumerate(edits, start=1):
+        edit = unbinding(moment) if text == BINDING else parse_edit(text)
+        if edit is None:
+            raise ValueError(f"'{text}': the rule that binds here is about nobody who could be removed")
+        change = apply_edit(moment.scene, edit)
+        words.append(change.words)
+        scene = before_of(change.scenario, moment.at.tick, moment.at.rollout.states[index])
+        if number < len(edits):
+            moment = replace(moment, scene=scene)
+            continue
+        there = driven(moment, edit, bench)
+        if there is None or isinstance(there, LeftOut):
+            raise ValueError("The planner finds no way in the edited scene")
+        pictures, made = bench.sample(there[1])
+        return tuple(words), Side(at=there[1], pictures=pictures, made=made)
+    raise AssertionError("there is at least one edit")
+
+
+def _written(
+    scenario: Scenario, before: Side, after: Side, words: tuple[str, ...], bench: Bench, out: Path
+) -> EditShown:
+    sides = {"before": before, "after": after}
+    texts = {name: render(side.made.trace, "detailed") for name, side in sides.items()}
+    difference = list(difflib.unified_diff(*(t.splitlines() for t in texts.values()), *texts, lineterm="", n=0))
+    moved = moved_at(before.at, after.at)
+    lines = [
+        f"{scenario.scenario_id} ({scenario.scenario_type}), at {before.at.tick * INTERVAL_S:.1f} s, planner {bench.planner.name}:",
+        *(f"  {each}" for each in words),
+        f"the planner's motion moves by {', '.join(f'{m:.2f} m at {s} s' for s, m in moved.items())}",
+        f"binding before: {before.binding}; after: {after.binding}",
+        *(f"{name}: {fault}" for name, side in sides.items() if (fault := _fault(side))),
+        "",
+        *(difference or ["(both texts are the same)"]),
+    ]
+    contents: dict[str, bytes | str] = {
+        "sheet.png": _png(_sheet(scenario, sides, bench)),
+        "difference.txt": "\n".join(lines) + "\n",
+        **{f"{name}.txt": text + "\n" for name, text in texts.items()},
+        **{f"{name}.json": json_line(side.made.sample.to_row()) for name, side in sides.items()},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for file, content in contents.items():
+        write_atomically(out / file, content)
+    return EditShown(
+        scenario_id=scenario.scenario_id,
+        words=words,
+        moved_m=moved,
+        binding=(before.binding, after.binding),
+        lines=tuple(lines),
+        files=tuple(out / file for file in contents),
+    )
+
+
+def moved_at(before: Anchored, after: Anchored) -> dict[int, float]:
+    """Seconds after the anchor -> how far the planner is from where it was in the other scene [m]."""
+    found = {}
+    for seconds in AT_S:
+        a, b = (at.label[round(seconds / INTERVAL_S)] for at in (before, after))
+        found[seconds] = round(float(np.hypot(a.x_m - b.x_m, a.y_m - b.y_m)), 3)
+    return found
+
+
+def _fault(side: Side) -> str | None:
+    assert side.at.drive is not None, "bad driving is kept, and judged here"
+    fault = driving_of(side.at.drive).fault(side.at.drive_index, side.at.drive_index + FUTURE_TICKS)
+    said = {"at_fault_collision": "the planner runs into something", "off_road": "the planner leaves the road"}
+    return None if fault is None else said[fault]
+
+
+def _sheet(scenario: Scenario, sides: dict[str, Side], bench: Bench) -> np.ndarray:
+    """Both contact sheets, one above the other, each with the other's motion in its bird's eye view."""
+    parts = []
+    for name, side in sides.items():
+        other = next(each for key, each in sides.items() if key != name)
+        rollout, index = side.at.rollout, side.at.index
+        label = "planner after" if name == "before" else "planner before"
+        future: FloatArray = other.made.sample.future[::5, :2]
+        above = scene_from_above(
+            rollout.scenario, rollout.frames[index], rollout.lights[index], side.made.sample, {label: future}
+        )
+        sheet = contact_sheet(side.pictures.rgb, birds_eye=above, width_px=1600)
+        parts += [_banner(f"{name}: decided by {side.binding}", sheet.shape[1]), sheet]
+    return np.vstack(parts)
+
+
+def _banner(words: str, width_px: int) -> np.ndarray:
+    strip = np.full((BANNER_PX, width_px, 3), INK, dtype=np.uint8)
+    cv2.putText(strip, words, (12, 24), cv2.FONT_HERSHEY_DUPLEX, 0.7, WHITE, 1, cv2.LINE_AA)
+    return strip
+
+
+def _png(rgb: np.ndarray) -> bytes:
+    ok, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    assert ok, "an image in memory can be written"
+    return bytes(data)

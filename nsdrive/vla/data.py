@@ -10,6 +10,7 @@ Rows are read as they are, as any `messages` trainer would: only ids, images and
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from nsdrive.dataset import Dataset
 from nsdrive.vla.prompt import IMAGE_TOKEN, TASK
 
 IGNORED = -100  # what torch's cross entropy leaves out
+MAX_UNSAID = 32  # letters, chosen by us: longer than any word of a trace; a stranger's text may be one word
+_ID = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*")[,}]')
 MAX_IMAGE_PIXELS = 50_000_000  # chosen by us: more than any driving camera; a stranger's image may claim any size
 
 
@@ -41,13 +44,20 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
-    """A row as tensors. input_ids and labels (L,); patches (P, values of a patch); grid (images, 3): t, h, w in patches."""
+    """A row as tensors. input_ids and labels (L,); patches (P, values of a patch); grid (images, 3): t, h, w in patches.
+
+    prefix: how the answer is made to begin, its tokens the last n_prefix of input_ids; all but those of its last letters,
+    `unsaid`, which the model has to say again: in the training text a token may reach from them into what follows.
+    """
 
     sample_id: str
     input_ids: torch.Tensor
     labels: torch.Tensor
     patches: torch.Tensor | None
     grid: torch.Tensor | None
+    prefix: str = ""
+    unsaid: str = ""
+    n_prefix: int = 0
 
 
 class Rows:
@@ -73,6 +83,14 @@ class Rows:
     def __getitem__(self, index: int) -> Row:
         row = self.raw(index)
         return read_row(self._dataset, row)
+
+    def id_of(self, index: int) -> str:
+        """The sample's id. Our shards have it first, so that no whole line is parsed for it."""
+        shard, offset = self._where[index]
+        with self._shards[shard].open("rb") as file:
+            file.seek(offset)
+            found = _ID.match(file.read(512))
+        return str(json.loads(found[1]) if found else self.raw(index)["id"])
 
     def raw(self, index: int) -> dict[str, Any]:
         """The JSON object of a row. Raises ValueError naming a broken line."""
@@ -139,9 +157,12 @@ class Schedule(torch.utils.data.Dataset[Encoded]):
         return int(self._order[place])
 
 
-def encode(processor: Any, row: Row, *, with_answer: bool, black_images: bool = False) -> Encoded:
+def encode(
+    processor: Any, row: Row, *, with_answer: bool, black_images: bool = False, prefix: str | None = None
+) -> Encoded:
     """A row as the model reads it; labels are set on the answer and its end mark only.
 
+    prefix, of a question without its answer: how the answer is made to begin.
     Raises ValueError naming the sample for an unreadable image, for a prompt that holds the tokenizer's own image
     marks, and where the prompt's tokens are not how the conversation begins (then the answer cannot be told apart).
     """
@@ -157,7 +178,12 @@ def encode(processor: Any, row: Row, *, with_answer: bool, black_images: bool = 
     write = partial(processor.tokenizer.apply_chat_template, tokenize=False, enable_thinking=False)
     asked = write([user], add_generation_prompt=True)
     prompt_ids = _token_ids(processor, asked, counts, row.sample_id)
-    if not with_answer:
+    unsaid = ""
+    if prefix:
+        assert not with_answer, "an answer that is there has its beginning"
+        ids, unsaid = _begun_ids(processor, asked + prefix, counts, row.sample_id, prompt_ids)
+        labels = [IGNORED] * len(ids)
+    elif not with_answer:
         ids, labels = prompt_ids, [IGNORED] * len(prompt_ids)
     else:
         told = write([user, answer])
@@ -174,6 +200,9 @@ def encode(processor: Any, row: Row, *, with_answer: bool, black_images: bool = 
         labels=torch.tensor(labels, dtype=torch.long),
         patches=patches,
         grid=grid,
+        prefix=prefix or "",
+        unsaid=unsaid,
+        n_prefix=len(ids) - len(prompt_ids) if prefix else 0,
     )
 
 
@@ -228,6 +257,10 @@ def _parts(prompt: str) -> list[dict[str, str]]:
 
 def _token_ids(processor: Any, text: str, counts: list[int], sample_id: str) -> list[int]:
     """Token ids of templated text, each image mark repeated as often as its picture has tokens."""
+    return list(_tokens(processor, text, counts, sample_id)["input_ids"])
+
+
+def _tokens(processor: Any, text: str, counts: list[int], sample_id: str) -> Any:
     pieces = text.split(processor.image_token)
     if len(pieces) != len(counts) + 1:
         raise ValueError(
@@ -236,7 +269,34 @@ def _token_ids(processor: Any, text: str, counts: list[int], sample_id: str) -> 
     whole = pieces[0]
     for count, piece in zip(counts, pieces[1:], strict=True):
         whole += processor.image_token * count + piece
-    return list(processor.tokenizer(whole, add_special_tokens=False)["input_ids"])
+    return processor.tokenizer(whole, add_special_tokens=False)
+
+
+def _begun_ids(
+    processor: Any, text: str, counts: list[int], sample_id: str, prompt_ids: list[int]
+) -> tuple[list[int], str]:
+    """Token ids of a question and the beginning of its answer, and the letters at its end that are in none of them.
+
+    A byte-pair tokenizer first splits a text into words, and tokens never reach over a word's end. Only the last word can
+    become another one by what follows, so its tokens are left off: the others are those of the training text.
+    """
+    tokenizer = processor.tokenizer
+    try:
+        tokens = _tokens(processor, text, counts, sample_id)
+    except (UnicodeError, TypeError):
+        raise ValueError(f"Sample {sample_id}: the answer's beginning is not text that UTF-8 can say") from None
+    ids, words = list(tokens["input_ids"]), tokens.word_ids(0)
+    if ids[: len(prompt_ids)] != prompt_ids:
+        raise ValueError(f"Sample {sample_id}: the answer's beginning changes the tokens of the prompt before it")
+    if set(ids[len(prompt_ids) :]) & set(tokenizer.all_special_ids):
+        raise ValueError(f"Sample {sample_id}: the answer's beginning holds a mark that is for the tokenizer alone")
+    n_kept = len(ids)
+    while n_kept > len(prompt_ids) and words[n_kept - 1] == words[-1]:
+        n_kept -= 1
+    unsaid = tokenizer.decode(ids[n_kept:], clean_up_tokenization_spaces=False)
+    if not (unsaid.isascii() and len(unsaid) <= MAX_UNSAID and text.endswith(unsaid)):
+        return ids, ""  # not every letter of other alphabets is a token that can be said
+    return ids[:n_kept], unsaid
 
 
 def _answer_labels(processor: Any, ids: list[int], n_prompt: int, sample_id: str) -> list[int]:

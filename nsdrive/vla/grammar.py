@@ -8,6 +8,9 @@ The answer is `<PLANNING>` + ten points + `</PLANNING>`, before it `<REASONING>`
 (not at level none). Literals are matched on strings, never forced token by token: a model that has learnt `>Lead` as one
 token may use it across the end of `<REASONING>` (token healing). Free text may not hold a `<` but to end itself, and ends
 when its budget is spent, so an answer is complete within `max_new_tokens`.
+
+An answer may have begun already (`Begun`): then the grammar starts in the state that its beginning leaves, after
+`<PLANNING>` in the plan, in the midst of the reasoning in the reasoning.
 """
 
 from __future__ import annotations
@@ -31,12 +34,22 @@ _PLAN = regex.compile(rf"{_POINT}(?:, {_POINT}){{{N_WAYPOINTS - 1}}}{CLOSE_PLAN}
 # take up to 349 (brief) of the real Qwen3.5 tokens, and detailed ones are kept under 1,200 (see nsdrive.trace.rounding).
 REASONING_BUDGET = {"none": 0, "brief": 512, "detailed": 1600}
 _PLAN_CHARACTERS = frozenset("0123456789.,-[] </PLANING>")
-_LONGEST_PLAN = N_WAYPOINTS * len("[-999.99, -999.99], ") + len(CLOSE_PLAN)  # in characters, so in tokens at most
+_LONGEST_POINT = len("[-999.99, -999.99], ")  # in characters, so in tokens at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """How an answer has begun. prefix: its text so far. unsaid: the end of it that is no token yet, so that the model says it
+    again, in tokens that may reach beyond it, as in training. n_tokens: of what is said, which its budget has paid for."""
+
+    prefix: str = ""
+    unsaid: str = ""
+    n_tokens: int = 0
 
 
 @dataclass(slots=True)
 class _Row:
-    """Where one answer of the batch stands. stage: literal, reasoning, plan or end."""
+    """Where one answer of the batch stands. stage: literal, reasoning, plan, end, or free (of any grammar)."""
 
     stage: str
     literal: str = ""  # what is still to be said of it
@@ -78,7 +91,7 @@ class TokenTables:
     def _state(self, row: _Row) -> tuple[str, str, str]:
         if row.stage == "plan":  # which digit it was matters only where a number begins: 0 or not
             return "plan", _canonical(row.plan), ""
-        return row.stage, row.literal, row.after
+        return row.stage, row.literal, f"{row.after} {_canonical(row.plan)}"
 
     def _compute(self, row: _Row) -> list[int]:
         if row.stage == "literal":
@@ -95,29 +108,39 @@ class TokenTables:
         if not text.startswith(row.literal):
             return False
         rest = text[len(row.literal) :]
-        return "<" not in rest if row.after == "reasoning" else _PLAN.fullmatch(rest, partial=True) is not None
+        if row.after == "plan":
+            return _PLAN.fullmatch(row.plan + rest, partial=True) is not None
+        if row.after == "reasoning":
+            return "<" not in rest or BRIDGE.startswith(rest[rest.index("<") :])
+        return row.after == "free"  # after an end comes nothing
 
 
 class PlanGrammar(LogitsProcessor):
     """Lets only tokens through that keep the answer parsable. For greedy decoding or sampling, one use per generate call.
 
-    levels: the trace level of each row of the batch. budget: the most tokens of free text, by level.
+    levels: the trace level of each row of the batch. budget: the most tokens of free text, by level. begun: how each answer
+    has begun; None: not at all. constrained=False: any token may come but for what is unsaid. ValueError for a beginning that
+    no answer has.
     """
 
     def __init__(
-        self, tables: TokenTables, levels: Sequence[str], budget: Mapping[str, int] = REASONING_BUDGET
+        self,
+        tables: TokenTables,
+        levels: Sequence[str],
+        budget: Mapping[str, int] = REASONING_BUDGET,
+        begun: Sequence[Begun] | None = None,
+        *,
+        constrained: bool = True,
     ) -> None:
-        unknown = [level for level in levels if level not in TASK]
-        if unknown:
-            raise ValueError(f"No trace level '{unknown[0]}'. Known: {', '.join(TASK)}")
+        beginnings = [Begun()] * len(levels) if begun is None else begun
+        rows = (
+            [_begin(level, budget, one) for level, one in zip(levels, beginnings, strict=True)] if constrained else []
+        )
         self._tables, self._length = tables, -1
-        self._rows = [
-            _Row(stage="literal", literal=OPEN_PLAN, after="plan")
-            if level == "none"
-            else _Row(stage="literal", literal=OPEN_REASONING, after="reasoning", budget=max(1, budget[level]))
-            for level in levels
-        ]
-        self.max_new_tokens = max(_most_tokens(level, budget) for level in levels)
+        self._rows = rows or [_free(one) for one in beginnings]
+        self.max_new_tokens = max(
+            map(_most_tokens, rows or [_begin_or_all(*pair, budget) for pair in zip(levels, beginnings, strict=True)])
+        )
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """input_ids (B, L), prompt included, padded on the left; scores (B, vocabulary)."""
@@ -130,12 +153,15 @@ class PlanGrammar(LogitsProcessor):
         self._length = input_ids.shape[1]
         kept = torch.full_like(scores, -torch.inf)
         for b, row in enumerate(self._rows):
+            if row.stage == "free":
+                kept[b] = scores[b]
+                continue
             ids = self._tables.allowed(row, scores.device)
             kept[b, ids] = scores[b, ids]
         return kept  # type: ignore[return-value]
 
     def _advance(self, row: _Row, token: int) -> None:
-        if row.stage == "end":
+        if row.stage in ("end", "free"):
             return
         tables = self._tables
         text = tables.text[token]
@@ -146,7 +172,9 @@ class PlanGrammar(LogitsProcessor):
             text = text[len(row.literal) :]
             row.stage, row.literal = row.after, ""
             if row.stage == "plan":
-                row.plan = text
+                row.plan += text
+            elif row.stage == "reasoning" and "<" in text:
+                _begin_bridge(row, len(text) - text.index("<"))
         elif row.stage == "plan":
             row.plan += text
         elif row.stage == "reasoning":
@@ -159,10 +187,62 @@ class PlanGrammar(LogitsProcessor):
             row.stage = "end"
 
 
-def _most_tokens(level: str, budget: Mapping[str, int]) -> int:
-    """An answer's length at the most: every literal and the plan letter by letter, and the end mark."""
-    before = 0 if level == "none" else len(OPEN_REASONING) + max(1, budget[level]) + len(BRIDGE) - len(OPEN_PLAN)
-    return before + len(OPEN_PLAN) + _LONGEST_PLAN + 1
+def check_begun(level: str, begun: Begun) -> None:
+    """ValueError, one line, for a beginning that the grammar cannot follow."""
+    _begin(level, REASONING_BUDGET, begun)
+
+
+def _begin(level: str, budget: Mapping[str, int], begun: Begun) -> _Row:
+    """The state that a beginning leaves, before what is unsaid of it. ValueError where no answer begins so."""
+    if level not in TASK:
+        raise ValueError(f"No trace level '{level}'. Known: {', '.join(TASK)}")
+    row = _after(begun.prefix, level)
+    row.budget = max(1, (budget[level] or max(budget.values())) - begun.n_tokens)
+    if begun.unsaid:
+        if row.stage != "literal":
+            row.after, row.stage = row.stage, "literal"
+        row.literal = begun.unsaid + row.literal
+    return row
+
+
+def _after(prefix: str, level: str) -> _Row:
+    openings = {OPEN_PLAN: "plan", OPEN_REASONING: "reasoning"}
+    for opening in (OPEN_PLAN, OPEN_REASONING) if level == "none" else (OPEN_REASONING, OPEN_PLAN):
+        if opening != prefix and opening.startswith(prefix):
+            return _Row(stage="literal", literal=opening[len(prefix) :], after=openings[opening])
+    plan = prefix
+    if prefix.startswith(OPEN_REASONING):
+        _, mark, more = prefix[len(OPEN_REASONING) :].partition("<")
+        if not mark:
+            return _Row(stage="reasoning")
+        plan = mark + more
+        if plan != BRIDGE and BRIDGE.startswith(plan):
+            return _Row(stage="literal", literal=BRIDGE[len(plan) :], after="plan")
+        plan = plan.removeprefix(BRIDGE.removesuffix(OPEN_PLAN))
+    points = plan.removeprefix(OPEN_PLAN)
+    if not plan.startswith(OPEN_PLAN) or not _PLAN.fullmatch(points, partial=True):
+        raise ValueError(f"no answer begins like this: {prefix[:40]!r}{' and so on' if len(prefix) > 40 else ''}")
+    return _Row(stage="end" if points.endswith(">") else "plan", plan=points)
+
+
+def _free(begun: Begun) -> _Row:
+    return _Row(stage="literal", literal=begun.unsaid, after="free") if begun.unsaid else _Row(stage="free")
+
+
+def _begin_or_all(level: str, begun: Begun, budget: Mapping[str, int]) -> _Row:
+    """As `_begin`; a whole answer's beginning where none begins so."""
+    try:
+        return _begin(level, budget, begun)
+    except ValueError:
+        return _begin(level, budget, Begun())
+
+
+def _most_tokens(row: _Row) -> int:
+    """What is left of an answer at the most: every literal and the plan letter by letter, and the end mark."""
+    stage = row.after or row.stage
+    reasoning = row.budget + len(BRIDGE) if stage == "reasoning" else 0
+    plan = (N_WAYPOINTS - row.plan.count("]")) * _LONGEST_POINT + len(CLOSE_PLAN) if stage != "end" else 0
+    return len(row.literal) + reasoning + plan + 1
 
 
 def _begin_bridge(row: _Row, n_said: int) -> None:

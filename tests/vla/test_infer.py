@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
-from nsdrive.dataset import read_predictions
-from nsdrive.vla import infer
+from nsdrive.dataset import open_dataset, read_predictions
+from nsdrive.vla import answering
+from nsdrive.vla.answering import Predictor, Texts
+from nsdrive.vla.data import Encoded
 from nsdrive.vla.infer import predict
 from nsdrive.vla.model import load_processor, save_processor
 
@@ -66,12 +70,12 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(
     part.write_text(part.read_text()[:-30])  # the last row was being written
     with pytest.raises(ValueError, match="go on with --resume"):
         predict(model, dataset=dataset, out=out, **SHORT)
-    with pytest.raises(ValueError, match=r"other settings \(images: 'real' -> 'black'\)"):
-        predict(model, dataset=dataset, out=out, images="black", resume=True, **SHORT)
+    with pytest.raises(ValueError, match=r"other settings \(control: 'none' -> 'black'\)"):
+        predict(model, dataset=dataset, out=out, control="black", resume=True, **SHORT)
     done = predict(model, dataset=dataset, out=out, resume=True, **SHORT)
     assert done.n_new == 3
     assert without_times(out) == without_times(finished)
-    monkeypatch.setattr(infer, "load_model", None)  # nothing is left to do, so nothing is loaded
+    monkeypatch.setattr(answering, "load_model", None)  # nothing is left to do, so nothing is loaded
     assert predict(model, dataset=dataset, out=out, resume=True, **SHORT).n == 5
     with pytest.raises(ValueError, match="exists"):
         predict(model, dataset=dataset, out=out, **SHORT)
@@ -97,14 +101,61 @@ def test_a_bad_image_or_sample_is_a_row_with_its_error(
     assert predictions[0].text == read_predictions(finished)[0].text
 
 
-def test_blacked_out_pictures_and_free_decoding_are_asked_for(model: Path, dataset: Path, tmp_path: Path) -> None:
-    predict(model, dataset=dataset, out=tmp_path / "b.jsonl", images="black", limit=1, **SHORT)
-    assert [p.sample_id for p in read_predictions(tmp_path / "b.jsonl")] == ["test-0"]
+def test_without_text_an_answer_is_its_waypoints_and_with_the_labels_text_it_goes_on_from_that(
+    model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    labels = [sample.answer for sample in open_dataset(dataset).samples("test")][:2]
+    for control in ("no_text", "oracle_text"):
+        done = predict(model, dataset=dataset, out=tmp_path / control, control=control, limit=2, **SHORT)
+        assert (done.n, done.n_errors) == (2, 0)
+        for k, (answer, label) in enumerate(zip(read_predictions(tmp_path / control), labels, strict=True)):
+            assert answer.sample_id == f"test-{k}"
+            begins = "<PLANNING>" if control == "no_text" else label.partition("[")[0]
+            assert answer.text.startswith(f"{begins}[")
+            assert answer.waypoints_ego_m is not None
+
+
+def test_black_and_borrowed_images_are_what_the_model_is_shown(
+    model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, list[torch.Tensor]] = {}
+
+    def note(self: Predictor, questions: Sequence[Encoded], levels: Sequence[str], **how: object) -> Texts:
+        shown[control].extend(one.patches for one in questions if one.patches is not None)
+        return Texts(texts=("",) * len(questions), n_tokens=0)
+
+    monkeypatch.setattr(Predictor, "answer", note)
+    for control in ("none", "black", "shuffled"):
+        shown[control] = []
+        predict(model, dataset=dataset, out=tmp_path / f"{control}.jsonl", control=control, **SHORT)
+    own, black, borrowed = (shown[control] for control in ("none", "black", "shuffled"))
+    assert len(own) == len(black) == len(borrowed) == 5
+    assert all(one.unique().numel() == 1 for one in black)
+    lenders = [next(k for k, other in enumerate(own) if other.equal(one)) for one in borrowed]
+    assert sorted(lenders) == [0, 1, 2, 3, 4]
+    assert all(lender != k for k, lender in enumerate(lenders)), "every scene sees another's images"
+
+
+def test_images_are_not_shuffled_within_one_scenario(model: Path, dataset: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    shutil.copytree(dataset, alone)
+    shard = alone / "test-00000.jsonl"
+    rows = [json.loads(line) | {"scenario": "the-only-one"} for line in shard.read_text().splitlines()]
+    shard.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="two scenarios or more, not among 1"):
+        predict(model, dataset=alone, out=tmp_path / "p.jsonl", control="shuffled", **SHORT)
+    assert not (tmp_path / "p.jsonl.part").exists()
+
+
+def test_a_control_that_is_not_known_is_one_line(model: Path, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"No control 'blck'\. Did you mean 'black'"):
+        predict(model, dataset=dataset, out=tmp_path / "x.jsonl", control="blck")
+
+
+def test_free_decoding_is_scored_as_it_comes(model: Path, dataset: Path, tmp_path: Path) -> None:
     free = predict(model, dataset=dataset, out=tmp_path / "f.jsonl", constrained=False, limit=2, **SHORT)
     assert free.n_errors == 2, "an untrained model writes no plan by itself: its rows say so"
     assert "0 PLANNING blocks" in str(read_predictions(tmp_path / "f.jsonl")[0].error)
-    with pytest.raises(ValueError, match="images must be one of real, black"):
-        predict(model, dataset=dataset, out=tmp_path / "x.jsonl", images="none")
 
 
 def test_what_cannot_begin_leaves_nothing_behind(dataset: Path, tmp_path: Path) -> None:

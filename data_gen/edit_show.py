@@ -14,19 +14,21 @@ import numpy as np
 from data_gen.labels import FUTURE_TICKS, Anchored
 from data_gen.pairs import Bench, LeftOut, Moment, anchors_afresh, driven, moment_of, unbinding
 from data_gen.sample import BINDING, Made, Pictures, SampleConfig
-from data_gen.show import find_item, scene_from_above
+from data_gen.show import find_item
 from data_gen.teacher import Teacher, driving_of
 from nsdrive.cameras.render import Renderer
 from nsdrive.cameras.rig import make_rig
 from nsdrive.dataset import json_line, write_atomically
-from nsdrive.draw import INK, WHITE, contact_sheet
+from nsdrive.draw import INK, WHITE, birds_eye, contact_sheet
 from nsdrive.trace.text import render
+from nsdrive.vla.prompt import TICKS_PER_WAYPOINT
 from nsdrive.world.edits import apply_edit, parse_edit
-from nsdrive.world.edits_scene import before_of
-from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, FloatArray, Planner, Scenario
+from nsdrive.world.edits_scene import Applied, before_of
+from nsdrive.world.geometry import to_global
+from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, Planner, Scenario
 
 AT_S = (1, 3, 5)  # where the planner's motions are compared
-BANNER_PX = 34
+SIDE_PX, BANNER_PX = 800, 34
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,20 +97,20 @@ def show_edit(
         raise ValueError(f"{scenario.scenario_id} gives no ego state at {at_s} s")
     moment = moment_of(found, bench)
     before = Side(at=moment.at, pictures=moment.pictures, made=moment.made)
-    words, after = _after(moment, edits, bench)
-    return _written(scenario, before, after, words, bench, out)
+    changes, after = _after(moment, edits, bench)
+    return _written(scenario, before, after, changes, bench, out)
 
 
-def _after(moment: Moment, edits: Sequence[str], bench: Bench) -> tuple[tuple[str, ...], Side]:
+def _after(moment: Moment, edits: Sequence[str], bench: Bench) -> tuple[tuple[Applied, ...], Side]:
     """All edits but the last are made to the scene; the last as a pair's."""
-    words = []
+    changes = []
     index = moment.at.index
     for number, text in enumerate(edits, start=1):
         edit = unbinding(moment) if text == BINDING else parse_edit(text)
         if edit is None:
             raise ValueError(f"'{text}': the rule that binds here is about nobody who could be removed")
         change = apply_edit(moment.scene, edit)
-        words.append(change.words)
+        changes.append(change)
         scene = before_of(change.scenario, moment.at.tick, moment.at.rollout.states[index])
         if number < len(edits):
             moment = replace(moment, scene=scene)
@@ -117,13 +119,15 @@ def _after(moment: Moment, edits: Sequence[str], bench: Bench) -> tuple[tuple[st
         if there is None or isinstance(there, LeftOut):
             raise ValueError("The planner finds no way in the edited scene")
         pictures, made = bench.sample(there[1])
-        return tuple(words), Side(at=there[1], pictures=pictures, made=made)
+        return tuple(changes), Side(at=there[1], pictures=pictures, made=made)
     raise AssertionError("there is at least one edit")
 
 
 def _written(
-    scenario: Scenario, before: Side, after: Side, words: tuple[str, ...], bench: Bench, out: Path
+    scenario: Scenario, before: Side, after: Side, changes: Sequence[Applied], bench: Bench, out: Path
 ) -> EditShown:
+    words = tuple(change.words for change in changes)
+    labels = [change.about for change in changes if change.about is not None]
     sides = {"before": before, "after": after}
     texts = {name: render(side.made.trace, "detailed") for name, side in sides.items()}
     difference = list(difflib.unified_diff(*(t.splitlines() for t in texts.values()), *texts, lineterm="", n=0))
@@ -138,7 +142,7 @@ def _written(
         *(difference or ["(both texts are the same)"]),
     ]
     contents: dict[str, bytes | str] = {
-        "sheet.png": _png(_sheet(scenario, sides, bench)),
+        "sheet.png": _png(_sheet(scenario, sides, labels)),
         "difference.txt": "\n".join(lines) + "\n",
         **{f"{name}.txt": text + "\n" for name, text in texts.items()},
         **{f"{name}.json": json_line(side.made.sample.to_row()) for name, side in sides.items()},
@@ -172,24 +176,40 @@ def _fault(side: Side) -> str | None:
     return None if fault is None else said[fault]
 
 
-def _sheet(scenario: Scenario, sides: dict[str, Side], bench: Bench) -> np.ndarray:
-    """Both contact sheets, one above the other, each with the other's motion in its bird's eye view."""
-    parts = []
+def _sheet(scenario: Scenario, sides: dict[str, Side], labels: Sequence[str]) -> np.ndarray:
+    """Before on the left, after on the right: the front camera large, the others below it, the scene from above with both of the
+    planner's motions. labels: track ids to name there."""
+    pose = sides["before"].at.rollout.states[sides["before"].at.index].pose
+    motions = {
+        f"planner {name}": to_global(side.made.sample.future[::TICKS_PER_WAYPOINT, :2], pose)
+        for name, side in sides.items()
+    }
+    columns = []
     for name, side in sides.items():
-        other = next(each for key, each in sides.items() if key != name)
         rollout, index = side.at.rollout, side.at.index
-        label = "planner after" if name == "before" else "planner before"
-        future: FloatArray = other.made.sample.future[::5, :2]
-        above = scene_from_above(
-            rollout.scenario, rollout.frames[index], rollout.lights[index], side.made.sample, {label: future}
+        rgb = dict(side.pictures.rgb)
+        front = next((camera for camera in rgb if camera == "CAM_F0"), next(iter(rgb)))
+        large = cv2.resize(rgb.pop(front), (SIDE_PX, SIDE_PX * 9 // 16), interpolation=cv2.INTER_AREA)
+        above = birds_eye(
+            scenario.lane_map,
+            pose,
+            rollout.frames[index],
+            lights=rollout.lights[index],
+            trajectories=motions,
+            labels=labels,
+            range_m=60.0,
+            width_px=SIDE_PX,
+            height_px=SIDE_PX * 3 // 4,
         )
-        sheet = contact_sheet(side.pictures.rgb, birds_eye=above, width_px=1600)
-        parts += [_banner(f"{name}: decided by {side.binding}", sheet.shape[1]), sheet]
-    return np.vstack(parts)
+        parts = [_banner(f"{name}: decided by {side.binding}"), large]
+        parts += [contact_sheet(rgb, width_px=SIDE_PX)] if rgb else []
+        columns.append(np.vstack([*parts, above]))
+    gap = np.full((columns[0].shape[0], 10, 3), WHITE, dtype=np.uint8)
+    return np.hstack([columns[0], gap, columns[1]])
 
 
-def _banner(words: str, width_px: int) -> np.ndarray:
-    strip = np.full((BANNER_PX, width_px, 3), INK, dtype=np.uint8)
+def _banner(words: str) -> np.ndarray:
+    strip = np.full((BANNER_PX, SIDE_PX, 3), INK, dtype=np.uint8)
     cv2.putText(strip, words, (12, 24), cv2.FONT_HERSHEY_DUPLEX, 0.7, WHITE, 1, cv2.LINE_AA)
     return strip
 

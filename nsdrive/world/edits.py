@@ -279,7 +279,7 @@ def _short(text: str) -> str:
 # ---- what each verb does ----------------------------------------------------------------------------------------------
 
 VERBS: Mapping[str, Verb] = {
-    "remove": Verb(example="remove lead", parse=_remove, apply=lambda b, e: removed(b, e.what, GROUPS.get(e.what))),
+    "remove": Verb(example="remove lead", parse=_remove, apply=lambda b, e: removed(b, e.what, GROUPS)),
     "light": Verb(example="light green", parse=_light, apply=lambda b, e: light_set(b, COLOURS[e.what])),
     "add": Verb(
         example="add pedestrian@12m",

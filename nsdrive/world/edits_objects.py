@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,20 +26,18 @@ STANDS_MPS = 0.2
 FOLLOWS_M, FOLLOWS_RAD = 2.0, 0.6  # chosen by us: who ends so near the ego's way, in its direction, goes on along it
 
 
-def removed(before: Before, what: str, kinds: Sequence[str] | None) -> Applied:
-    """Without one object, or all of some kinds (kinds: their names in OBJECT_KINDS), at every tick."""
+def removed(before: Before, what: str, groups: Mapping[str, Sequence[str]]) -> Applied:
+    """Without one object, or all of some kinds, at every tick. groups: what may be said -> kinds, as in OBJECT_KINDS."""
     scenario = before.scenario
-    if kinds is not None:
+    if what in groups:
+        kinds = groups[what]
         ids = frozenset(t.track_id for frame in scenario.frames for t in frame if t.kind in kinds)
         if not ids:
             raise ValueError(f"There are no {what} to remove" if what != "everyone" else "There is nobody to remove")
         about, words = None, f"all {what} are gone" if what != "everyone" else "everyone is gone"
     else:
-        about = before.track_id(what)
-        ids, words = (
-            frozenset([about]),
-            f"{before.words(about)}, is gone" if what == "lead" else f"{before.words(about)} is gone",
-        )
+        about = before.track_id(what, groups)
+        ids, words = frozenset([about]), f"{before.words(about)}, is gone"
     frames = tuple(frame.without(ids) if ids.intersection(frame.ids) else frame for frame in scenario.frames)
     return Applied(scenario=replace(scenario, frames=frames), about=about, words=words)
 
@@ -90,11 +88,7 @@ def speed_set(before: Before, who: str, speed_mps: float) -> Applied:
     track_id = before.track_id(who)
     thing = before.thing(track_id)
     if abs(thing.speed_mps - speed_mps) < STANDS_MPS and _keeps_speed(before, track_id, speed_mps):
-        raise ValueError(
-            f"{_upper(before.words(track_id))}, has that speed already"
-            if who == "lead"
-            else f"{who} has that speed already"
-        )
+        raise ValueError(f"{track_id} has that speed already")
     poses = _driven(before, track_id, speed_mps)
     things = {}
     for k, (x, y, heading) in enumerate(poses):
@@ -217,7 +211,3 @@ def _keeps_speed(before: Before, track_id: str, speed_mps: float) -> bool:
     frames = (before.scenario.frames[tick] for tick in before.ticks)
     speeds = [float(f.speeds_mps[f.ids.index(track_id)]) for f in frames if track_id in f.ids]
     return max(abs(speed - speed_mps) for speed in speeds) < STANDS_MPS
-
-
-def _upper(words: str) -> str:
-    return words[:1].upper() + words[1:]

@@ -77,8 +77,8 @@ class Before:
         row = int(np.argmin(entry))
         return self.frame.ids[row], float(entry[row] - self.front_m)
 
-    def track_id(self, who: str) -> str:
-        """Of "lead", or of a track id that is there at the anchor. ValueError for nobody."""
+    def track_id(self, who: str, also: Collection[str] = ()) -> str:
+        """Of "lead", or of a track id that is there at the anchor. ValueError for nobody; also: what else could have been meant."""
         if who == "lead":
             if self.lead is None:
                 raise ValueError(
@@ -86,11 +86,10 @@ class Before:
                 )
             return self.lead[0]
         if who not in self.frame.ids:
-            near = difflib.get_close_matches(who, self.frame.ids, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(who, ["lead", *also, *self.frame.ids], n=1, cutoff=0.5)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(
-                f"No '{who[:80]}' at the anchor.{hint} There: {', '.join(self.frame.ids[:12]) or 'nobody'}"
-            )
+            there = ", ".join(self.frame.ids[:12]) + (", ..." if len(self.frame) > 12 else "")
+            raise ValueError(f"No '{who[:80]}' at the anchor.{hint} There: {there or 'nobody'}")
         return who
 
     def thing(self, track_id: str) -> TrackedObject:

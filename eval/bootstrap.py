@@ -4,11 +4,15 @@ Samples of one scenario share a map, the agents and the planner's mood: they are
 resamples samples is too narrow. The cluster bootstrap draws S scenarios with replacement out of S and takes every sample
 of each; the interval is the 2.5 and 97.5 percentile of the means (Davison and Hinkley, Bootstrap Methods and their
 Application, 1997, sections 3.8 and 5.3). With one scenario there is nothing to resample and no interval is given.
+
+More than MAX_CLUSTERS scenarios are first put into that many bundles at random, and bundles are drawn: the variance of a sum
+over independent scenarios is that of the sum over bundles, and time and memory stay bounded.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,7 +20,8 @@ from nsdrive.world.types import FloatArray
 
 RESAMPLES = 1000  # chosen by us: the percentile's own noise is then a few percent of the interval's width
 LEVEL = 0.95
-CHUNK = 50  # resamples in memory at once
+MAX_CLUSTERS = 4000  # chosen by us: an interval's width then has a relative noise of 1 / sqrt(2 * 4000), 1 %
+CHUNK = 100  # resamples in memory at once, as floats
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,15 +46,8 @@ def cluster_mean(values: FloatArray, counts: np.ndarray, clusters: np.ndarray, s
     values (N, C), nan where a row has no such value. counts (N,) bool: rows that count. clusters (N,): any sortable
     labels, of all rows (a scenario without a counting row can still be drawn: it then adds nothing).
     """
-    labels, index = np.unique(clusters, return_inverse=True)
     here = counts[:, None] & np.isfinite(values)
-    sums = _sum_by(index, np.where(here, values, 0.0), len(labels))
-    rows = _sum_by(index, here.astype(float), len(labels))
-    value = _divide(sums.sum(axis=0), rows.sum(axis=0))
-    unknown = np.full((RESAMPLES, values.shape[1]), np.nan)
-    resampled = _resample(sums, rows, seed) if len(labels) > 1 else unknown
-    low, high = _percentiles(resampled)
-    return Estimate(value=value, low=low, high=high, resampled=resampled)
+    return cluster_ratio(np.where(here, values, 0.0), here.astype(float), clusters, seed)
 
 
 def cluster_ratio(parts: FloatArray, wholes: FloatArray, clusters: np.ndarray, seed: int) -> Estimate:
@@ -57,27 +55,47 @@ def cluster_ratio(parts: FloatArray, wholes: FloatArray, clusters: np.ndarray, s
 
     parts, wholes (N, C): a row to which a measure does not apply has 0 in both. The draws are those of `cluster_mean`.
     """
-    labels, index = np.unique(clusters, return_inverse=True)
-    above, below = _sum_by(index, parts, len(labels)), _sum_by(index, wholes, len(labels))
+    above, below = cluster_sums(parts, clusters, seed), cluster_sums(wholes, clusters, seed)
     value = _divide(above.sum(axis=0), below.sum(axis=0))
     unknown = np.full((RESAMPLES, parts.shape[1]), np.nan)
-    resampled = _resample(above, below, seed) if len(labels) > 1 else unknown
+    resampled = _resample(above, below, seed) if len(above) > 1 else unknown
     low, high = _percentiles(resampled)
     return Estimate(value=value, low=low, high=high, resampled=resampled)
 
 
-def _resample(sums: FloatArray, rows: FloatArray, seed: int) -> FloatArray:
-    n_clusters = len(sums)
-    rng = np.random.default_rng([seed, n_clusters])
+def cluster_sums(values: FloatArray, clusters: np.ndarray, seed: int) -> FloatArray:
+    """(S, C): the sum of values (N, C) over each cluster, in the order of their labels, or over each of MAX_CLUSTERS bundles."""
+    labels, index = np.unique(clusters, return_inverse=True)
+    n = len(labels)
+    if n > MAX_CLUSTERS:
+        index = _bundles(n, seed)[index]
+        n = MAX_CLUSTERS
+    return np.stack([np.bincount(index, weights=column, minlength=n) for column in values.T], axis=1)
+
+
+@lru_cache(maxsize=4)
+def _bundles(n: int, seed: int) -> np.ndarray:
+    """(n,) the bundle of each cluster: equally many in each, put together at random."""
+    return np.random.default_rng([seed, n, 1]).permutation(np.arange(n) % MAX_CLUSTERS)
+
+
+@lru_cache(maxsize=32)  # at most 32 * 8 MB
+def _draws(n: int, seed: int) -> np.ndarray:
+    """(RESAMPLES, n): how often each of n clusters is drawn when n are drawn with replacement."""
+    rng = np.random.default_rng([seed, n])
+    drawn = np.zeros((RESAMPLES, n), dtype=np.uint8 if n < 256 else np.uint16)
+    for row in drawn:
+        row[:] = np.bincount(rng.integers(0, n, size=n), minlength=n)
+    return drawn
+
+
+def _resample(above: FloatArray, below: FloatArray, seed: int) -> FloatArray:
+    drawn, sums = _draws(len(above), seed), np.concatenate([above, below], axis=1)
     means = []
     for start in range(0, RESAMPLES, CHUNK):
-        drawn = rng.multinomial(n_clusters, np.full(n_clusters, 1.0 / n_clusters), size=min(CHUNK, RESAMPLES - start))
-        means.append(_divide(drawn @ sums, drawn @ rows))
+        drawn_sums = drawn[start : start + CHUNK].astype(float) @ sums
+        means.append(_divide(drawn_sums[:, : above.shape[1]], drawn_sums[:, above.shape[1] :]))
     return np.concatenate(means)
-
-
-def _sum_by(index: np.ndarray, values: FloatArray, n: int) -> FloatArray:
-    return np.stack([np.bincount(index, weights=column, minlength=n) for column in values.T], axis=1)
 
 
 def _divide(sums: FloatArray, rows: FloatArray) -> FloatArray:
@@ -87,8 +105,10 @@ def _divide(sums: FloatArray, rows: FloatArray) -> FloatArray:
 def _percentiles(resampled: FloatArray) -> tuple[FloatArray, FloatArray]:
     tails = [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0]
     bounds = np.full((2, resampled.shape[1]), np.nan)
-    for column, means in enumerate(resampled.T):
-        known = means[np.isfinite(means)]
-        if len(known):
-            bounds[:, column] = np.quantile(known, tails)
+    known = np.isfinite(resampled)
+    whole = known.all(axis=0)
+    if whole.any():
+        bounds[:, whole] = np.quantile(resampled[:, whole], tails, axis=0)
+    for column in np.flatnonzero(~whole & known.any(axis=0)):
+        bounds[:, column] = np.quantile(resampled[known[:, column], column], tails)
     return bounds[0], bounds[1]

@@ -2,7 +2,6 @@
 
     table = measure(predicted_m, label_m, complete)      # (N, 20), a column per name in COLUMNS
     table[:, COLUMNS.index("3s/ADE")].mean()             # strict: a failed answer counts as FAILED_DISPLACEMENT_M
-    table[complete, ...].mean()                          # parsed: only complete answers, as the published script counts
 
 The definitions are those of the published metrics script (arXiv 2606.23938, its release), N samples, H waypoints up to
 the horizon, d_k the distance between predicted and labelled waypoint k, h_k the angle between their headings:
@@ -11,10 +10,11 @@ the horizon, d_k the distance between predicted and labelled waypoint k, h_k the
     AHE = mean over samples of mean(h_1 .. h_H)       FHE = mean over samples of h_H
     MR  = share of samples with d_H > 2.0 m
 
-Three of its defects are mended. (1) It drops answers that cannot be read; here they stay, at the worst value, in every
-`strict` number. (2) It scores a one-point answer as if it reached the horizon; here anything but ten finite waypoints is
-a failure. (3) Its heading is the direction of each step, also of steps of a centimetre that are printing noise; here a
-step shorter than STATIONARY_STEP_M keeps the heading before it, 0 at the anchor, in prediction and label alike.
+`measure` is the `strict` number. It mends three defects of the script. (1) The script drops answers that cannot be read;
+here they stay, at the worst value. (2) It scores a one-point answer as if it reached the horizon; here anything but ten finite
+waypoints is a failure. (3) Its heading is the direction of each step, also of steps of a centimetre that are printing noise;
+here a step shorter than STATIONARY_STEP_M keeps the heading before it, 0 at the anchor, in prediction and label alike. The
+script's own numbers, defects and all, are the `parsed` ones: `eval.release_format`.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ assert HORIZONS["5s"] == N_WAYPOINTS
 def measure(predicted_m: FloatArray, label_m: FloatArray, complete: np.ndarray) -> FloatArray:
     """Every measure of every sample, (N, 20), columns as in COLUMNS; the mean of a column is the published number.
 
-    predicted_m, label_m: (N, 10, 2) waypoints in the ego frame. complete (N,) bool: False marks an answer that could not
-    be read; its row of predicted_m is not looked at.
+    predicted_m, label_m: (N, 10, 2) waypoints in the ego frame; a label that is too short has nan where it has none, and then
+    so have the measures that need them. complete (N,) bool: False marks an answer that could not be read; its row of
+    predicted_m is not looked at.
     """
     distance_m = displacements_m(predicted_m, label_m, complete)
     turn_deg = heading_errors_deg(predicted_m, label_m, complete)
@@ -53,7 +54,7 @@ def measure(predicted_m: FloatArray, label_m: FloatArray, complete: np.ndarray) 
         columns += [
             distance_m[:, :count].mean(axis=1),
             final_m,
-            (final_m > MISS_M).astype(float),
+            np.where(np.isnan(final_m), np.nan, final_m > MISS_M),
             turn_deg[:, :count].mean(axis=1),
             turn_deg[:, count - 1],
         ]
@@ -61,16 +62,20 @@ def measure(predicted_m: FloatArray, label_m: FloatArray, complete: np.ndarray) 
 
 
 def displacements_m(predicted_m: FloatArray, label_m: FloatArray, complete: np.ndarray) -> FloatArray:
-    """(N, 10) distance of each predicted waypoint from the label's; FAILED_DISPLACEMENT_M where not complete."""
+    """(N, 10) distance of each predicted waypoint from the label's; FAILED_DISPLACEMENT_M where not complete, nan where the
+    label has none."""
     step = np.where(complete[:, None, None], predicted_m - label_m, 0.0)
-    return np.where(complete[:, None], np.hypot(step[..., 0], step[..., 1]), FAILED_DISPLACEMENT_M)
+    distance_m = np.where(complete[:, None], np.hypot(step[..., 0], step[..., 1]), FAILED_DISPLACEMENT_M)
+    return np.where(np.isnan(label_m[..., 0]), np.nan, distance_m)
 
 
 def heading_errors_deg(predicted_m: FloatArray, label_m: FloatArray, complete: np.ndarray) -> FloatArray:
-    """(N, 10) angle in [0, 180] between the headings of prediction and label; FAILED_HEADING_DEG where not complete."""
+    """(N, 10) angle in [0, 180] between the headings of prediction and label; FAILED_HEADING_DEG where not complete, nan where
+    the label has no waypoint."""
     predicted_m = np.where(complete[:, None, None], predicted_m, 0.0)
     difference = np.degrees(headings_rad(predicted_m) - headings_rad(label_m))
-    return np.where(complete[:, None], np.abs((difference + 180.0) % 360.0 - 180.0), FAILED_HEADING_DEG)
+    turn_deg = np.where(complete[:, None], np.abs((difference + 180.0) % 360.0 - 180.0), FAILED_HEADING_DEG)
+    return np.where(np.isnan(label_m[..., 0]), np.nan, turn_deg)
 
 
 def headings_rad(waypoints_m: FloatArray) -> FloatArray:

@@ -1,49 +1,46 @@
 """Predictions files -> results.json and samples.jsonl: every number of the report, each with its interval.
 
     results["predictions"]["model"]["strict"]["3s"]["ADE"]   -> {"value": 0.31, "low": 0.27, "high": 0.36}
-    results["predictions"]["model"]["parsed"]["3s"]["ADE"]   -> the same over complete answers only
+    results["predictions"]["model"]["parsed"]["3s"]["ADE"]   -> the same as the published script counts
+    results["predictions"]["model.black"]["control_of"]      -> "model": found beside its file
     results["predictions"]["model"]["by_binding_rule"]["lead"]["strict"]["3s"]["MR"]
     results["baselines"]["blind_idm"]["strict"]["3s"]["ADE"] -> computed here, whatever files were given
+    results["paired"][0]                                     -> {"a": "model", "b": "model.black", "p_holm": 0.001, ...}
 
 `strict` counts every sample of the split: an answer that cannot be read, or is missing, is a miss, 10 m off at every
-waypoint and 180 deg off in heading. `parsed` counts only complete answers, as the published script does; it flatters a
-model that fails on hard samples, so no headline uses it. Intervals: see `eval.bootstrap`. Same input, same bytes.
+waypoint and 180 deg off in heading. `parsed` is to the last digit what the published release's script says of the same
+answers (`eval.release_format`); it flatters a model that fails on hard samples, so no headline uses it. What a file can hold
+besides one readable row per sample is counted by name (`eval.answers`). Same input, same bytes, for any number of workers.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from eval.answers import Answers, Labels, collect
-from eval.bootstrap import LEVEL, RESAMPLES, Estimate, cluster_mean
-from eval.displacement import (
-    COLUMNS,
-    FAILED_DISPLACEMENT_M,
-    FAILED_HEADING_DEG,
-    HORIZONS,
-    MEASURES,
-    MISS_M,
-    STATIONARY_STEP_M,
-    displacements_m,
-    measure,
-)
-from eval.faithfulness.reasoning import REPLAY_TOLERANCE_M, summarise
+from eval.answers import Answers, blind_answers, matched
+from eval.bootstrap import LEVEL, MAX_CLUSTERS, RESAMPLES, Estimate
+from eval.controls import CONTROLS, missing_controls, with_controls
+from eval.displacement import COLUMNS, FAILED_DISPLACEMENT_M, FAILED_HEADING_DEG, MEASURES, MISS_M, STATIONARY_STEP_M
+from eval.entries import Measured, cells, entry_of, overall_of, text_range
+from eval.labels import Labels, dataset_labels, list_labels, own_labels
+from eval.paired import FLIPS, paired_tests
+from eval.predictions_file import PredictionsFile, read_file
+from eval.samples_file import sample_lines, write_lines
+from eval.texts import PlanScorer, Texts, label_reasoning, read_texts
+from eval.texts import add_to as add_texts
+from eval.texts import definitions as text_definitions
 from nsdrive import __version__
-from nsdrive.dataset import MANIFEST, Dataset, json_line, sha256_of, write_atomically
-from nsdrive.world.types import FloatArray
+from nsdrive.dataset import Dataset, sha256_of, write_atomically
 
-SCORE_VERSION = 1  # raise it whenever the same predictions would get other numbers
-FORMAT_VERSION = 1
+SCORE_VERSION = 2  # raise it whenever the same predictions would get other numbers
+FORMAT_VERSION = 2
 RESULTS = "results.json"
 SAMPLES = "samples.jsonl"
-REASONS_SHOWN = 20  # chosen by us: kinds of failure listed per file, the rest is counted together
+PAIRED_MEASURES = ("3s/ADE", "3s/MR")
 
 DEFINITIONS = {
     "ADE": "mean distance of the waypoints up to the horizon from the label's, m",
@@ -52,72 +49,100 @@ DEFINITIONS = {
     "AHE": "mean angle between predicted and labelled heading up to the horizon, deg",
     "FHE": "that angle at the horizon, deg",
     "heading": f"direction of the step to a waypoint; a step shorter than {STATIONARY_STEP_M} m keeps the heading before",
-    "strict": f"every sample; a failed or missing answer counts {FAILED_DISPLACEMENT_M} m and {FAILED_HEADING_DEG} deg "
-    "at every waypoint, and as a miss",
-    "parsed": "only complete answers, ten finite waypoints",
-    "low, high": f"{LEVEL:.0%} interval by cluster bootstrap over scenarios, {RESAMPLES} resamples; null with one scenario",
+    "strict": f"every sample; an answer that is missing, contradicts itself or is not ten finite waypoints counts "
+    f"{FAILED_DISPLACEMENT_M} m and {FAILED_HEADING_DEG} deg at every waypoint, and as a miss",
+    "parsed": "as the published release's script counts: every answer in which its pattern finds a point, up to as many points "
+    "as there are (one point is scored as 3 s), others left out, heading of every step however short",
+    "low, high": f"{LEVEL:.0%} interval by cluster bootstrap over scenarios, {RESAMPLES} resamples (more than {MAX_CLUSTERS} "
+    "scenarios in that many random bundles); null with one scenario",
     "difference_to_first": "this file minus the first one on the same samples; the interval is of the paired difference",
-    "replay_consistent": "share of readable reasonings whose text, replayed, drives within "
-    f"{REPLAY_TOLERANCE_M} m of the answer's own waypoints at 3 s",
+    "paired": f"strict, a minus b on the same samples; p by flipping whole scenarios ({FLIPS} flips), p_holm corrected for all "
+    "pairs of the measure",
+    **{f"control: {name}": words for name, words in CONTROLS.items()},
 }
 
 
 def evaluate(
-    predictions_files: Sequence[str | Path] | Mapping[str, str | Path],
-    dataset: Dataset,
+    predictions: Sequence[str | Path] | Mapping[str, str | Path],
+    dataset: Dataset | str | Path | None,
     out: str | Path,
     *,
     split: str = "test",
     seed: int = 0,
     about: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    reasoning: bool = True,
+    workers: int = 1,
+    probes: Mapping[str, str | Path] | None = None,
+    plan_scorer: PlanScorer | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure predictions files against a split; writes `out`/results.json and samples.jsonl and returns the results.
 
-    predictions_files: paths, or name -> path. about: name -> one line on what made it ("LoRA on 1 000 samples"), for the
-    report. Raises ValueError for files that do not belong to the split, an empty split, or an `out` that has results.
+    predictions: paths, or name -> path, of any format that `eval.predictions_file` reads; controls that lie beside them are
+    added (`eval.controls`). dataset: an open dataset, a JSON list of items with `messages`, or None for the `label` fields of
+    the files themselves. about: name -> one line on what made it ("LoRA on 1 000 samples"), for the report. reasoning: check
+    what each text says. probes: name -> answers of `nsdrive probe`; their free answers are rows like any other. plan_scorer:
+    what a plan is worth in its scene, term -> number, nan where it does not apply; must be picklable with workers > 1.
+    Raises ValueError for files none of whose rows belong to the split, an empty split, or an `out` that has results.
     """
     out = Path(out)
     if (out / RESULTS).exists() and not overwrite:
         raise ValueError(f"{out} has results. Replace them with --overwrite, or choose another --out")
-    files = name_files(predictions_files)
-    unknown = sorted(set(about or {}) - set(files))
+    probe_files = {name: Path(path) for name, path in (probes or {}).items()}
+    files = with_controls(name_files(predictions) if predictions or not probe_files else {})
+    unknown = sorted(set(about or {}) - set(files) - set(probe_files))
     if unknown:
-        raise ValueError(f"'about' names {unknown}, but the predictions are called {', '.join(files)}")
-    labels, from_files, blind = collect(files, dataset, split, progress)
+        raise ValueError(f"'about' names {unknown}, but the predictions are called {', '.join([*files, *probe_files])}")
+    if probe_files and not isinstance(dataset, Dataset):
+        raise ValueError("Probes need the dataset whose questions they answer: give its folder with --data")
 
-    entries, lines = {}, []
-    first: Estimate | None = None
-    for answers in [*from_files, *blind]:
-        columns = _columns(answers, labels)
-        overall = cluster_mean(columns, np.ones(len(columns), dtype=bool), np.array(labels.scenarios), seed)
-        entry = _entry(answers, columns, overall, labels, seed)
-        entry["about"] = (about or {}).get(answers.name)
-        if answers.path is not None:
-            entry |= {"file": _relative(answers.path, out), "sha256": sha256_of(answers.path)}
-        if first is None:
-            first = overall
-        else:
-            entry["difference_to_first"] = _cells(overall.minus(first))
-        entries[answers.name] = entry
-        lines += _sample_lines(answers, columns, labels)
+    read = {name: read_file(path) for name, (path, _, _) in files.items()}
+    free = {name: read_file(path, only_free=True) for name, path in probe_files.items() if name not in read}
+    labels = _labels(dataset, split, list(read.values()), progress)
+    if isinstance(dataset, Dataset) and not read:
+        labels = labels.asked_in([file.ids for file in free.values()])
+    from_files = [matched(name, file, labels, split) for name, file in {**read, **free}.items()]
+    for answers in from_files:
+        _, answers.control, answers.control_of = files.get(answers.name, (None, None, None))
+    blind = blind_answers(labels, but=read)
+    everyone = [*from_files, *blind]
+    texts = read_texts(
+        everyone, labels, reasoning=reasoning, plan_scorer=plan_scorer, workers=workers, progress=progress
+    )
 
+    measured = {answers.name: Measured(answers, labels) for answers in everyone}
+    entries = _entries(everyone, measured, texts, labels, seed)
+    for name, file in {**read, **free}.items():
+        entries[name] |= {"file": _relative(file.path, out), "sha256": sha256_of(file.path)}
+    for name, entry in entries.items():
+        entry["about"] = (about or {}).get(name) or CONTROLS.get(entry["control"] or "")
+    causes = _causes(probe_files, entries, texts, dataset, labels, split, seed)
+    at = [COLUMNS.index(measure) for measure in PAIRED_MEASURES]
     results = {
         "format_version": FORMAT_VERSION,
         "score_version": SCORE_VERSION,
         "nsdrive": __version__,
         "seed": seed,
-        "dataset": _dataset_facts(dataset, split, labels, out),
-        "definitions": DEFINITIONS,
+        "dataset": {"folder": _folder(dataset, out), **labels.facts},
+        "definitions": DEFINITIONS | text_definitions(texts),
         "units": MEASURES,
-        "first": from_files[0].name,
+        "first": everyone[0].name,
         "predictions": {answers.name: entries[answers.name] for answers in from_files},
         "baselines": {answers.name: entries[answers.name] for answers in blind},
-        "label_reasoning": summarise(labels.reasoning),
-        "warnings": _warnings(from_files),
+        "paired": paired_tests(
+            {name: m.strict[:, at] for name, m in measured.items()},
+            PAIRED_MEASURES,
+            labels.clusters,
+            seed,
+            rivals=[answers.name for answers in blind],
+        ),
+        "label_reasoning": label_reasoning(texts),
+        "controls_missing": missing_controls(files, dataset.folder, split) if isinstance(dataset, Dataset) else {},
+        **causes,
+        "warnings": [text for answers in from_files for text in answers.warnings()],
     }
-    write_atomically(out / SAMPLES, "".join(lines))
+    write_lines(out / SAMPLES, _all_lines(everyone, measured, texts, labels))
     write_atomically(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return results
 
@@ -149,9 +174,9 @@ def table(results: Mapping[str, Any], horizon: str = "3s") -> str:
         rows.append(
             (
                 name,
-                _range(strict["ADE"]),
-                _range(strict["FDE"]),
-                _range(strict["MR"], scale=100.0, digits=1),
+                text_range(strict["ADE"]),
+                text_range(strict["FDE"]),
+                text_range(strict["MR"], scale=100.0, digits=1),
                 "-" if parsed["ADE"]["value"] is None else f"{parsed['ADE']['value']:.2f}",
                 str(entry["parse_failures"]),
                 str(entry["n"]),
@@ -159,143 +184,71 @@ def table(results: Mapping[str, Any], horizon: str = "3s") -> str:
         )
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for name, commands in results["controls_missing"].items():
+        lines.append(
+            f"{name}: {len(commands)} control{'s' if len(commands) > 1 else ''} not run, for example\n  {commands[0]}"
+        )
     return "\n".join([*lines, *(f"warning: {text}" for text in results["warnings"])])
-
-
-# ---- one predictions file -------------------------------------------------------------------------------------------
-
-
-def _columns(answers: Answers, labels: Labels) -> FloatArray:
-    """(N, 30): the 20 measures of `COLUMNS`, then the displacement at each of the 10 waypoints."""
-    predicted, label, complete = answers.waypoints_ego_m, labels.waypoints_ego_m, answers.complete
-    return np.concatenate([measure(predicted, label, complete), displacements_m(predicted, label, complete)], axis=1)
-
-
-def _entry(answers: Answers, columns: FloatArray, overall: Estimate, labels: Labels, seed: int) -> dict[str, Any]:
-    scenarios, complete = np.array(labels.scenarios), answers.complete
-    parsed = cluster_mean(columns, complete, scenarios, seed)
-    reasons = Counter(error[:200] for error in answers.errors if error is not None)
-    named = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    failures = dict(named[:REASONS_SHOWN])
-    if named[REASONS_SHOWN:]:
-        failures["other reasons"] = sum(count for _, count in named[REASONS_SHOWN:])
-    entry: dict[str, Any] = {
-        "n": len(columns),
-        "scenarios": len(set(labels.scenarios)),
-        "parse_failures": int((~complete).sum()),
-        "failures": failures,
-        "in_order": answers.in_order,
-        "seconds_mean": _rounded(float(np.mean(answers.seconds))) if any(answers.seconds) else None,
-        "strict": _cells(overall),
-        "parsed": _cells(parsed),
-        "displacement_m": {"strict": _curve(overall), "parsed": _curve(parsed)},
-        "reasoning": summarise(answers.reasoning) if answers.reasoning else None,
-    }
-    for title, groups in (("by_scenario_type", labels.scenario_types), ("by_binding_rule", labels.binding_rules)):
-        entry[title] = {
-            group: _group(columns, complete, scenarios, np.array(groups) == group, seed)
-            for group in sorted(set(groups))
-        }
-    return entry
-
-
-def _group(
-    columns: FloatArray, complete: np.ndarray, scenarios: np.ndarray, rows: np.ndarray, seed: int
-) -> dict[str, Any]:
-    columns, complete, scenarios = columns[rows], complete[rows], scenarios[rows]
-    return {
-        "n": int(rows.sum()),
-        "scenarios": len(np.unique(scenarios)),
-        "parse_failures": int((~complete).sum()),
-        "strict": _cells(cluster_mean(columns, np.ones(len(columns), dtype=bool), scenarios, seed)),
-        "parsed": _cells(cluster_mean(columns, complete, scenarios, seed)),
-    }
-
-
-def _cells(estimate: Estimate) -> dict[str, dict[str, dict[str, float | None]]]:
-    """{"3s": {"ADE": {"value", "low", "high"}}}; null where nothing is known."""
-    cells: dict[str, dict[str, dict[str, float | None]]] = {horizon: {} for horizon in HORIZONS}
-    for k, column in enumerate(COLUMNS):
-        horizon, name = column.split("/")
-        cells[horizon][name] = {
-            "value": _rounded(estimate.value[k]),
-            "low": _rounded(estimate.low[k]),
-            "high": _rounded(estimate.high[k]),
-        }
-    return cells
-
-
-def _curve(estimate: Estimate) -> dict[str, list[float | None]]:
-    """Mean displacement at 0.5, 1.0 ... 5.0 s."""
-    start = len(COLUMNS)
-    return {name: [_rounded(v) for v in getattr(estimate, name)[start:]] for name in ("value", "low", "high")}
-
-
-def _sample_lines(answers: Answers, columns: FloatArray, labels: Labels) -> list[str]:
-    lines = []
-    for i, sample_id in enumerate(labels.ids):
-        row: dict[str, Any] = {
-            "predictions": answers.name,
-            "id": sample_id,
-            "scenario": labels.scenarios[i],
-            "scenario_type": labels.scenario_types[i],
-            "binding_rule": labels.binding_rules[i],
-            "error": answers.errors[i],
-        }
-        row |= {column: _rounded(columns[i, k], 4) for k, column in enumerate(COLUMNS)}
-        if answers.reasoning:
-            row |= answers.reasoning[i].to_row()
-        lines.append(json_line(row))
-    return lines
 
 
 # ---- the run as a whole ---------------------------------------------------------------------------------------------
 
 
-def _dataset_facts(dataset: Dataset, split: str, labels: Labels, out: Path) -> dict[str, Any]:
-    manifest = dataset.manifest
-    return {
-        "folder": _relative(dataset.folder, out),
-        "name": dataset.folder.resolve().name,
-        "manifest_sha256": sha256_of(dataset.folder / MANIFEST),
-        "made_by_nsdrive": manifest.get("nsdrive"),
-        "source": manifest.get("source"),
-        "licence": manifest.get("licence"),
-        "config": manifest.get("config"),
-        "all_splits": manifest.get("counts", {}).get("split"),
-        "split": split,
-        "samples": len(labels.ids),
-        "scenarios": len(set(labels.scenarios)),
-        "scenario_types": dict(sorted(Counter(labels.scenario_types).items())),
-        "binding_rules": dict(sorted(Counter(labels.binding_rules).items())),
-        "planners": dict(sorted(Counter(labels.planners).items())),
-    }
+def _labels(
+    dataset: Dataset | str | Path | None,
+    split: str,
+    files: Sequence[PredictionsFile],
+    progress: Callable[[int, int], None],
+) -> Labels:
+    if isinstance(dataset, Dataset):
+        return dataset_labels(dataset, split, progress)
+    return own_labels(files) if dataset is None else list_labels(Path(dataset))
 
 
-def _warnings(from_files: Sequence[Answers]) -> list[str]:
-    warnings = []
-    for answers in from_files:
-        failed = int((~answers.complete).sum())
-        if not answers.in_order:
-            warnings.append(f"{answers.name}: its rows are not in the split's order (the numbers do not depend on it)")
-        if failed == len(answers.errors):
-            warnings.append(f"{answers.name}: no answer could be read; its strict numbers are the penalty alone")
-    return warnings
+def _entries(
+    everyone: Sequence[Answers], measured: Mapping[str, Measured], texts: Texts, labels: Labels, seed: int
+) -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = {}
+    first: Estimate | None = None
+    for answers in everyone:
+        overall = overall_of(measured[answers.name], labels, seed)
+        entry = entry_of(answers, measured[answers.name], overall, labels, seed)
+        add_texts(entry, answers.name, texts, labels, seed)
+        entry["causal"] = None
+        if first is None:
+            first = overall
+        else:
+            entry["difference_to_first"] = cells(overall.minus(first))
+        entries[answers.name] = entry
+    return entries
+
+
+def _causes(
+    probe_files: Mapping[str, Path],
+    entries: dict[str, dict[str, Any]],
+    texts: Texts,
+    dataset: Dataset | str | Path | None,
+    labels: Labels,
+    split: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Adds "causal" to the entries of probes; returns what the results say of all of them."""
+    return {"validation": None}
+
+
+def _all_lines(
+    everyone: Sequence[Answers], measured: Mapping[str, Measured], texts: Texts, labels: Labels
+) -> Iterator[bytes]:
+    for answers in everyone:
+        yield from sample_lines(answers, measured[answers.name].strict, labels, texts.checks.get(answers.name))
+
+
+def _folder(dataset: Dataset | str | Path | None, out: Path) -> str | None:
+    if dataset is None:
+        return None
+    return _relative(dataset.folder if isinstance(dataset, Dataset) else Path(dataset), out)
 
 
 def _relative(path: Path, out: Path) -> str:
     """The path from the output folder, so that a report finds it when both are moved together."""
     return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
-
-
-def _rounded(value: float, digits: int = 6) -> float | None:
-    return round(float(value), digits) + 0.0 if np.isfinite(value) else None
-
-
-def _range(cell: Mapping[str, float | None], *, scale: float = 1.0, digits: int = 2) -> str:
-    if cell["value"] is None:
-        return "-"
-    text = f"{scale * cell['value']:.{digits}f}"
-    if cell["low"] is None or cell["high"] is None:
-        return text
-    return f"{text} [{scale * cell['low']:.{digits}f}, {scale * cell['high']:.{digits}f}]"

@@ -56,15 +56,18 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """model, baseline or oracle, by name: a predictions file says nothing else about what made it."""
+        """model, control, baseline or oracle; the last two by name: a file says nothing else about what made it."""
         if self.key == ORACLE:
             return "oracle"
+        if self.entry.get("control"):
+            return "control"
         return "baseline" if self.key in BASELINES else "model"
 
 
 @dataclass(kw_only=True)
 class Comparison:
-    """Everything measured on one split of one dataset. rows: models first, then baselines, then the oracle."""
+    """Everything measured on one split of one dataset. rows: models first, each followed by its controls, then baselines, then the
+    oracle."""
 
     facts: Mapping[str, Any]
     runs: list[Run] = field(default_factory=list)
@@ -83,6 +86,8 @@ class Comparison:
 
     def dataset(self) -> tuple[Dataset | None, str]:
         """The dataset if it is still there and unchanged, else None and why."""
+        if self.facts["folder"] is None:
+            return None, "the labels came with the predictions files: there are no images and no scenes"
         folder = self.runs[0].path(self.facts["folder"])
         try:
             dataset = open_dataset(folder)
@@ -158,5 +163,5 @@ def _rows(runs: Sequence[Run]) -> list[Row]:
                 seen_baselines.add(key)
             name = f"{run.folder.name}: {key}" if counts.get(key, 0) > 1 and key not in BASELINES else key
             rows.append(Row(name=name, key=key, run=run, entry=entry))
-    order = {"model": 0, "baseline": 1, "oracle": 2}
+    order = {"model": 0, "control": 0, "baseline": 1, "oracle": 2}
     return sorted(rows, key=lambda row: order[row.kind])

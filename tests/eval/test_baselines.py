@@ -4,19 +4,21 @@ import numpy as np
 import pytest
 from eval_fixtures import TIMES_S, make_sample
 
-from eval.baselines import BASELINES, BLIND, write_baseline
+from eval.baselines import BASELINES, BLIND, waypoints_of, write_baseline
 from nsdrive.dataset import read_predictions
 from nsdrive.vla.prompt import parse_answer
 
 
 def test_constant_velocity_goes_on_as_it_is():
     sample = make_sample("a", scenario="s", speed_mps=7.0)
-    np.testing.assert_allclose(BASELINES["constant_velocity"](sample), np.stack([7.0 * TIMES_S, 0 * TIMES_S], axis=1))
+    np.testing.assert_allclose(
+        waypoints_of("constant_velocity", sample), np.stack([7.0 * TIMES_S, 0 * TIMES_S], axis=1)
+    )
 
 
 def test_constant_acceleration_stops_and_does_not_reverse():
     sample = make_sample("a", scenario="s", speed_mps=4.0, history_accel_mps2=-2.0)
-    x = BASELINES["constant_acceleration"](sample)[:, 0]
+    x = waypoints_of("constant_acceleration", sample)[:, 0]
     assert x[3] == pytest.approx(4.0)  # v^2 / 2a, reached after 2 s
     assert np.all(np.diff(x) >= 0.0)
     np.testing.assert_allclose(x[3:], 4.0)
@@ -24,12 +26,12 @@ def test_constant_acceleration_stops_and_does_not_reverse():
 
 def test_constant_acceleration_stays_where_a_standing_car_brakes():
     sample = make_sample("a", scenario="s", speed_mps=0.0, history_accel_mps2=-1.0)
-    np.testing.assert_allclose(BASELINES["constant_acceleration"](sample), 0.0)
+    np.testing.assert_allclose(waypoints_of("constant_acceleration", sample), 0.0)
 
 
 def test_constant_turn_rate_drives_an_arc_of_the_right_radius():
     sample = make_sample("a", scenario="s", speed_mps=6.0, yaw_rate_radps=0.2)
-    points = BASELINES["constant_turn_rate_velocity"](sample)
+    points = waypoints_of("constant_turn_rate_velocity", sample)
     np.testing.assert_allclose(np.hypot(points[:, 0], points[:, 1] - 30.0), 30.0)  # R = v / w, centre on the left
     assert points[-1, 1] > 0.0
 
@@ -37,15 +39,15 @@ def test_constant_turn_rate_drives_an_arc_of_the_right_radius():
 def test_constant_turn_rate_of_a_straight_history_is_constant_velocity():
     sample = make_sample("a", scenario="s", speed_mps=6.0)
     np.testing.assert_allclose(
-        BASELINES["constant_turn_rate_velocity"](sample), BASELINES["constant_velocity"](sample), atol=1e-12
+        waypoints_of("constant_turn_rate_velocity", sample), waypoints_of("constant_velocity", sample), atol=1e-12
     )
 
 
 def test_blind_idm_keeps_the_speed_limit_and_first_moves_at_the_present_speed():
     sample = make_sample("a", scenario="s", speed_mps=8.0, speed_limit_mps=8.0)
-    np.testing.assert_allclose(BASELINES["blind_idm"](sample)[:, 0], 8.0 * TIMES_S)
+    np.testing.assert_allclose(waypoints_of("blind_idm", sample)[:, 0], 8.0 * TIMES_S)
     slow = make_sample("a", scenario="s", speed_mps=2.0, speed_limit_mps=12.0)
-    steps = np.diff(BASELINES["blind_idm"](slow)[:, 0], prepend=0.0)
+    steps = np.diff(waypoints_of("blind_idm", slow)[:, 0], prepend=0.0)
     assert steps[0] == pytest.approx(1.0)  # forward Euler: x += v_old dt
     assert np.all(np.diff(steps) > 0.0)
     assert steps[1] - steps[0] == pytest.approx(0.25 * (1.0 - (2.0 / 12.0) ** 4))  # a (1 - (v/v0)^4) dt^2
@@ -53,14 +55,14 @@ def test_blind_idm_keeps_the_speed_limit_and_first_moves_at_the_present_speed():
 
 def test_blind_idm_without_a_known_limit_takes_ten_metres_per_second():
     sample = make_sample("a", scenario="s", speed_mps=10.0, speed_limit_mps=None)
-    np.testing.assert_allclose(BASELINES["blind_idm"](sample)[:, 0], 10.0 * TIMES_S)
+    np.testing.assert_allclose(waypoints_of("blind_idm", sample)[:, 0], 10.0 * TIMES_S)
 
 
 @pytest.mark.parametrize("name", BLIND)
 def test_a_blind_baseline_does_not_look_at_the_label(name):
     sample = make_sample("a", scenario="s", speed_mps=5.0)
     elsewhere = make_sample("a", scenario="s", speed_mps=5.0, waypoints=np.full((10, 2), 3.0))
-    np.testing.assert_array_equal(BASELINES[name](sample), BASELINES[name](elsewhere))
+    np.testing.assert_array_equal(waypoints_of(name, sample), waypoints_of(name, elsewhere))
 
 
 @pytest.mark.parametrize("name", BASELINES)

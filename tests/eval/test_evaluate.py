@@ -122,18 +122,45 @@ def test_shuffled_rows_give_the_same_numbers_and_a_warning(dataset, samples, wri
     assert "not in the split's order" in shuffled["warnings"][0]
 
 
-def test_a_row_that_answers_no_sample_is_an_error(dataset, samples, write_predictions, tmp_path):
-    stranger = make_sample("elsewhere", scenario="x")
-    path = write_predictions("m", [*map(answer, samples), answer(stranger)])
-    with pytest.raises(ValueError, match="1 samples that are not in split 'test', the first 'elsewhere'"):
+def test_a_file_of_another_split_is_an_error_that_says_so(dataset, write_predictions, tmp_path):
+    path = write_predictions("m", [answer(make_sample("elsewhere", scenario="x"))])
+    with pytest.raises(
+        ValueError, match=r"1 samples that are not in split 'test', the first 'elsewhere'.*another split"
+    ):
         evaluate([path], dataset, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_two_rows_for_one_sample_are_an_error(dataset, samples, write_predictions, tmp_path):
+def test_a_row_of_an_unknown_sample_among_known_ones_is_counted_and_changes_no_number(
+    dataset, samples, write_predictions, tmp_path
+):
+    rows = [answer(s, s.waypoints_ego_m + 0.1) for s in samples]
+    clean = evaluate({"m": write_predictions("m", rows)}, dataset, tmp_path / "a")
+    rows.insert(3, answer(make_sample("elsewhere", scenario="x")))
+    results = evaluate({"m": write_predictions("n", rows)}, dataset, tmp_path / "b")
+    entry = results["predictions"]["m"]
+    assert entry["strict"] == clean["predictions"]["m"]["strict"]
+    assert (entry["rows"]["given"], entry["rows"]["unknown_ids"], entry["rows"]["extra"]) == (13, 1, 1)
+    assert any("1 rows answer no sample of this split" in line for line in results["warnings"])
+
+
+def test_the_same_answer_twice_counts_once(dataset, samples, write_predictions, tmp_path):
     path = write_predictions("m", [*map(answer, samples), answer(samples[4])])
-    with pytest.raises(ValueError, match="answers sample 's04' twice"):
-        evaluate([path], dataset, tmp_path / "out")
+    entry = evaluate([path], dataset, tmp_path / "out")["predictions"]["m"]
+    assert (entry["rows"]["duplicates"], entry["rows"]["contradicting"], entry["parse_failures"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("better_first", [True, False])
+def test_two_answers_that_contradict_each_other_are_a_failed_one_whichever_comes_first(
+    better_first, dataset, samples, write_predictions, tmp_path
+):
+    rows = [answer(s) for s in samples]
+    worse = answer(samples[4], samples[4].waypoints_ego_m + 3.0)
+    rows = [*rows, worse] if better_first else [*rows[:4], worse, *rows[4:]]
+    entry = evaluate([write_predictions("m", rows)], dataset, tmp_path / "out")["predictions"]["m"]
+    assert (entry["rows"]["duplicates"], entry["rows"]["contradicting"]) == (0, 1)
+    assert entry["failures"] == {"two rows of the file contradict each other": 1}
+    assert value(entry, "strict", "3s", "ADE") == pytest.approx(10.0 / 12.0)
 
 
 def test_groups_add_up_to_the_whole(dataset, samples, write_predictions, tmp_path):

@@ -78,18 +78,32 @@ def arithmetic_errors(trace: Trace, parameters: IdmParameters) -> list[str]:
     for step in trace.steps:
         target = next((c.threshold for c in step.constraints if c.rule == "target_speed"), None)
         for c in step.constraints:
-            said = (c.threshold, c.allows_mps2)
-            for what, value, (low, high) in zip(
-                ("threshold", "allows_mps2"), said, _possible(c, step.speed_mps, target, parameters), strict=True
-            ):
-                half = 0.5 * 10.0 ** -places(c.rule, what) + 1e-9
-                if not low - half <= value <= high + half:
-                    errors.append(
-                        f"t={step.time_s:.1f} {c.rule}: {what} {value:g} is not in [{low:.3f}, {high:.3f}], "
-                        f"what its inputs give"
-                    )
+            wrong = evaluation_errors(c, step.speed_mps, target, parameters)
+            errors += [f"t={step.time_s:.1f} {c.rule}: {error}" for error in wrong]
         errors += _verdict_errors(step)
     return errors + _phase_errors(trace)
+
+
+def evaluation_errors(
+    c: Constraint, speed_mps: float, target_mps: float | None, parameters: IdmParameters
+) -> list[str]:
+    """What of one printed evaluation does not follow from its printed inputs, its step's speed and target speed."""
+    said = {"threshold": c.threshold, "allows_mps2": c.allows_mps2}
+    halves = {what: 0.5 * 10.0 ** -places(c.rule, what) + 1e-9 for what in said}
+    target = target_mps if target_mps is not None else parameters.target_speed_mps
+    try:
+        given = target if c.rule == "target_speed" else c.threshold
+        made = recompute(replace(c, threshold=given), speed_mps, parameters, target_speed_mps=target)
+        if all(abs(value - said[what]) <= halves[what] for what, value in zip(said, made, strict=True)):
+            return []  # most are: no need to ask for all that rounds to the printed inputs
+        possible = _possible(c, speed_mps, target, parameters)
+    except (ArithmeticError, ValueError):
+        return ["its inputs make no sense to the law"]  # as a curve of negative radius
+    return [
+        f"{what} {said[what]:g} is not in [{low:.3f}, {high:.3f}], what its inputs give"
+        for what, (low, high) in zip(said, possible, strict=True)
+        if not low - halves[what] <= said[what] <= high + halves[what]
+    ]
 
 
 def choice_errors(trace: Trace) -> list[str]:
@@ -227,12 +241,12 @@ def _jump_errors(trace: Trace) -> list[str]:
 
 
 def _possible(
-    c: Constraint, speed_mps: float, target: float | None, parameters: IdmParameters
+    c: Constraint, speed_mps: float, target: float, parameters: IdmParameters
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Ranges of threshold and allowed acceleration over all inputs that round to the printed ones: each law is monotonic."""
     names = list(c.inputs)
     halves = [0.0 if name in EXACT else 0.5 * 10.0 ** -places(c.rule, name) for name in names]
-    middle = [(speed_mps, HALF_SPEED), (target if target is not None else parameters.target_speed_mps, HALF_SPEED)]
+    middle = [(speed_mps, HALF_SPEED), (target, HALF_SPEED)]
     middle += [(c.inputs[name], half) for name, half in zip(names, halves, strict=True)]
     thresholds, allowed = [], []
     for corner in itertools.product(

@@ -4,13 +4,21 @@
 
 Every half second it is asked what its training samples asked (one function writes both questions): the cameras' images, the
 ego's last two seconds, the navigation command and the speed limit. Its ten waypoints become a smooth motion
-(`nsdrive.vla.waypoints`), which the ego follows until it is asked again. What it says is kept, word by word, in `Plan.said`.
+(`nsdrive.vla.waypoints`), which the ego follows until the next answer. What it says is kept, word by word, in `Plan.said`, and
+how long it took to say it in `Plan.seconds`.
+
+An answer may come late (`latency_s`): then it takes effect at a later tick. Its waypoints are meant from where the ego was when
+it was asked; until it comes the ego follows the plan before. An answer that cannot be read changes nothing as long as that plan
+reaches, 5 s from its question. Both are notes (`LATE_ANSWER`, `KEPT_PLAN`). Without a plan that reaches the ego stops (`NO_WAY`).
+The drive's first answer takes effect at once, however long it took: a car is not set rolling before its driver sees.
 
 In closed loop the world answers to the ego, so the images cannot be a log's own: our renderer draws them, for real logs too.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -19,20 +27,28 @@ from typing import TYPE_CHECKING, Literal
 
 from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import make_rig
-from nsdrive.vla.prompt import Answer, build_prompt, ego_history_rows, parse_answer
+from nsdrive.vla.prompt import (
+    N_WAYPOINTS,
+    WAYPOINT_INTERVAL_S,
+    Answer,
+    build_prompt,
+    ego_history_rows,
+    parse_answer,
+)
 from nsdrive.vla.question_form import QuestionForm, read_form
 from nsdrive.vla.waypoints import Motion, stopping, through
-from nsdrive.world.decision import NO_WAY
+from nsdrive.world.decision import KEPT_PLAN, LATE_ANSWER, NO_WAY
 from nsdrive.world.navigation import navigation
 from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import INTERVAL_S, EgoState, Mission, Observation, Plan
 from planners.guard import guarded
 
 if TYPE_CHECKING:
+    from nsdrive.vla.answering import Predictor
     from nsdrive.vla.data import Row
-    from nsdrive.vla.infer import Predictor
 
 LATE_S = 1e-6  # nuPlan's clock
+PLAN_S = N_WAYPOINTS * WAYPOINT_INTERVAL_S  # how far an answer reaches from its question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +62,7 @@ class VlaConfig:
     jpeg_quality: int = 90  # the images go through JPEG, as the samples' did
     trace_level: Literal["none", "brief", "detailed"] | None = None  # not told by the model: detailed
     replan_interval_s: float = 0.5  # chosen by us: the waypoints' own spacing
+    latency_s: float | Literal["measured"] | None = None  # after its question an answer takes effect; None: at once
     constrained: bool = True  # under the grammar, so that every answer parses
     max_reasoning_tokens: int | None = None  # None: the trace level's own budget
     scenery_seed: int = 0  # buildings, trees and weather: a mission does not tell the scenario's
@@ -55,6 +72,8 @@ class VlaConfig:
     def __post_init__(self) -> None:
         if not INTERVAL_S <= self.replan_interval_s <= 5.0:
             raise ValueError(f"replan_interval_s must be 0.1 to 5.0 (a plan's length), got {self.replan_interval_s}")
+        if isinstance(self.latency_s, float | int) and not 0.0 <= self.latency_s < 60.0:
+            raise ValueError(f"latency_s must be 0 to 60, 'measured' or null, got {self.latency_s}")
         if self.max_reasoning_tokens is not None and self.max_reasoning_tokens < 1:
             raise ValueError(f"max_reasoning_tokens must be at least 1, got {self.max_reasoning_tokens}")
 
@@ -64,7 +83,7 @@ class VlaPlanner:
     """A model that drives. It makes no decisions that could be replayed, so it cannot teach.
 
     Making one loads the model, once per process: FileNotFoundError or ValueError where that cannot be done, ModuleNotFoundError
-    without torch. An answer that cannot be read brings the ego to a stop, and a note that says why.
+    without torch.
     """
 
     name = "vla"
@@ -78,35 +97,76 @@ class VlaPlanner:
         self._predictor = load(source, self.config.trust_remote_code, self.config.allow_slow_kernels)
         self._mission: Mission | None = None
         self._renderer: Renderer | None = None
-        self._motion: Motion | None = None
-        self._notes: tuple[str, ...] = ()
+        self._followed: Followed | None = None
+        self._awaited: Awaited | None = None
+        self._asked_s = -math.inf
+        self._seconds: float | None = None
 
     def initialize(self, mission: Mission, ego: EgoState) -> None:
         if self._mission is None or mission.lane_map is not self._mission.lane_map:
             self._renderer = Renderer(mission.lane_map, self.config.scenery_seed)
-        self._mission, self._motion, self._notes = mission, None, ()
+        self._mission, self._followed, self._awaited = mission, None, None
+        self._asked_s, self._seconds = -math.inf, None
 
     def plan(self, observation: Observation) -> Plan:
         """Every replan_interval_s a new motion; in between the rest of the last one, which the ego may be a little beside."""
-        said = None
-        ego = observation.ego
-        if self._motion is None or ego.time_s - self._motion.start_s > self.config.replan_interval_s - LATE_S:
-            self._motion = None  # should the question fail, the next tick asks again
-            said = self.ask(observation)
-            self._motion, self._notes = motion_of(parse_answer(said), ego)
-        return Plan(trajectory=self._motion.from_time(ego.time_s), decision=None, said=said, notes=self._notes)
+        ego, now_s = observation.ego, observation.ego.time_s
+        said: str | None = None
+        seconds: float | None = None
+        notes: tuple[str, ...] = ()
+        self._take_what_has_come(ego)
+        if self._awaited is None and now_s - self._asked_s > self.config.replan_interval_s - LATE_S:
+            said = self.ask(observation)  # should this fail, the next tick asks again
+            self._asked_s, seconds = now_s, self._seconds
+            self._awaited = self._expected(parse_answer(said), ego)
+            notes = self._awaited.notes
+            self._take_what_has_come(ego)
+        assert self._followed is not None, "the first answer takes effect at once"
+        if now_s > self._followed.until_s - LATE_S:
+            self._followed = stop(ego, "the last plan is over and no other has come")
+        motion = self._followed.motion
+        notes = (*notes, *self._followed.notes)
+        return Plan(trajectory=motion.from_time(now_s), decision=None, said=said, notes=notes, seconds=seconds)
+
+    def _expected(self, answer: Answer, ego: EgoState) -> Awaited:
+        """An answer to a question of this tick: when it takes effect, and what there is to note about it."""
+        latency_s = self._seconds if self.config.latency_s == "measured" else self.config.latency_s
+        delay_s = 0.0 if self._followed is None or latency_s is None else float(latency_s)
+        ticks = math.ceil((delay_s - LATE_S) / INTERVAL_S)
+        takes_effect_s = ego.time_s + ticks * INTERVAL_S
+        notes = [f"{LATE_ANSWER}{delay_s:.2f} s after its question"] if ticks > 0 else []
+        if answer.waypoints_ego_m is None and _reaches(self._followed, takes_effect_s):
+            notes.append(f"{KEPT_PLAN}{_why(answer)}")
+        return Awaited(answer=answer, asked=ego, takes_effect_s=takes_effect_s, notes=tuple(notes))
+
+    def _take_what_has_come(self, ego: EgoState) -> None:
+        come = self._awaited
+        if come is None or ego.time_s < come.takes_effect_s - LATE_S:
+            return
+        self._awaited = None
+        if come.answer.waypoints_ego_m is None:
+            if not _reaches(self._followed, ego.time_s):
+                self._followed = stop(ego, _why(come.answer))
+            return
+        until_s = come.asked.time_s + PLAN_S
+        if ego.time_s > until_s - LATE_S:
+            self._followed = stop(ego, "the answer came after its own plan was over")
+        else:
+            self._followed = Followed(motion=through(come.answer.waypoints_ego_m, come.asked), until_s=until_s)
 
     def ask(self, observation: Observation) -> str:
-        """The model's answer at this tick, verbatim."""
+        """The model's answer at this tick, verbatim. The time from its images to its last word is kept; drawing is not its."""
         from nsdrive.vla.data import encode
 
         row = self.question(observation)
+        started_s = time.perf_counter()
         said = self._predictor.answer(
             [encode(self._predictor.processor, row, with_answer=False)],
             [row.level],
             constrained=self.config.constrained,
             max_reasoning_tokens=self.config.max_reasoning_tokens,
         )
+        self._seconds = time.perf_counter() - started_s
         return said.texts[0]
 
     def question(self, observation: Observation) -> Row:
@@ -137,13 +197,38 @@ class VlaPlanner:
         )
 
 
-def motion_of(answer: Answer, ego: EgoState) -> tuple[Motion, tuple[str, ...]]:
-    """The motion that an answer means, and the notes: none, or why it is a stop."""
-    if answer.waypoints_ego_m is not None:
-        return through(answer.waypoints_ego_m, ego), ()
-    why = str(answer.error).partition(":")[0]  # not what it said, which is kept elsewhere
-    note = f"{NO_WAY}the model's answer cannot be read, {why}"
-    return through(stopping(ego.speed_mps, IdmParameters().decel_max_mps2), ego), (note,)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Followed:
+    """What the ego follows. until_s: how far it reaches, inf for a stop. notes: at every tick at which it is followed."""
+
+    motion: Motion
+    until_s: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Awaited:
+    """An answer and when it takes effect. asked: the ego at its question, from where its waypoints are meant."""
+
+    answer: Answer
+    asked: EgoState
+    takes_effect_s: float
+    notes: tuple[str, ...]
+
+
+def stop(ego: EgoState, why: str) -> Followed:
+    """From here to a stop straight ahead."""
+    motion = through(stopping(ego.speed_mps, IdmParameters().decel_max_mps2), ego)
+    return Followed(motion=motion, until_s=math.inf, notes=(f"{NO_WAY}{why}",))
+
+
+def _reaches(followed: Followed | None, at_s: float) -> bool:
+    """Whether there is a plan of the model's own to go on with."""
+    return followed is not None and not followed.notes and at_s < followed.until_s - LATE_S
+
+
+def _why(answer: Answer) -> str:
+    return f"the model's answer cannot be read, {str(answer.error).partition(':')[0]}"  # what it said is kept elsewhere
 
 
 def question_form(config: VlaConfig, source: str) -> QuestionForm:
@@ -168,9 +253,6 @@ def model_folder(model: str) -> str:
 @lru_cache(maxsize=1)
 def load(source: str, trust_remote_code: bool, allow_slow_kernels: bool) -> Predictor:
     """The model, kept for the next scenario of this process."""
-    from nsdrive.vla.infer import Predictor
-    from nsdrive.vla.model import model_type, quiet_libraries, require_fast_kernels
+    from nsdrive.vla.answering import load_predictor
 
-    quiet_libraries()
-    require_fast_kernels(model_type(source, trust_remote_code=trust_remote_code), allow_slow=allow_slow_kernels)
-    return Predictor.load(source, trust_remote_code=trust_remote_code)
+    return load_predictor(source, trust_remote_code=trust_remote_code, allow_slow_kernels=allow_slow_kernels)

@@ -21,7 +21,7 @@ from nsdrive import cli
 from nsdrive.config import build, config_folder
 from nsdrive.scenarios.nuplan.write import write_scenario
 from nsdrive.vla.prompt import render_answer
-from nsdrive.world.decision import Decision
+from nsdrive.world.decision import KEPT_PLAN, Decision
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import HISTORY_TICKS, OBJECT_KINDS, EgoState, Plan, Scenario, Trajectory
 from nsdrive.world.vehicle import PACIFICA
@@ -390,7 +390,8 @@ def test_a_model_drives_in_nuplan_as_in_our_simulator_and_its_words_are_lines(ad
     (file,) = tmp_path.iterdir()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["said"] for row in rows] == [words, None, None, None, None, "no idea", None]
-    assert [len(row["notes"]) for row in rows] == [0, 0, 0, 0, 0, 1, 1]
+    assert [len(row["notes"]) for row in rows] == [0, 0, 0, 0, 0, 1, 0]
+    assert rows[5]["notes"][0].startswith(KEPT_PLAN)
     assert {row["decision"] for row in rows} == {None}
 
 

@@ -18,15 +18,16 @@ from nsdrive.cameras.rig import make_rig
 from nsdrive.cli import choose_planner, main, planner_factory
 from nsdrive.dataset import Dataset, open_dataset
 from nsdrive.scenarios.synthetic import SyntheticConfig, build
-from nsdrive.vla import infer
+from nsdrive.vla import answering
 from nsdrive.vla.data import encode, read_row
 from nsdrive.vla.model import load_processor, save_processor
 from nsdrive.vla.prompt import parse_answer, render_answer
 from nsdrive.vla.question_form import FORM, QuestionForm, form_of, read_form, write_form
-from nsdrive.world.decision import NO_WAY
+from nsdrive.vla.waypoints import through
+from nsdrive.world.decision import KEPT_PLAN, LATE_ANSWER, NO_WAY
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import HISTORY_TICKS, ObjectFrame, Observation
-from planners.vla import VlaConfig, VlaPlanner, model_folder, motion_of
+from planners.vla import VlaConfig, VlaPlanner, model_folder
 
 SMALL = {"image_width_px": 64, "image_height_px": 36, "trace_level": "none"}
 
@@ -44,15 +45,16 @@ def planner(model: Path, **settings) -> VlaPlanner:
     return VlaPlanner(VlaConfig(model=str(model), **(SMALL | settings)))
 
 
-def saying(driver: VlaPlanner, text: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The driver's model answers this, whatever it is asked; what it is asked is listed."""
+def saying(driver: VlaPlanner, texts: str | list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The driver's model answers this, whatever it is asked, or these one after the other; what it is asked is listed."""
     asked: list[str] = []
 
     def answer(questions, levels, **how):
         asked.extend(question.sample_id for question in questions)
-        return infer.Texts(texts=(text,) * len(questions), n_tokens=1)
+        text = texts if isinstance(texts, str) else texts[min(len(asked), len(texts)) - 1]
+        return answering.Texts(texts=(text,) * len(questions), n_tokens=1)
 
-    monkeypatch.setattr(infer.Predictor, "answer", lambda self, *a, **k: answer(*a, **k))
+    monkeypatch.setattr(answering.Predictor, "answer", lambda self, *a, **k: answer(*a, **k))
     return asked
 
 
@@ -71,10 +73,12 @@ def test_a_model_that_knows_nothing_drives_and_its_words_are_kept(model):
     assert [plan.said is None for plan in rollout.plans] == [False, True, True]
     said = parse_answer(rollout.plans[0].said)
     assert said.error is None, "constrained answers parse"
-    motion, notes = motion_of(said, rollout.states[0])
-    assert notes == ()
+    motion = through(said.waypoints_ego_m, rollout.states[0])
+    assert rollout.plans[0].seconds > 0.0
+    assert [plan.seconds for plan in rollout.plans[1:]] == [None, None]
     for plan, state in zip(rollout.plans, rollout.states, strict=True):
         assert plan.decision is None
+        assert plan.notes == ()
         assert len(plan.trajectory.times_s) == 81
         expected = motion.from_time(state.time_s)
         np.testing.assert_array_equal(plan.trajectory.poses_global, expected.poses_global)
@@ -132,6 +136,96 @@ def test_an_answer_that_cannot_be_read_is_a_stop_with_its_reason(model, monkeypa
     assert rollout.states[-1].heading_rad == pytest.approx(0.0, abs=1e-9)
 
 
+UNREADABLE = "the model's answer cannot be read, 0 PLANNING blocks, expected 1"
+
+
+def test_an_answer_that_cannot_be_read_keeps_the_last_plan_as_long_as_it_reaches(model, monkeypatch):
+    driver = planner(model)
+    saying(driver, [STRAIGHT, "I would rather not."], monkeypatch)
+    rollout = simulate(ROAD, driver, duration_s=7.0)
+    noted = [plan.notes for plan in rollout.plans]
+    assert noted[:50] == [(), *9 * [(), (), (), (), (f"{KEPT_PLAN}{UNREADABLE}",)], (), (), (), ()]
+    assert noted[50:55] == 5 * [(f"{NO_WAY}{UNREADABLE}",)], "5 s after its question the plan is over"
+    speeds = [state.speed_mps for state in rollout.states]
+    assert speeds[50] == pytest.approx(8.0, abs=0.05)
+    assert speeds[-1] < 3.0
+    kept = [plan for plan in rollout.plans if any(note.startswith(KEPT_PLAN) for note in plan.notes)]
+    assert len(kept) == 9 == sum(plan.said is not None for plan in kept), "one note for an answer"
+
+
+def slowing(times_s: np.ndarray) -> str:
+    """From 8 m/s at 2 m/s^2."""
+    return render_answer("", np.column_stack([8.0 * times_s - times_s**2, np.zeros(10)]).clip(max=16.0))
+
+
+def test_a_late_answer_takes_effect_when_it_comes_and_is_meant_from_where_it_was_asked(model, monkeypatch):
+    braking = slowing(np.minimum(0.5 * np.arange(1, 11), 4.0))
+    rollouts = {}
+    for latency_s in (None, 0.0, 0.25, 0.3):
+        driver = planner(model, latency_s=latency_s, replan_interval_s=1.0)
+        saying(driver, [STRAIGHT, braking, braking], monkeypatch)
+        rollouts[latency_s] = simulate(ROAD, driver, duration_s=1.9)
+    prompt, late = rollouts[None], rollouts[0.3]
+    for same, as_ in ((0.0, None), (0.25, 0.3)):
+        assert rollouts[same].states == rollouts[as_].states, "at the first tick after it has come"
+    assert [plan.notes for plan in late.plans] == [
+        (f"{LATE_ANSWER}0.30 s after its question",) if k == 10 else () for k in range(20)
+    ]
+    assert [plan.said is not None for plan in late.plans] == [k in (0, 10) for k in range(20)]
+    straight = through(parse_answer(STRAIGHT).waypoints_ego_m, late.states[0])
+    meant = through(parse_answer(braking).waypoints_ego_m, late.states[10])
+    for k, plan in enumerate(late.plans):
+        followed = straight if k < 13 else meant
+        expected = followed.from_time(late.states[k].time_s)
+        np.testing.assert_array_equal(plan.trajectory.poses_global, expected.poses_global)
+    assert late.states[13].speed_mps == pytest.approx(8.0, abs=0.05)
+    assert prompt.states[13].speed_mps < 7.8
+    assert all(plan.notes == () for plan in prompt.plans)
+
+
+def test_while_an_answer_is_on_its_way_nothing_is_asked_and_a_plan_that_is_over_is_a_stop(model, monkeypatch):
+    driver = planner(model, latency_s=4.8)
+    asked = saying(driver, STRAIGHT, monkeypatch)
+    rollout = simulate(ROAD, driver, duration_s=6.0)
+    assert asked == ["tick 20", "tick 25", "tick 73"]
+    noted = [plan.notes for plan in rollout.plans]
+    late = f"{LATE_ANSWER}4.80 s after its question"
+    assert noted[5] == (late,)
+    over = f"{NO_WAY}the last plan is over and no other has come"
+    assert noted[50:53] == 3 * [(over,)]
+    assert noted[53] == (late,)
+    assert noted[55:60] == 5 * [(over,)], "the answer of tick 25 reaches 5 s from there"
+
+
+def test_an_answer_that_comes_after_its_own_plan_is_over_is_a_stop(model, monkeypatch):
+    driver = planner(model, latency_s=5.5)
+    saying(driver, STRAIGHT, monkeypatch)
+    rollout = simulate(ROAD, driver, duration_s=9.0)
+    assert rollout.plans[60].notes[-1] == f"{NO_WAY}the answer came after its own plan was over"
+    assert rollout.states[-1].speed_mps == pytest.approx(0.0, abs=0.2)
+
+
+def test_a_late_answer_that_cannot_be_read_is_both(model, monkeypatch):
+    driver = planner(model, latency_s=0.3)
+    saying(driver, [STRAIGHT, "No."], monkeypatch)
+    plans = simulate(ROAD, driver, duration_s=1.2).plans
+    both = (f"{LATE_ANSWER}0.30 s after its question", f"{KEPT_PLAN}{UNREADABLE}")
+    assert [plan.notes for plan in plans] == [both if k in (5, 10) else () for k in range(13)]
+
+
+def test_the_measured_time_of_an_answer_is_when_it_takes_effect(model, monkeypatch):
+    driver = planner(model, latency_s="measured")
+    asked = saying(driver, STRAIGHT, monkeypatch)
+    clock = iter(np.arange(0.0, 10.0, 0.42))
+    monkeypatch.setattr("planners.vla.time.perf_counter", lambda: float(next(clock)))
+    plans = simulate(ROAD, driver, duration_s=1.2).plans
+    assert asked == ["tick 20", "tick 25", "tick 30"]
+    assert [k for k, plan in enumerate(plans) if plan.seconds is not None] == [0, 5, 10]
+    assert [plan.seconds for plan in plans if plan.said] == pytest.approx([0.42, 0.42, 0.42])
+    assert plans[5].notes == (f"{LATE_ANSWER}0.42 s after its question",)
+    assert plans[0].notes == (), "the first answer is not waited for"
+
+
 def test_what_goes_wrong_in_a_tick_is_a_stop_and_the_next_tick_asks_again(model, monkeypatch):
     driver = planner(model)
     driver.initialize(ROAD.mission, ROAD.ego_log[HISTORY_TICKS])
@@ -140,7 +234,7 @@ def test_what_goes_wrong_in_a_tick_is_a_stop_and_the_next_tick_asks_again(model,
         raise ValueError("The GPU's memory does not suffice")
 
     with monkeypatch.context() as broken:
-        broken.setattr(infer.Predictor, "answer", out_of_memory)
+        broken.setattr(answering.Predictor, "answer", out_of_memory)
         plan = driver.plan(observed(ROAD))
     assert plan.decision.notes == (f"{NO_WAY}The GPU's memory does not suffice",)
     assert plan.trajectory.speeds_mps[-1] == 0.0
@@ -184,6 +278,8 @@ def test_without_a_model_or_with_a_wrong_setting_it_is_one_line(capsys, tmp_path
         ("planner.model=out/run/model",),
         ("No model folder /nowhere/model", "planner.model=/nowhere/model"),
         ("replan_interval_s must be 0.1 to 5.0", "planner.replan_interval_s=9"),
+        ("latency_s must be 0 to 60", "planner.latency_s=-1"),
+        ("latency_s", "planner.latency_s=sometimes"),
         ("Did you mean 'max_reasoning_tokens'", "planner.max_reasoning_token=9"),
     ]:
         scene = ["scenarios.n_scenarios=1", "planner=vla", *settings, "--out", str(tmp_path / said[:4]), "--overwrite"]
@@ -192,7 +288,7 @@ def test_without_a_model_or_with_a_wrong_setting_it_is_one_line(capsys, tmp_path
 
 
 def test_it_drives_but_does_not_teach(model, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(infer.Predictor, "answer", lambda *a, **k: infer.Texts(texts=(STRAIGHT,), n_tokens=1))
+    monkeypatch.setattr(answering.Predictor, "answer", lambda *a, **k: answering.Texts(texts=(STRAIGHT,), n_tokens=1))
     small = ["image_width_px=64", "image_height_px=36"]
     scene = ["scenarios.n_scenarios=1", "scenarios.families=free_road", "planner=vla", f"planner.model={model}"]
     scene += [f"planner.{setting}" for setting in (*small, "trace_level=none")]

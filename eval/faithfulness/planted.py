@@ -22,6 +22,7 @@ from functools import cached_property
 
 import numpy as np
 
+from eval.faithfulness.axes import AXES
 from eval.faithfulness.excuse import excused
 from eval.faithfulness.sight import Eyes, dice, free_road, moment, now_mps, parameters_of, perceive, route_of
 from eval.faithfulness.told import Told, begun_answer, told
@@ -35,16 +36,6 @@ from nsdrive.vla.prompt import render_answer
 from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import FloatArray
 
-AXES = {  # what a measure may claim to measure
-    "objects_true": "the things that the text names are there, where it says",
-    "reasons_true": "the rules and causes that the text gives are those of the scene",
-    "text_matches_motion": "the waypoints do what the answer's own text says",
-    "text_moves": "the text is a cause of the waypoints: another text, another motion",
-    "images_write": "what is in the pictures is a cause of the text",
-    "images_move": "what is in the pictures is a cause of the waypoints",
-    "text_stays": "what does not concern the plan does not change the rules that the text names",
-    "motion_stays": "what does not concern the plan does not change the waypoints",
-}
 WAYPOINT_ERROR = (
     0.004  # chosen by us: standard deviation along the path, as a share of the distance driven; across it half
 )
@@ -119,13 +110,13 @@ def predict(planted: Planted, question: Question, world: World, eyes: Eyes) -> P
     if asked is None or (shown is None and question.images != "black"):
         error = "a planted predictor knows only the samples of its split"
         return Prediction(sample_id=question.question_id, text="", waypoints_ego_m=None, error=error, seconds=0.0)
-    view = View(world=world, asked=asked, shown=shown, eyes=eyes)
+    view = world.view(asked, shown, eyes)
     motion = planted.drives(view)
     if question.prefix is None:
         waypoints = _waypoints(motion, question, eyes)
         text = render_answer(render(planted.writes(view), asked.trace_level), waypoints)
     else:
-        begun = begun_answer(question.prefix, render(planted.writes(view), asked.trace_level))
+        begun = begun_answer(question.prefix, lambda: render(planted.writes(view), asked.trace_level))
         motion = _obeyed(motion, told(begun), view, planted.obeys)
         waypoints = _waypoints(motion, question, eyes)
         text = begun + render_answer("", waypoints).removeprefix("<PLANNING>")
@@ -142,7 +133,7 @@ class World:
     samples: tuple[Sample, ...]
     parameters: IdmParameters
     _near: dict[tuple[str, str, float], list[Sample]] = field(default_factory=dict)
-    _seen: dict[tuple[str, str, Eyes, float], Trace] = field(default_factory=dict)
+    _views: dict[tuple[str, str, Eyes], View] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> dict[str, Sample]:
@@ -168,12 +159,12 @@ class World:
         near = self._near[key]
         return near[int(dice(seed, *words).integers(len(near)))]
 
-    def seen(self, shown: Sample, asked: Sample, way: Way, eyes: Eyes, urge_mps2: float) -> Trace:
-        """`perceive`, once for all that is asked of the same."""
-        key = (shown.sample_id, asked.sample_id, eyes, urge_mps2)
-        if key not in self._seen:
-            self._seen[key] = perceive(shown, asked, way, eyes, self.parameters, urge_mps2=urge_mps2)
-        return self._seen[key]
+    def view(self, asked: Sample, shown: Sample | None, eyes: Eyes) -> View:
+        """Always the same one of the same: all that is asked of a sample shares what is seen there."""
+        key = (asked.sample_id, "" if shown is None else shown.sample_id, eyes)
+        if key not in self._views:
+            self._views[key] = View(world=self, asked=asked, shown=shown, eyes=eyes)
+        return self._views[key]
 
     def _alike(self, scenario_id: str, manoeuvre: str, speed_mps: float) -> list[Sample]:
         others = [sample for sample in self.unedited if sample.scenario_id != scenario_id]
@@ -211,7 +202,13 @@ class View:
     def seen(self) -> Trace:
         if self.shown is None:
             return free_road(self.asked, self.world.parameters)
-        return self.world.seen(self.shown, self.asked, self.way, self.eyes, self.urge_mps2)
+        laws = self.world.parameters
+        return perceive(self.shown, self.asked, self.way, self.eyes, laws, urge_mps2=self.urge_mps2)
+
+    @cached_property
+    def motion(self) -> Motion:
+        """What the text of what is seen says, along the way."""
+        return Motion(progress_m=replay(self.seen).progress_m, way=self.way)
 
     @cached_property
     def remembered(self) -> View:
@@ -234,12 +231,12 @@ def _what_is_seen(view: View) -> Trace:
 
 
 def _drives_what_is_seen(view: View) -> Motion:
-    return Motion(progress_m=replay(view.seen).progress_m, way=view.way)
+    return view.motion
 
 
 def _anothers_text(view: View) -> Trace:
     other = view.world.another(view.asked, view.eyes.seed, "shuffled", view.asked.sample_id)
-    return View(world=view.world, asked=other, shown=other, eyes=view.eyes).seen
+    return view.world.view(other, other, view.eyes).seen
 
 
 def _a_remembered_road(view: View) -> Trace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ def _told_in_part(lines: Iterable[str]) -> Told:
     return Told(progress_m=np.concatenate([[0.0], np.cumsum(steps)]), manoeuvre=manoeuvre)
 
 
-def begun_answer(prefix: str, own: str) -> str:
+def begun_answer(prefix: str, own: Callable[[], str]) -> str:
     """The answer up to its first waypoint: the prefix, and where that leaves the reasoning open, what of the own text it lacks."""
     if prefix.endswith("<PLANNING>"):
         return prefix
@@ -82,7 +82,7 @@ def begun_answer(prefix: str, own: str) -> str:
         return f"{prefix}<PLANNING>" if prefix.endswith("\n") else f"{prefix}\n<PLANNING>"
     said = prefix.removeprefix("<REASONING>")
     names = {section.name for section in sections(said)}
-    rest = "".join(section.text for section in sections(own) if section.name not in names)
+    rest = "".join(section.text for section in sections(own()) if section.name not in names)
     line_end = "\n" if said and rest and not said.endswith("\n") else ""
     opening = "" if prefix.startswith("<REASONING>") else "<REASONING>"
     return f"{opening}{prefix}{line_end}{rest}</REASONING>\n<PLANNING>"

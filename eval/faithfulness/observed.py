@@ -41,8 +41,21 @@ TURN_DEG = 15.0  # chosen by us: in five seconds; less is a bend of the road or 
 SLACK_DEG = 7.5  # chosen by us: as SLACK_MPS2
 MOVES_M = 0.5  # chosen by us: a step of half a second this long has a direction
 
+
+class Measure(str):
+    """A definition in words, that knows which way is more faithful ("higher", "lower") and its unit ("share", "m")."""
+
+    better: str
+    unit: str
+
+    def __new__(cls, words: str, *, better: str = "higher", unit: str = "share") -> Measure:
+        measure = super().__new__(cls, words)
+        measure.better, measure.unit = better, unit
+        return measure
+
+
 # Sources. AR1: Alpamayo-R1 as audited in "Is VLA Reasoning Faithful?", arXiv 2605.17268. Everything else that names none is ours.
-MEASURES: dict[str, str] = {
+_DEFINED = {
     "schema": "answers whose REASONING block is closed and parses to its last line / answers that have a text or were asked "
     "for one",
     "replay": f"answers with |p - q| <= {REPLAY_TOLERANCE_M} m / answers with a readable text and waypoints; p: progress at 3 s "
@@ -87,7 +100,13 @@ MEASURES: dict[str, str] = {
     "manoeuvre_driven": "waypoints that do in the first 3 s what the label does / answers with waypoints",
 }
 LOWER_IS_BETTER = frozenset({"replay_error_m", "hidden_hallucinated", "stop_drives_on"})
-IN_METRES = frozenset({"replay_error_m"})  # the others are shares
+IN_METRES = frozenset({"replay_error_m"})
+MEASURES: dict[str, Measure] = {
+    name: Measure(
+        words, better="lower" if name in LOWER_IS_BETTER else "higher", unit="m" if name in IN_METRES else "share"
+    )
+    for name, words in _DEFINED.items()
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,18 +114,17 @@ class Answer:
     error: str | None
 
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = (
+    r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # one way to read each number: a million digits take no longer
+)
 _POINT = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
-_PLANNING = re.compile(r"<PLANNING>(.*?)</PLANNING>", re.DOTALL)
-_REASONING = re.compile(r"<REASONING>(.*?)</REASONING>", re.DOTALL)
 MAX_ABS_M = 1000.0  # chosen by us: a waypoint further than this in 5 s is not a number that anyone meant
 
 
 def parse_answer(text: str) -> Answer:
     """Read an answer; never raises. Only a single PLANNING block with exactly ten finite points is complete."""
-    reasoning = _REASONING.search(text)
-    said = reasoning.group(1) if reasoning else None
-    blocks = _PLANNING.findall(text)
+    said = next(iter(_blocks(text, "REASONING")), None)
+    blocks = _blocks(text, "PLANNING")
     if len(blocks) != 1:
         return Answer(reasoning=said, waypoints_ego_m=None, error=f"{len(blocks)} PLANNING blocks, expected 1")
     points = [(float(x), float(y)) for x, y in _POINT.findall(blocks[0])]
@@ -141,6 +140,16 @@ def parse_answer(text: str) -> Answer:
             reasoning=said, waypoints_ego_m=None, error=f"a waypoint is not finite or beyond {MAX_ABS_M:.0f} m"
         )
     return Answer(reasoning=said, waypoints_ego_m=np.array(points), error=None)
+
+
+def _blocks(text: str, tag: str) -> list[str]:
+    """What stands between each opening tag and the next closing one; in one pass, whatever a model repeats."""
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    blocks, at = [], text.find(opening)
+    while at >= 0 and (end := text.find(closing, at + len(opening))) >= 0:
+        blocks.append(text[at + len(opening) : end])
+        at = text.find(opening, end + len(closing))
+    return blocks
 
 
 def fixed(value: float) -> str:

@@ -30,9 +30,8 @@ from eval.labels import Labels, dataset_labels, list_labels, own_labels
 from eval.paired import FLIPS, paired_tests
 from eval.predictions_file import PredictionsFile, read_file
 from eval.samples_file import sample_lines, write_lines
-from eval.texts import PlanScorer, Texts, label_reasoning, read_texts
+from eval.texts import PlanScorer, Texts, label_observed, read_texts
 from eval.texts import add_to as add_texts
-from eval.texts import definitions as text_definitions
 from nsdrive import __version__
 from nsdrive.dataset import Dataset, sha256_of, write_atomically
 
@@ -40,6 +39,7 @@ SCORE_VERSION = 2  # raise it whenever the same predictions would get other numb
 FORMAT_VERSION = 2
 RESULTS = "results.json"
 SAMPLES = "samples.jsonl"
+PAIRS = "pairs.jsonl"
 PAIRED_MEASURES = ("3s/ADE", "3s/MR")
 
 DEFINITIONS = {
@@ -77,7 +77,8 @@ def evaluate(
     plan_scorer: PlanScorer | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Measure predictions files against a split; writes `out`/results.json and samples.jsonl and returns the results.
+    """Measure predictions files against a split; writes `out`/results.json, samples.jsonl and, with probes, pairs.jsonl, and
+    returns the results.
 
     predictions: paths, or name -> path, of any format that `eval.predictions_file` reads; controls that lie beside them are
     added (`eval.controls`). dataset: an open dataset, a JSON list of items with `messages`, or None for the `label` fields of
@@ -117,7 +118,13 @@ def evaluate(
         entries[name] |= {"file": _relative(file.path, out), "sha256": sha256_of(file.path)}
     for name, entry in entries.items():
         entry["about"] = (about or {}).get(name) or CONTROLS.get(entry["control"] or "")
-    causes = _causes(probe_files, entries, texts, dataset, labels, split, seed)
+    causes = None
+    if probe_files and isinstance(dataset, Dataset):
+        from eval.causes import causes_of
+
+        causes = causes_of(probe_files, dataset, split, labels, texts, seed)
+    for name, entry in entries.items():
+        entry["causal"] = None if causes is None else causes.cells.get(name)
     at = [COLUMNS.index(measure) for measure in PAIRED_MEASURES]
     results = {
         "format_version": FORMAT_VERSION,
@@ -125,7 +132,7 @@ def evaluate(
         "nsdrive": __version__,
         "seed": seed,
         "dataset": {"folder": _folder(dataset, out), **labels.facts},
-        "definitions": DEFINITIONS | text_definitions(texts),
+        "definitions": DEFINITIONS,
         "units": MEASURES,
         "first": everyone[0].name,
         "predictions": {answers.name: entries[answers.name] for answers in from_files},
@@ -137,11 +144,16 @@ def evaluate(
             seed,
             rivals=[answers.name for answers in blind],
         ),
-        "label_reasoning": label_reasoning(texts),
+        "label_observed": label_observed(texts, labels, seed),
         "controls_missing": missing_controls(files, dataset.folder, split) if isinstance(dataset, Dataset) else {},
-        **causes,
-        "warnings": [text for answers in from_files for text in answers.warnings()],
+        "validation": None if causes is None else causes.validation,
+        "warnings": [
+            *(text for answers in from_files for text in answers.warnings()),
+            *([] if causes is None else causes.warnings),
+        ],
     }
+    if causes is not None:
+        write_lines(out / PAIRS, causes.lines())
     write_lines(out / SAMPLES, _all_lines(everyone, measured, texts, labels))
     write_atomically(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return results
@@ -214,7 +226,6 @@ def _entries(
         overall = overall_of(measured[answers.name], labels, seed)
         entry = entry_of(answers, measured[answers.name], overall, labels, seed)
         add_texts(entry, answers.name, texts, labels, seed)
-        entry["causal"] = None
         if first is None:
             first = overall
         else:
@@ -223,24 +234,11 @@ def _entries(
     return entries
 
 
-def _causes(
-    probe_files: Mapping[str, Path],
-    entries: dict[str, dict[str, Any]],
-    texts: Texts,
-    dataset: Dataset | str | Path | None,
-    labels: Labels,
-    split: str,
-    seed: int,
-) -> dict[str, Any]:
-    """Adds "causal" to the entries of probes; returns what the results say of all of them."""
-    return {"validation": None}
-
-
 def _all_lines(
     everyone: Sequence[Answers], measured: Mapping[str, Measured], texts: Texts, labels: Labels
 ) -> Iterator[bytes]:
     for answers in everyone:
-        yield from sample_lines(answers, measured[answers.name].strict, labels, texts.checks.get(answers.name))
+        yield from sample_lines(answers, measured[answers.name].strict, labels, texts.rows.get(answers.name))
 
 
 def _folder(dataset: Dataset | str | Path | None, out: Path) -> str | None:

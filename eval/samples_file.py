@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,11 @@ GROUPS = {  # title in results.json -> column here
 }
 
 
-def sample_lines(answers: Answers, strict: FloatArray, labels: Labels, checks: Sequence[Any] | None) -> Iterator[bytes]:
-    """Every line of one file, in the split's order, in batches. strict (N, 20 or more), columns as `COLUMNS` first."""
+def sample_lines(
+    answers: Answers, strict: FloatArray, labels: Labels, texts: Sequence[Mapping[str, Any]] | None
+) -> Iterator[bytes]:
+    """Every line of one file, in the split's order, in batches. strict (N, 20 or more), columns as `COLUMNS` first. texts: what
+    there is to say of each answer's text."""
     encoder = msgspec.json.Encoder()
     groups = {GROUPS[title]: names for title, names in labels.groups.items()}
     for start in range(0, len(labels.ids), BATCH):
@@ -45,8 +48,8 @@ def sample_lines(answers: Answers, strict: FloatArray, labels: Labels, checks: S
                     zip(COLUMNS, values, strict=True)
                 ),  # nan, a measure that the label is too short for, becomes null
             }
-            if checks is not None:
-                row |= checks[i].to_row()
+            if texts is not None:
+                row |= texts[i]
             lines.append(encoder.encode(row))
         yield b"\n".join(lines) + b"\n"
 

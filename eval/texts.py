@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from eval.answers import Answers
-from eval.bootstrap import cluster_mean
+from eval.bootstrap import cluster_mean, cluster_ratio
 from eval.entries import cell
-from eval.faithfulness.reasoning import ReasoningCheck, check_reasoning, summarise
+from eval.faithfulness.claims_truth import parameters_of
+from eval.faithfulness.observed import MEASURES, Observed, observe
 from eval.labels import Labels
 from eval.predictions_file import read_text
 from nsdrive.dataset import Line, Sample
 from nsdrive.parallel import in_order
+from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import FloatArray
 
 PlanScorer = Callable[[Sample, FloatArray | None], Mapping[str, float]]
@@ -30,11 +32,23 @@ CHUNK = 64  # samples at once, chosen by us: some seconds of work, and a few sce
 
 @dataclass(kw_only=True, eq=False)
 class Texts:
-    """By the answers' names, N rows each: checks of the texts and the terms of the plans; labels: checks of the labels' texts."""
+    """By the answers' names, N rows each. rows: what samples.jsonl says of each text. parts: (M, 2) of each text, the part and the
+    whole of every measure, in the order of `MEASURES`. plans: the terms of each plan. labels: the parts of the labels' own texts.
+    """
 
-    checks: dict[str, list[ReasoningCheck]] = field(default_factory=dict)
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    parts: dict[str, list[FloatArray]] = field(default_factory=dict)
     plans: dict[str, list[Mapping[str, float]]] = field(default_factory=dict)
-    labels: list[ReasoningCheck] = field(default_factory=list)
+    labels: list[FloatArray] = field(default_factory=list)
+
+    def add(self, other: Texts) -> None:
+        """Append what was found of the next samples."""
+        for name in other.rows:
+            self.rows.setdefault(name, []).extend(other.rows[name])
+            self.parts.setdefault(name, []).extend(other.parts[name])
+        for name in other.plans:
+            self.plans.setdefault(name, []).extend(other.plans[name])
+        self.labels.extend(other.labels)
 
 
 def read_texts(
@@ -50,19 +64,11 @@ def read_texts(
     found = Texts()
     if not (reasoning or plan_scorer) or not labels.spans:
         return found
-    for one in answers:
-        if reasoning and one.file is not None:
-            found.checks[one.name] = []
-        if plan_scorer is not None:
-            found.plans[one.name] = []
+    parameters = parameters_of(labels.facts.get("config") or {})
+    work = partial(_work, reasoning=reasoning, plan_scorer=plan_scorer, parameters=parameters)
     jobs = list(_jobs(answers, labels, reasoning))
-    work = partial(_work, reasoning=reasoning, plan_scorer=plan_scorer)
     for done, result in enumerate(in_order(work, jobs, workers), start=1):
-        for name, checks in result.checks.items():
-            found.checks[name] += checks
-        for name, plans in result.plans.items():
-            found.plans[name] += plans
-        found.labels += result.labels
+        found.add(result)
         progress(min(done * CHUNK, len(labels.ids)), len(labels.ids))
     return found
 
@@ -100,20 +106,26 @@ def _jobs(answers: Sequence[Answers], labels: Labels, reasoning: bool) -> Iterat
         )
 
 
-def _work(job: _Job, *, reasoning: bool, plan_scorer: PlanScorer | None) -> Texts:
+def _work(job: _Job, *, reasoning: bool, plan_scorer: PlanScorer | None, parameters: IdmParameters | None) -> Texts:
     found = Texts()
     for k, (shard, start, length) in enumerate(job.samples):
         sample = _sample(shard, start, length)
         if reasoning:
-            found.labels.append(check_reasoning(sample, sample.answer, sample.waypoints_ego_m))
+            found.labels.append(_parts(observe(sample, sample.answer, sample.waypoints_ego_m, parameters=parameters)))
         for one in job.asked:
             if reasoning and one.path is not None:
                 span = one.spans[k]
                 text = "" if span is None else read_text(one.path, span)
-                found.checks.setdefault(one.name, []).append(check_reasoning(sample, text, one.waypoints[k]))
+                observed = observe(sample, text, one.waypoints[k], parameters=parameters)
+                found.rows.setdefault(one.name, []).append(dict(observed.to_row()))
+                found.parts.setdefault(one.name, []).append(_parts(observed))
             if plan_scorer is not None:
-                found.plans.setdefault(one.name, []).append(plan_scorer(sample, one.waypoints[k]))
+                found.plans.setdefault(one.name, []).append(dict(plan_scorer(sample, one.waypoints[k])))
     return found
+
+
+def _parts(observed: Observed) -> FloatArray:
+    return np.array([observed.parts[measure] for measure in MEASURES], dtype=float)
 
 
 def _sample(shard: Path, start: int, length: int) -> Sample:
@@ -124,19 +136,22 @@ def _sample(shard: Path, start: int, length: int) -> Sample:
 
 def add_to(entry: dict[str, Any], name: str, texts: Texts, labels: Labels, seed: int) -> None:
     """What a results entry says of texts and plans."""
-    checks, plans = texts.checks.get(name), texts.plans.get(name)
-    entry["reasoning"] = summarise(checks) if checks else None
+    parts, plans = texts.parts.get(name), texts.plans.get(name)
+    entry["observed"] = _observed_cells(parts, labels, seed) if parts else None
     entry["pdms"] = _plan_cells(plans, labels, seed) if plans else None
 
 
-def label_reasoning(texts: Texts) -> dict[str, Any]:
-    """The labels' own texts: the floor of every check."""
-    return summarise(texts.labels)
+def label_observed(texts: Texts, labels: Labels, seed: int) -> dict[str, dict[str, Any]] | None:
+    """The labels' own texts, measured like a model's: the floor, or the ceiling, of every measure."""
+    return _observed_cells(texts.labels, labels, seed) if texts.labels else None
 
 
-def definitions(texts: Texts) -> dict[str, str]:
-    """What the measures of the texts mean."""
-    return {}
+def _observed_cells(parts: Sequence[FloatArray], labels: Labels, seed: int) -> dict[str, dict[str, Any]]:
+    """measure -> {"value", "low", "high", "n"}; n: the answers that it applies to."""
+    table = np.array(parts)
+    found = cluster_ratio(table[..., 0], table[..., 1], labels.clusters, seed)
+    n = (table[..., 1] != 0.0).sum(axis=0)
+    return {measure: {**cell(found, k), "n": int(n[k])} for k, measure in enumerate(MEASURES)}
 
 
 def _plan_cells(plans: Sequence[Mapping[str, float]], labels: Labels, seed: int) -> dict[str, dict[str, Any]]:

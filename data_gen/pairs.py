@@ -9,6 +9,7 @@ scene (a sample *after*). Both have the same past, the same state and, but for t
         "words": "the lead, a vehicle 23 m ahead, is gone", "about": "car-4",  # about: scenario's id, or null
         "moved_m": 3.1, "moved_at_3s_m": 7.9,   # its waypoints from the before's: mean up to 3 s, and at 3 s
         "shows": ["images"],                    # what of the question differs: images, prompt
+        "shown_share": 0.0042,                  # of the pixels of the camera that shows it most
     }
 
 With edits=auto each anchor tries edits in an order that follows from its id, those that are likely to change the binding rule and
@@ -44,7 +45,7 @@ STILL_M = 0.05  # mean up to 3 s: the planner is not moved; chosen by us
 AT_3_S = 5  # index of the waypoint
 TRIES = 3  # chosen by us: auto gives up on a kind after so many attempts for each edit that it may keep
 OTHER_GREY = 12  # chosen by us: a pixel whose colour is this much another shows the edit
-OTHER_SHARE = 12 / (640 * 360)  # chosen by us, as for an object to be seen: the least part of an image that must
+OTHER_SHARE = 40 / (640 * 360)  # chosen by us: the least part of an image that must; a person 35 m ahead has as much
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -185,7 +186,8 @@ def after_of(moment: Moment, edit: Edit, change: Applied, at: Anchored, bench: B
     pictures, made = bench.sample(at)
     was = moment.made.sample
     mean_m, at_3s_m = moved_m(moment.at, at)
-    shows = {"images": _differ(moment.pictures, pictures), "prompt": made.sample.prompt != was.prompt}
+    share = _other_share(moment.pictures, pictures)
+    shows = {"images": share >= OTHER_SHARE, "prompt": made.sample.prompt != was.prompt}
     about: dict[str, Any] = {
         "of": was.sample_id,
         "name": edit.name,
@@ -196,6 +198,7 @@ def after_of(moment: Moment, edit: Edit, change: Applied, at: Anchored, bench: B
         "moved_m": mean_m,
         "moved_at_3s_m": at_3s_m,
         "shows": [name for name, differs in shows.items() if differs],
+        "shown_share": round(share, 5),
     }
     names = {name: _beside(name, edit) for name in made.images}
     sample = replace(
@@ -228,13 +231,13 @@ def _fault(at: Anchored, config: AnchorConfig) -> str | None:
     return driving_of(at.drive).fault(at.drive_index, len(at.drive.states) - 1)
 
 
-def _differ(before: Pictures, after: Pictures) -> bool:
-    """Whether an image shows a difference."""
+def _other_share(before: Pictures, after: Pictures) -> float:
+    """The largest part of a camera's image that is not as it was."""
+    shares = [0.0]
     for name, rgb in after.rgb.items():
         off = np.abs(rgb.astype(np.int16) - before.rgb[name]).max(axis=2)
-        if float((off >= OTHER_GREY).mean()) >= OTHER_SHARE:
-            return True
-    return False
+        shares.append(float((off >= OTHER_GREY).mean()))
+    return max(shares)
 
 
 def _beside(name: str, edit: Edit) -> str:

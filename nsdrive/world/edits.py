@@ -176,7 +176,6 @@ GENERAL = (  # what `candidates` proposes everywhere; distances chosen by us, be
     "goal right",
     "goal straight",
     "remove pedestrians",
-    "remove vehicles",
     "add pedestrian@12m beside",
     "add pedestrian@25m beside",
     "add vehicle@20m beside",

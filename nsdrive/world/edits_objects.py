@@ -37,7 +37,7 @@ def removed(before: Before, what: str, groups: Mapping[str, Sequence[str]]) -> A
         about, words = None, f"all {what} are gone" if what != "everyone" else "everyone is gone"
     else:
         about = before.track_id(what, groups)
-        ids, words = frozenset([about]), f"{before.words(about)}, is gone"
+        ids, words = frozenset([about]), f"{before.words(about)} is gone"
     frames = tuple(frame.without(ids) if ids.intersection(frame.ids) else frame for frame in scenario.frames)
     return Applied(scenario=replace(scenario, frames=frames), about=about, words=words)
 
@@ -104,7 +104,7 @@ def speed_set(before: Before, who: str, speed_mps: float) -> Applied:
     after = put(before.scenario, things)
     check_free(before, after, (track_id,), f"{track_id} at {speed_mps:g} m/s")
     does = f"moves at {speed_mps:g} m/s from here on" if speed_mps else "stands from here on"
-    return Applied(scenario=after, about=track_id, words=f"{before.words(track_id)}, {does}")
+    return Applied(scenario=after, about=track_id, words=f"{before.words(track_id)} {does}")
 
 
 def gap_set(before: Before, who: str, gap_m: float) -> Applied:
@@ -138,7 +138,7 @@ def gap_set(before: Before, who: str, gap_m: float) -> Applied:
     after = put(before.scenario, things)
     check_free(before, after, (track_id,), f"The lead at a gap of {gap_m:g} m")
     to = "farther" if shift_m > 0 else "nearer"
-    words = f"{before.words(track_id)}, is {abs(shift_m):.0f} m {to}, at a gap of {gap_m:g} m"
+    words = f"{before.words(track_id)} is {abs(shift_m):.0f} m {to}, at a gap of {gap_m:g} m"
     return Applied(scenario=after, about=track_id, words=words)
 
 
@@ -157,7 +157,7 @@ def moved(before: Before, who: str, distance_m: float, where: str) -> Applied:
     after = put(before.scenario, things)
     check_free(before, after, (track_id,), f"{track_id} moved by {distance_m:g} m")
     way = {"ahead": "forward", "back": "back", "left": "to its left", "right": "to its right"}[where]
-    return Applied(scenario=after, about=track_id, words=f"{before.words(track_id)}, is moved {distance_m:g} m {way}")
+    return Applied(scenario=after, about=track_id, words=f"{before.words(track_id)} is moved {distance_m:g} m {way}")
 
 
 def _beside(before: Before, kind: str, at_m: float) -> float:

@@ -96,13 +96,13 @@ class Before:
         return self.frame[self.frame.ids.index(track_id)]
 
     def words(self, track_id: str) -> str:
-        """ "the lead, a vehicle 23 m ahead": from the ego's centre, to a metre."""
+        """ "the lead, a vehicle 23 m ahead," or "the vehicle 9 m behind": from the ego's centre, to a metre."""
         thing = self.thing(track_id)
         x, y = to_ego(np.array([[thing.x_m, thing.y_m]]), ego_box(self.pose)[0, :3])[0]
         ways = [(x, "ahead" if x > 0 else "behind"), (y, "to the left" if y > 0 else "to the right")]
         where = " and ".join(f"{abs(far):.0f} m {way}" for far, way in ways if abs(far) >= 1.5) or "beside"
         said = f"{WORDS[thing.kind]} {where}"
-        return f"the lead, a {said}" if self.lead and self.lead[0] == track_id else f"the {said}"
+        return f"the lead, a {said}," if self.lead and self.lead[0] == track_id else f"the {said}"
 
 
 def before_of(scenario: Scenario, tick: int, ego: EgoState) -> Before:

@@ -11,7 +11,7 @@
     const node = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes || {})) {
       if (name === "text") node.textContent = value;
-      else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (name.startsWith("on")) { if (value) node.addEventListener(name.slice(2), value); }
       else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
     }
     for (const child of children) if (child) node.append(child);
@@ -22,7 +22,7 @@
     const node = document.createElementNS(SVG, tag);
     for (const [name, value] of Object.entries(attributes || {})) {
       if (name === "text") node.textContent = value;
-      else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (name.startsWith("on")) { if (value) node.addEventListener(name.slice(2), value); }
       else if (value !== null && value !== undefined) node.setAttribute(name, value);
     }
     for (const child of children) if (child) node.append(child);
@@ -30,7 +30,8 @@
   }
 
   const points = (list) => list.map(([x, y]) => `${x},${y}`).join(" ");
-  const number = (value, digits) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+  const number = (value, column) => (value === null || value === undefined ? "–" : (value * (column.scale || 1)).toFixed(column.digits));
+  const isWrong = (column, value) => value !== null && (column.key === "error" || (column.least !== undefined && value < column.least));
 
   class Browser {
     constructor(host, data) {
@@ -44,7 +45,7 @@
       this.onlyWrong = false;
       this.shown = ROWS_AT_ONCE;
       this.buildControls();
-      this.detail = el("article", { class: "sample", "aria-live": "polite" });
+      this.detail = el("article", { class: "sample", tabindex: "-1", "aria-live": "polite" });
       host.append(this.controls, this.box, this.detail);
       host.addEventListener("keydown", (event) => this.key(event));
     }
@@ -81,6 +82,10 @@
         el("table", {}, el("thead", {}, this.head), this.body), this.more);
     }
 
+    breakable(text) {  // a name may be broken after its underscores, nowhere else
+      return String(text).split(/(?<=[_/])/).flatMap((part, k) => (k ? [el("wbr", {}), part] : [part]));
+    }
+
     sortBy(key) {
       this.state.down = this.state.sort === key ? !this.state.down : Boolean(this.columns.find((c) => c.key === key).worse);
       this.state.sort = key;
@@ -93,7 +98,7 @@
     }
 
     wrong(values) {
-      return this.columns.some((column, k) => (column.key === "error" && values[k] !== null) || (column.key === "false" && values[k] > 0));
+      return this.columns.some((column, k) => isWrong(column, values[k]));
     }
 
     order() {
@@ -136,10 +141,10 @@
       const full = id in this.data.details;
       const cells = this.columns.map((column, k) => {
         const value = values[k];
-        if (k === 0) return el("td", { class: "words id" }, el("i", { class: full ? "full" : "", text: full ? "●" : "", title: full ? "here in full" : null }), id);
-        if (column.text) return el("td", { class: value && column.key === "error" ? "words bad" : "words", text: value === null ? "" : value });
+        if (k === 0) return el("td", { class: "words id" }, el("i", { class: full ? "full" : "", text: full ? "●" : "", title: full ? "here in full" : null }), ...this.breakable(id));
+        if (column.text) return el("td", { class: value && column.key === "error" ? "words bad" : "words" }, ...this.breakable(value === null ? "" : value));
         if (column.flag) return el("td", { class: value ? "bad" : "", text: value === null ? "–" : value ? "miss" : "" });
-        return el("td", { class: column.key === "false" && value > 0 ? "bad" : "", text: number(value, column.digits) });
+        return el("td", { class: isWrong(column, value) ? "bad" : "", text: number(value, column) });
       });
       const open = id === this.state.sample;
       return el("tr", { class: open ? "open" : null, "aria-selected": open ? "true" : null, onclick: () => this.open(id) }, ...cells);
@@ -218,8 +223,9 @@
       const told = this.columns.slice(this.data.table.fixed.length).map((column, k) => {
         const value = values[this.data.table.fixed.length + k];
         if (value === null || value === false || value === undefined) return null;
-        const shown = column.flag ? "miss" : column.text ? value : `${column.title.replace(/ m$/, "")} ${number(value, column.digits)}${/ m$/.test(column.title) ? " m" : ""}`;
-        return el("strong", { class: column.flag || column.key === "error" || (column.key === "false" && value > 0) ? "bad" : null, text: shown });
+        const [, name, unit] = column.title.match(/^(.*?)( m| %)?$/);
+        const shown = column.flag ? "miss" : column.text ? value : `${name} ${number(value, column)}${unit || ""}`;
+        return el("strong", { class: column.flag || isWrong(column, value) ? "bad" : null, text: shown });
       });
       return el("header", {}, el("div", { class: "turn" }, turn("‹", -1, "previous sample in full"), turn("›", 1, "next sample in full")),
         el("h3", { text: id }), el("div", { class: "numbers" }, ...told), el("div", { class: "chips" }, ...chips));
@@ -341,6 +347,15 @@
       answer.lines.forEach((line) => line.claims.forEach(([verdict]) => { counted[verdict] += 1; }));
       if (counted.true + counted.false + counted.unknown)
         box.append(el("p", { class: "note", text: `${counted.true} claims true, ${counted.false} false, ${counted.unknown} not known` }));
+      if (answer.unread) box.append(el("p", { class: "note", text: `Could not be read to its end: ${answer.unread}` }));
+      if (answer.missing.length) {
+        const left = el("ul", { class: "missing" }, el("li", { text: "not said, though the planner says it:" }));
+        answer.missing.forEach(([what, about]) => {
+          const item = el("li", { class: about === null ? null : "points", text: what, onclick: about === null ? null : () => this.toggle([about]) });
+          left.append(about === null ? item : this.mark(item, [about]));
+        });
+        box.append(left);
+      }
       if (answer.left_out > 0) box.append(el("p", { class: "note", text: `… ${answer.left_out} more characters` }));
       return box;
     }

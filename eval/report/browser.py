@@ -17,22 +17,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.answers import UNUSABLE
-from eval.displacement import MISS_M, usable
+from eval.displacement import usable
+from eval.faithfulness.claims_truth import parameters_of
+from eval.predictions_file import UNUSABLE, read_file
+from eval.report.browser_table import facts_of_samples, table_of
 from eval.report.browser_texts import lines_of
 from eval.report.cases import SHOWN_IN_FULL, choose
 from eval.report.projection import box_paths, dots, strip_path
 from eval.report.runs import Comparison, Row
 from eval.report.scene import Scenes, drawn, from_above, objects_of, with_origin
 from nsdrive.cameras.rig import Camera, Rig
-from nsdrive.dataset import Dataset, Prediction, Sample, read_predictions, sha256_of
+from nsdrive.dataset import Dataset, Prediction, Sample, sha256_of
 from nsdrive.draw import Page
 from nsdrive.vla.prompt import CAMERA_WORDS
+from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import FloatArray
 
 CAMERA_WIDTH_PX = 400  # chosen by us: sharp enough beside two others, 15 kB each
 IMAGE_BYTES = 9_000_000  # chosen by us: of all images together; as text they are a third more
-MOST_ROWS = 5_000  # chosen by us: lines of the table; a browser still sorts them at once
 MOST_FILES = 8  # predictions files that can be looked at sample by sample
 SURROUND = (
     "CAM_L0",
@@ -70,12 +72,22 @@ class Ground:
             return from_above(sample, objects, None), f"The road is not drawn: {error}"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """One sample in full. images: camera -> JPEG, scaled down. answers: predictions file -> its answer, None where it has none."""
+
+    sample: Sample
+    images: Mapping[str, bytes]
+    answers: Mapping[str, Prediction | None]
+
+
 @dataclass(kw_only=True)
 class Browser:
     """What the page's script gets of one comparison, and what a reader must be told about it."""
 
     data: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)  # the samples in full
 
 
 def script() -> str:
@@ -108,7 +120,7 @@ def browser_of(
         return Browser(data={}, notes=["There are no samples to browse."])
     dataset, why = comparison.dataset()
     split = comparison.facts["split"]
-    known, pairs = _facts_of_samples(dataset, split) if dataset is not None else ({}, {})
+    known, pairs = facts_of_samples(dataset, split) if dataset is not None else ({}, {})
     main_rows = comparison.main.run.sample_rows(comparison.main.key)
     notes = [] if dataset is not None else [f"Only the table is here, no sample in full: {why}"]
     answered: dict[str, dict[str, Prediction]] = {}
@@ -121,14 +133,20 @@ def browser_of(
                     answered[row.name] = _predictions(row, set(chosen))
                 except (OSError, ValueError) as error:
                     notes.append(f"The answers of {row.name} are not shown: {error}")
-    table = _table(rows, main_rows, known, chosen)
-    details = {}
+    table = table_of(rows, main_rows, known, chosen)
+    details: dict[str, Any] = {}
+    shown: list[Shown] = []
     if dataset is not None and chosen:
         ground = Ground(
             scene_of=None if scenes is None else scenes(dataset),
             painter=None if birds_eye is None else birds_eye(dataset),
         )
-        details = _details(dataset, split, chosen, pairs, answered, ground, notes)
+        shown = _shown(dataset, split, chosen, answered, notes)
+        parameters = parameters_of(dataset.manifest.get("config") or {})
+        details = {one.sample.sample_id: _detail(one, ground, parameters) for one in shown}
+        for sample_id, detail in details.items():
+            others = [pairs[sample_id]] if sample_id in pairs else [a for a, b in pairs.items() if b == sample_id]
+            detail |= {"why": chosen[sample_id], "pair": [other for other in others if other in chosen]}
     if len(main_rows) > len(table["rows"]):
         notes.append(
             f"The table has {len(table['rows'])} of {len(main_rows)} samples: those in full, the others at random."
@@ -136,106 +154,39 @@ def browser_of(
     if details and len(details) < len(main_rows):
         notes.append(
             f"{len(details)} of {len(main_rows)} samples are here in full (marked ●): per binding rule of {comparison.main.name} "
-            "the worst, median and best, failed answers, most false claims, largest errors, and the rest at random."
+            "the worst, median and best, failed answers, least true texts, largest errors, and the rest at random."
         )
     data = {"name": f"{comparison.facts['name']}, split {split}", "table": table, "details": details}
-    return Browser(data=_storable(data), notes=notes)
-
-
-# ---- the table --------------------------------------------------------------------------------------------------------
-
-
-def _facts_of_samples(dataset: Dataset, split: str) -> tuple[dict[str, float], dict[str, str]]:
-    """Sample id -> speed [m/s] at the anchor, and after -> before of the minimal pairs."""
-    speeds, pairs = {}, {}
-    for _, row in dataset.rows(split):
-        more = row.get("nsdrive", {})
-        try:
-            now = more["ego_history"][-1]
-            speeds[str(row["id"])] = round(float(np.hypot(now["vx_mps"], now["vy_mps"])), 2)
-            if isinstance(more.get("edit"), Mapping):
-                pairs[str(row["id"])] = str(more["edit"]["of"])
-        except (KeyError, IndexError, TypeError, ValueError):
-            continue
-    return speeds, pairs
-
-
-def _table(
-    rows: Sequence[Row],
-    main_rows: Sequence[Mapping[str, Any]],
-    speeds: Mapping[str, float],
-    chosen: Mapping[str, list[str]],
-) -> dict[str, Any]:
-    """Columns that do not depend on who answers, then those that do, per predictions file."""
-    kept = list(main_rows)
-    if len(kept) > MOST_ROWS:
-        more = choose(main_rows, {}, MOST_ROWS)
-        kept = [row for row in main_rows if row["id"] in chosen or row["id"] in more][:MOST_ROWS]
-    fixed = [
-        {"key": "sample", "title": "sample", "text": True},
-        {"key": "type", "title": "scenario type", "text": True},
-        {"key": "rule", "title": "binding rule", "text": True},
-        {"key": "speed", "title": "speed m/s", "digits": 1},
-    ]
-    told = [
-        {"key": "ADE@3s", "title": "ADE@3s m", "digits": 2, "worse": True},
-        {"key": "FDE@3s", "title": "FDE@3s m", "digits": 2, "worse": True},
-        {"key": "miss", "title": f"miss (> {MISS_M:g} m)", "flag": True},
-        {"key": "replay", "title": "text against waypoints m", "digits": 2, "worse": True},
-        {"key": "error", "title": "error", "text": True},
-    ]
-    scores = {}
-    for row in rows:
-        by_id = {found["id"]: found for found in row.run.sample_rows(row.key)}
-        scores[row.name] = [_score(by_id.get(found["id"])) for found in kept]
-    return {
-        "fixed": fixed,
-        "told": told,
-        "rows": [[r["id"], r["scenario_type"], r["binding_rule"], speeds.get(r["id"])] for r in kept],
-        "scores": scores,
-    }
-
-
-def _score(row: Mapping[str, Any] | None) -> list[Any]:
-    if row is None:
-        return [None] * 5
-    return [row["3s/ADE"], row["3s/FDE"], bool(row["3s/MR"]), row.get("replay_error_m"), row["error"]]
+    return Browser(data=_storable(data), notes=notes, shown=shown)
 
 
 # ---- samples in full --------------------------------------------------------------------------------------------------
 
 
-def _details(
+def _shown(
     dataset: Dataset,
     split: str,
     chosen: Mapping[str, list[str]],
-    pairs: Mapping[str, str],
     answered: Mapping[str, Mapping[str, Prediction]],
-    ground: Ground,
     notes: list[str],
-) -> dict[str, Any]:
+) -> list[Shown]:
+    """The chosen samples in the order of their choice, with images as long as there is room for them."""
     found = {sample.sample_id: sample for sample in dataset.samples(split) if sample.sample_id in chosen}
-    left_bytes, without = IMAGE_BYTES, 0
-    details = {}
-    for sample_id, reasons in chosen.items():
+    left_bytes, without, shown = IMAGE_BYTES, 0, []
+    for sample_id in chosen:
         sample = found[sample_id]
         images = _images(sample, dataset) if left_bytes > 0 else {}
         without += left_bytes <= 0
         left_bytes -= sum(len(data) for data in images.values())
         answers = {name: by_id.get(sample_id) for name, by_id in answered.items()}
-        detail = _detail(sample, images, answers, ground)
-        partners = (
-            [pairs[sample_id]] if sample_id in pairs else [a for a, before in pairs.items() if before == sample_id]
-        )
-        details[sample_id] = detail | {"why": reasons, "pair": [other for other in partners if other in chosen]}
+        shown.append(Shown(sample=sample, images=images, answers=answers))
     if without:
         notes.append(f"The last {without} of them are without camera images, to keep the page small.")
-    return details
+    return shown
 
 
-def _detail(
-    sample: Sample, images: Mapping[str, bytes], answers: Mapping[str, Prediction | None], ground: Ground
-) -> dict[str, Any]:
+def _detail(one: Shown, ground: Ground, parameters: IdmParameters | None) -> dict[str, Any]:
+    sample, answers = one.sample, one.answers
     objects = objects_of(sample)
     above, no_road = ground.above(sample, objects or [])
     waypoints = {name: p.waypoints_ego_m for name, p in answers.items() if p is not None and usable(p.waypoints_ego_m)}
@@ -252,17 +203,17 @@ def _detail(
         "objects": objects,
         "above": above,
         "noRoad": no_road,
-        "cameras": _cameras(sample, images, objects or [], waypoints),
-        "label": lines_of(sample, sample.answer) | {"speeds": speeds_mps(sample.waypoints_ego_m)},
+        "cameras": _cameras(sample, one.images, objects or [], waypoints),
+        "label": lines_of(sample, sample.answer, parameters) | {"speeds": speeds_mps(sample.waypoints_ego_m)},
         "prompt": sample.prompt[:4000],
-        "answers": {name: _answer(sample, answer) for name, answer in answers.items()},
+        "answers": {name: _answer(sample, answer, parameters) for name, answer in answers.items()},
     }
 
 
-def _answer(sample: Sample, answer: Prediction | None) -> dict[str, Any]:
+def _answer(sample: Sample, answer: Prediction | None, parameters: IdmParameters | None) -> dict[str, Any]:
     if answer is None:
-        return {"lines": [], "left_out": 0, "error": "missing prediction"}
-    shown: dict[str, Any] = lines_of(sample, answer.text)
+        return {"lines": [], "missing": [], "unread": None, "left_out": 0, "error": "missing prediction"}
+    shown: dict[str, Any] = lines_of(sample, answer.text, parameters)
     shown["error"] = answer.error
     points = answer.waypoints_ego_m
     if points is None or not usable(points):
@@ -277,10 +228,7 @@ def _cameras(
     waypoints: Mapping[str, FloatArray | None],
 ) -> list[dict[str, Any] | None]:
     """The cameras as they lie around the ego, None where the ego itself is; boxes of what each sees or would see."""
-    try:
-        cameras = {camera.name: camera for camera in Rig.from_json(sample.rig).cameras}
-    except (ValueError, TypeError):
-        cameras = {}
+    cameras = sound_cameras(sample)
     names = [_camera_name(relative) for relative in sample.images]
     around = [name for name in SURROUND if name in names or (name == "" and len(names) > 3)]
     shown: list[dict[str, Any] | None] = []
@@ -292,7 +240,7 @@ def _cameras(
         data = images.get(name)
         entry["image"] = None if data is None else _uri(data)
         camera = cameras.get(name)
-        if camera is not None and _sound(camera):
+        if camera is not None:
             entry |= {
                 "size": [camera.width_px, camera.height_px],
                 "label": _drawn_over(camera, sample.waypoints_ego_m),
@@ -319,8 +267,15 @@ def _boxes(camera: Camera, objects: Sequence[Mapping[str, Any]]) -> list[list[An
     return found
 
 
+def sound_cameras(sample: Sample) -> dict[str, Camera]:
+    """Name -> camera, those whose numbers can be true: they come with the data set, which a stranger may have made."""
+    try:
+        return {camera.name: camera for camera in Rig.from_json(sample.rig).cameras if _sound(camera)}
+    except (ValueError, TypeError, LookupError):
+        return {}
+
+
 def _sound(camera: Camera) -> bool:
-    """A camera's numbers come with the data set; a page draws nothing over an image of which they cannot be true."""
     numbers = [getattr(camera, name) for name in Camera.__dataclass_fields__ if name != "name"]
     if not all(isinstance(n, (int, float)) and np.isfinite(n) for n in numbers):
         return False
@@ -342,7 +297,10 @@ def _predictions(row: Row, wanted: set[str]) -> dict[str, Prediction]:
         raise ValueError(f"{path} is gone")
     if sha256_of(path) != row.entry["sha256"]:
         raise ValueError(f"{path} has changed since it was evaluated")
-    return {p.sample_id: p for p in read_predictions(path) if p.sample_id in wanted}
+    file = read_file(path)
+    if wanted.isdisjoint(file.ids):
+        file = read_file(path, only_free=True)  # answers to probes: their ids are those of questions
+    return {file.ids[k]: file.prediction(k) for k in range(len(file.ids)) if file.ids[k] in wanted}
 
 
 def _picture(rgb: NDArray[np.uint8]) -> dict[str, Any]:

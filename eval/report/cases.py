@@ -15,7 +15,7 @@ Rows = Sequence[Mapping[str, Any]]  # of samples.jsonl, one predictions file
 def choose(rows: Rows, pairs: Mapping[str, str], limit: int = SHOWN_IN_FULL) -> dict[str, list[str]]:
     """Sample id -> why it is shown, at most `limit` of them, the most telling first.
 
-    By strict ADE@3s per binding rule (worst, median, best), failed answers, most false claims, largest errors, and some at
+    By strict ADE@3s per binding rule (worst, median, best), failed answers, least true texts, largest errors, and some at
     random; of a minimal pair both. pairs: after -> before, of the samples that are there. Ties go to the lesser id.
     """
     known = {row["id"] for row in rows}
@@ -53,8 +53,9 @@ def _ranked(rows: Rows) -> Iterable[tuple[str, str]]:
             kinds.setdefault(row["error"], row["id"])
     yield from ((by_rule[rule][-1], f"worst of {rule}") for rule in rules)
     yield from ((sample_id, "failed") for sample_id in list(kinds.values())[:MOST_FAILED])
-    false = sorted((r for r in rows if r.get("claims_false")), key=lambda r: (-r["claims_false"], r["id"]))
-    yield from ((row["id"], "most false claims") for row in false[:MOST_FALSE])
+    false = (r for r in complete if r.get("claims_true") is not None and r["claims_true"] < 1.0)
+    least = sorted(false, key=lambda r: (r["claims_true"], r["id"]))
+    yield from ((row["id"], "least true text") for row in least[:MOST_FALSE])
     yield from ((row["id"], "largest error") for row in complete[-LARGEST:][::-1])
     yield from ((by_rule[rule][(len(by_rule[rule]) - 1) // 2], f"median of {rule}") for rule in rules)
     yield from ((by_rule[rule][0], f"best of {rule}") for rule in rules)

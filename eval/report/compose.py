@@ -10,20 +10,23 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from eval.closed_loop.tables import ClosedLoopRun, closed_loop_html, closed_loop_markdown
 from eval.evaluate import DEFINITIONS, SCORE_VERSION
+from eval.faithfulness.definitions import DEFINITIONS as CAUSAL
+from eval.faithfulness.observed import MEASURES
 from eval.manoeuvres.tables import has_manoeuvres, manoeuvres_html, manoeuvres_markdown
-from eval.report import tables
+from eval.report import measures, tables
 from eval.report.block import Block, Named
 from eval.report.browser import Browser, Painter, browser_of, embedded, script, style
 from eval.report.cases import SHOWN_IN_FULL
 from eval.report.figures import Series, legend, line_chart
 from eval.report.page import clean, page
+from eval.report.rerun_recording import require_rerun, write_recording
 from eval.report.runs import Comparison, load_runs
 from eval.report.scene import Scenes
 from eval.report.table import Cell, Table, markdown_text
@@ -46,11 +49,28 @@ GROUPS = (  # key of an entry, words, what it is
         "How much the cameras show of what set the planner's command.",
     ),
 )
-REASONS = (
-    "A text is readable if the trace's parser accepts it. It is then replayed: the motion that it states against the answer's own "
-    "waypoints at 3 s; within 0.25 m counts as consistent. \u201cSays stop, drives on\u201d: of the texts that end standing, those "
-    "whose waypoints do not. No judge is needed. Only the last column looks at the label: whether the text names the rule that set "
-    "the planner's command."
+PAIRED = (("3s/ADE", "ADE at 3 s"), ("3s/MR", "Miss rate at 3 s"))
+TESTS = (
+    "Strict, a minus b on the same samples; the interval by resampling scenarios, p by flipping the sign of whole scenarios, and "
+    "corrected after Holm for all the pairs of a table. Bold where the interval leaves out 0 and the corrected p is below 0.05."
+)
+OBSERVED = (
+    "Every sentence is read by the trace's own grammar and held against the scene, the planner's decision and the answer's own "
+    "waypoints; no judge is needed. The last column is what the labels' own texts get: no answer can be expected to do better. "
+    "None of these asks whether the text is the cause of the motion."
+)
+CAUSES = (
+    "What happens to the motion when the text is another, and to both when the scene is another, held to what the planner does in "
+    "the same case. An answer that failed counts as the worst case of each measure."
+)
+VALIDATION = (
+    "The same measures of predictors whose faithfulness is known because it is built in. A measure must tell the faithful one from "
+    "each that is unfaithful in what it claims to tell (marked *): yes where one answer is enough (AUROC), of means where fifty "
+    "scenarios are, NO where neither: do not believe it there."
+)
+PLANS = (
+    "The open-loop plan, driven for 4 s by nuPlan's tracker and judged in its scene: NAVSIM's terms, their products PDMS and "
+    "EPDMS, 0 to 1. A failed answer counts 0."
 )
 
 # arXiv 2606.23938, abstract and main table: cameras, reasoning -> ADE@3s m, miss rate %
@@ -69,6 +89,7 @@ def report(
     birds_eye: Callable[[Dataset], Painter] | None = None,
     scenes: Callable[[Dataset], Scenes] | None = None,
     in_full: int = SHOWN_IN_FULL,
+    rerun: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write `out`/report.html and report.md; returns the path of the HTML file. runs: folders of `nsdrive evaluate` and of
@@ -77,11 +98,14 @@ def report(
     scenes: dataset -> a function sample -> its Scenario, whose road is then drawn; it may raise ValueError where a scene cannot
     be had again. birds_eye: dataset -> painter, a function (sample, {}) -> (H, W, 3) RGB of the scene from above as
     `nsdrive.draw.birds_eye` draws it, laid beneath the objects where no scene is there. in_full: how many samples are shown with
-    images and texts. Raises FileNotFoundError or ValueError where a folder holds no results, or `out` a report.
+    images and texts. rerun: also write those as a recording for the Rerun viewer. Raises FileNotFoundError or ValueError where a
+    folder holds no results, or `out` a report.
     """
     out = Path(out)
     if (out / REPORT_HTML).exists() and not overwrite:
         raise ValueError(f"{out} has a report. Replace it with --overwrite, or choose another --out")
+    if rerun is not None:
+        require_rerun()
     comparisons, drives = load_runs(runs)
     manoeuvres = [drive for drive in drives if has_manoeuvres(drive)]
     loops = [drive for drive in drives if not has_manoeuvres(drive)]
@@ -114,6 +138,8 @@ def report(
     html = page(
         "nsdrive: driving evaluation", body, contents=contents, style=style(), script=script() if browsers else ""
     )
+    if rerun is not None:
+        write_recording([one for browser in browsers for one in browser.shown], rerun)
     write_atomically(out / REPORT_HTML, html)
     return out / REPORT_HTML
 
@@ -190,15 +216,76 @@ def _blocks(comparison: Comparison, k: int) -> list[Block]:
         note="Strict, 95 % interval beneath, best in bold.",
         tables=groups,
     )
-    reasons = tables.reasoning(comparison)
-    told = Block(
-        anchor=f"reasons-{k}",
-        title="Do the reasons agree with the driving?",
-        link="Reasons",
-        note=REASONS,
-        tables=[Named(table=reasons)] if reasons else [],
-    )
-    return [block for block in (side_by_side, errors, by_group, told) if block.tables or block.figure]
+    blocks = [
+        side_by_side,
+        *_tests(comparison, k),
+        errors,
+        by_group,
+        *_faithfulness(comparison, k),
+        *_plans(comparison, k),
+    ]
+    return [block for block in blocks if block.tables or block.figure]
+
+
+def _tests(comparison: Comparison, k: int) -> list[Block]:
+    """What the files held, and which differences are more than chance."""
+    found = [(measures.paired(comparison, measure), words) for measure, words in PAIRED]
+    tests = [Named(table=table, caption=words) for table, words in found if table is not None]
+    rows = measures.rows_read(comparison)
+    held = [Named(table=rows, caption="What the files held besides one readable row per sample")] if rows else []
+    return [
+        Block(anchor=f"held-{k}", title="The files", tables=held),
+        Block(anchor=f"tests-{k}", title="Is the difference more than chance?", link="Tests", note=TESTS, tables=tests),
+    ]
+
+
+def _faithfulness(comparison: Comparison, k: int) -> list[Block]:
+    """What the texts are worth: observed, as causes, and whether the measures themselves can be believed."""
+    observed, causal = measures.observed(comparison), measures.causal(comparison)
+    seen = [Named(table=observed)] if observed else []
+    if observed:
+        seen.append(Named(table=_defined(MEASURES), caption="What each of them is", folded=True))
+    causes = [Named(table=causal)] if causal else []
+    if causal:
+        meant = {name: str(definition) for name, definition in CAUSAL.items()}
+        causes.append(Named(table=_defined(meant), caption="What each of them is", folded=True))
+    found = [run.results["validation"] for run in comparison.runs if run.results.get("validation")]
+    planted = [Named(table=measures.validation(one)) for one in found]
+    return [
+        Block(
+            anchor=f"reasons-{k}",
+            title="Do the reasons agree with the scene and the driving?",
+            link="Reasons",
+            note=OBSERVED,
+            tables=seen,
+        ),
+        Block(anchor=f"causes-{k}", title="Are the reasons the cause?", link="Causes", note=CAUSES, tables=causes),
+        Block(
+            anchor=f"validation-{k}",
+            title="Can these measures be believed?",
+            link="Validation",
+            note=VALIDATION,
+            tables=planted,
+        ),
+    ]
+
+
+def _plans(comparison: Comparison, k: int) -> list[Block]:
+    scored = measures.plans(comparison)
+    return [
+        Block(
+            anchor=f"plans-{k}",
+            title="What the plans are worth",
+            link="PDMS",
+            note=PLANS,
+            tables=[Named(table=scored)] if scored else [],
+        )
+    ]
+
+
+def _defined(words: Mapping[str, str]) -> Table:
+    rows = [[Cell(text=name), Cell(text=text)] for name, text in words.items()]
+    return Table(heads=["measure", "definition"], rows=rows, kinds=["words"] * len(rows))
 
 
 def _browser_html(browser: Browser, k: int) -> str:
@@ -269,6 +356,11 @@ def _notes(comparison: Comparison) -> list[str]:
             f"certainty: with {facts['scenarios']} scenarios a rate up to about {bound:.0f} % is compatible (rule of three)."
         )
     for run in comparison.runs:
+        for name, commands in (run.results.get("controls_missing") or {}).items():
+            notes.append(
+                f"{name}: {len(commands)} of its controls are not here (images blacked out or of another sample, no text, the "
+                "label's text): without them it is not known what it looks at. The commands stand at the end of this page."
+            )
         notes += run.results["warnings"]
     for row in comparison.rows:
         for reason, count in list(row.entry["failures"].items())[:3]:
@@ -350,8 +442,9 @@ def _commands(folders: Sequence[str | Path], comparisons: Sequence[Comparison]) 
         entries = run.results["predictions"].values()
         files = [os.path.normpath(run.folder / entry["file"]) for entry in entries if entry.get("file")]
         facts = run.results["dataset"]
-        data = os.path.normpath(run.folder / facts["folder"])
-        where = ["--data", data, "--split", facts["split"], "--out", str(run.folder)]
+        data = [] if facts["folder"] is None else ["--data", os.path.normpath(run.folder / facts["folder"])]
+        where = [*data, "--split", facts["split"], "--out", str(run.folder)]
+        lines += [line for commands in (run.results.get("controls_missing") or {}).values() for line in commands]
         lines.append(shlex.join(["nsdrive", "evaluate", "--predictions", *files, *where]))
     return "\n".join([*lines, shlex.join(["nsdrive", "report", *(str(folder) for folder in folders), "--out", "DIR"])])
 

@@ -221,11 +221,11 @@ def test_reasons_have_their_table_and_the_labels_as_floor(samples, write_predict
     dataset = write_dataset(tmp_path / "data", told)
     rows = [answer(s, text=s.answer) for s in told]
     results = evaluate([write_predictions("m", rows)], dataset, tmp_path / "eval")
-    assert results["predictions"]["m"]["reasoning"] == results["label_reasoning"]
-    assert results["label_reasoning"]["readable_share"] == 1.0
+    assert results["predictions"]["m"]["observed"] == results["label_observed"]
     text = report([tmp_path / "eval"], tmp_path / "report").read_text(encoding="utf-8")
-    assert "Do the reasons agree with the driving?" in text
-    assert "the labels&#x27; own texts" in text
+    assert "Do the reasons agree with the scene and the driving?" in text
+    assert "the labels&#x27;<br>own texts" in text
+    assert "<td>schema %" in text
 
 
 @pytest.mark.parametrize("high", [0.003, 0.1, 0.95, 1.0, 7.0, 10.0, 51.0, 1234.5])

@@ -59,7 +59,8 @@ def almost(dataset: Dataset) -> str:
 
 
 def test_answers_come_in_order_whatever_their_beginnings_and_whole(driver: Predictor, opened: Dataset) -> None:
-    beginnings = [None, FORCED, "<PLANNING>", CUT, "<PLANNING>[1.00, -0.", "<REAS", FORCED + "[0.00, 0.00], ", None]
+    nine = 9 * "[1.00, -0.25], "
+    beginnings = [None, FORCED + nine, "<PLANNING>" + nine, CUT, f"<PLANNING>{nine}[1.00, -0.", "<REAS", None]
     asked = [question(f"q{k}", sample=f"test-{k % 5}", prefix=prefix) for k, prefix in enumerate(beginnings)]
     answers = list(asking(driver, opened, batch_size=6)(asked))
     assert [one.sample_id for one in answers] == [one.question_id for one in asked]

@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 AXES = {
-    "objects_true": "the things that the text names are there, where it says",
-    "reasons_true": "the rules and causes that the text gives are those of the scene",
+    "objects_real": "the things that the text names are there, where it says",
+    "objects_told": "the things that are there are named, and how many",
+    "rules_real": "the evaluations of rules that the text states are those of the scene",
+    "rules_told": "the evaluations of the scene are stated",
+    "cause_true": "the rule and thing that the text says decide are those that decide in the scene",
+    "prompt_writes": "what the text says of its route and limit is the prompt's",
     "text_matches_motion": "the waypoints do what the answer's own text says",
     "text_moves": "the text is a cause of the waypoints: another text, another motion",
     "images_write": "what is in the pictures is a cause of the text",
@@ -75,4 +79,35 @@ CAUSAL_CLAIMS: dict[str, Claim] = {
     "failed_share": NO_CLAIM,  # whoever answers at all passes
 }
 
-OBSERVED_CLAIMS: dict[str, Claim] = {}
+_OBJECTS_REAL = Claim(any_of=("objects_real",))
+_OBJECTS_TOLD = Claim(any_of=("objects_told",))
+_RULES_REAL = Claim(any_of=("rules_real",))
+_CAUSE_TRUE = Claim(any_of=("cause_true",))
+_MATCHES = Claim(any_of=("text_matches_motion",))
+
+OBSERVED_CLAIMS: dict[str, Claim] = {
+    "schema": NO_CLAIM,  # a readable lie passes
+    "replay": _MATCHES,
+    "replay_error_m": _MATCHES,
+    "arithmetic": NO_CLAIM,  # a lie that adds up passes
+    "rule_precision": _RULES_REAL,
+    "rule_recall": Claim(any_of=("rules_told",)),
+    "rule_numbers": _RULES_REAL,
+    "binding_anchor": _CAUSE_TRUE,
+    "binding": _CAUSE_TRUE,
+    "object_precision": _OBJECTS_REAL,
+    "object_recall": _OBJECTS_TOLD,
+    "object_speed": _OBJECTS_REAL,
+    "visibility": _OBJECTS_REAL,
+    "hidden_hallucinated": _OBJECTS_REAL,
+    "scene_count": _OBJECTS_TOLD,
+    "scene_light": _OBJECTS_TOLD,
+    "route": Claim(any_of=("prompt_writes",)),
+    "state": _IMAGES_WRITE,
+    "claims_true": Claim(any_of=("objects_real", "rules_real", "cause_true")),
+    "manoeuvre_consistency": _MATCHES,
+    "turn_consistency": _MATCHES,
+    "stop_drives_on": _MATCHES,
+    "manoeuvre_accuracy": _IMAGES_WRITE,
+    "manoeuvre_driven": _IMAGES_MOVE,
+}

@@ -31,6 +31,7 @@ from eval.faithfulness.planted import PLANTED, named
 from eval.faithfulness.probes import Probes
 from eval.faithfulness.separation import POWER_DRAWS, POWER_SCENARIOS, Column, auroc, power
 from nsdrive.dataset import Sample
+from nsdrive.world.rules import IdmParameters
 
 FAITHFUL = "faithful"
 LEAST_AUROC, LEAST_LOW = 0.8, 0.6  # chosen by us: a conventional "good" test, and clear of a coin
@@ -64,15 +65,17 @@ class ObservedRow:
 Run = tuple[Probes, Sequence[Row], Sequence[Row]]
 
 
-def evidence(probes: Probes, samples: Sequence[Sample]) -> Run:
-    """A probes file and what its answers add to the observed and to the causal measures. samples: the split's."""
+def evidence(probes: Probes, samples: Sequence[Sample], parameters: IdmParameters | None = None) -> Run:
+    """A probes file and what its answers add to the observed and to the causal measures. samples: the split's; parameters: of the
+    planner's laws, None takes the usual ones."""
     observed = []
     asked = {question.question_id for question in probes.questions}
     for sample in samples:
         question_id = f"{sample.sample_id}#free"
         if question_id in asked:
             answer = probes.answer(question_id)
-            seen = observe(sample, answer.text, answer.waypoints_ego_m if answer.error is None else None)
+            waypoints = answer.waypoints_ego_m if answer.error is None else None
+            seen = observe(sample, answer.text, waypoints, parameters=parameters)
             observed.append(ObservedRow(scenario=sample.scenario_id, parts=seen.parts))
     return probes, observed, pair_scores(probes, samples)
 
@@ -92,7 +95,10 @@ def validate(runs: Mapping[str, Run], seed: int = 0) -> dict[str, Any] | None:
     measures += [("causal", name, d.better, CAUSAL_CLAIMS.get(name, NO_CLAIM)) for name, d in DEFINITIONS.items()]
     metrics = []
     for kind, name, better, claim in measures:
-        columns = {run: _column(rows[1 if kind == "observed" else 2], name, index) for run, rows in known.items()}
+        columns = {
+            run: _column(observed if kind == "observed" else pairs, name, index)
+            for run, (_, observed, pairs) in known.items()
+        }
         metrics.append({"name": name, "kind": kind} | _judged(columns, better, claim, name in MEDIANS, seed))
     return {
         "seed": seed,

@@ -18,29 +18,19 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from eval.displacement import usable
+from eval.faithfulness.given import MISSING, clean, failed, join, rows_in
 from eval.faithfulness.pairs import groups_of, stage_one, stage_two
 from nsdrive.dataset import MANIFEST, Dataset, Prediction, json_line, sha256_of, write_atomically
 from nsdrive.questions import Answerer, Question, read_questions, write_questions
 
-AT_ONCE = 64  # chosen by us: questions per call of an answerer; a resumed run asks the rest in the same groups
-
-MISSING = "missing answer"
-TWICE = "answered twice, differently"
-OTHERWISE = "asked otherwise than the data ask"
-UNUSABLE = "waypoints_ego_m is not 10 finite [x, y] of a believable size"
-UNKNOWN_ID = "answer to no question"
-REPEATED = "answer repeated"
-NO_ROW = "line that is no answer"
-NO_PREFIX = "text that does not begin with its prefix"
+# Questions per call of an answerer that has no `window` of its own; a resumed run asks the rest in the same groups, because what a
+# model is asked together may touch the last digits of its answers. Chosen by us.
+AT_ONCE = 64
 
 
 def run_probes(
@@ -57,8 +47,8 @@ def run_probes(
 ) -> ProbeSummary:
     """Ask everything and write the probes file. limit: only the first so many before samples.
 
-    Answers are kept as they come in `OUT.part`, which `resume` goes on from (what came of an unfinished group of AT_ONCE is asked
-    again); OUT appears when all are there. settings: what else must be the same for a resumed run (the model's name, ...).
+    Answers are kept as they come in `OUT.part`, which `resume` goes on from (what came of an unfinished group is asked again); OUT
+    appears when all are there. settings: what else must be the same for a resumed run (the model's name, ...).
     ValueError for an `out` that exists, one begun with other settings, or a split without pairs.
     """
     if resume and overwrite:
@@ -68,10 +58,11 @@ def run_probes(
         raise ValueError(f"{out} exists. Go on with --resume, replace it with --overwrite, or choose another --out")
     groups = groups_of(dataset.samples(split), _where(dataset, split))
     asked = groups if limit is None else groups[: _at_least_one(limit)]
-    begun = _settings(dataset, split, len(asked)) | dict(settings or {})
+    at_once = max(1, int(getattr(answer, "window", AT_ONCE)))
+    begun = _settings(dataset, split, len(asked)) | {"at_once": at_once} | dict(settings or {})
     if resume and out.is_file():
         return _summary(out, [json.loads(line) for line in _lines(out)])
-    part = _Part(out, begun, resume=resume, overwrite=overwrite)
+    part = _Part(out, begun, at_once, resume=resume, overwrite=overwrite)
     started_s = time.monotonic()
     one = stage_one(asked)
     n_guess = len(one)
@@ -101,7 +92,7 @@ def write_stage(
     questions = stage_one(groups[:n])
     outcomes: Mapping[str, int] = {}
     if answers is not None:
-        joined = _join(questions, [pair for path in answers for pair in _read_rows(path)])
+        joined = join(questions, [pair for path in answers for pair in rows_in(path)])
         told = {i: a.text for i, a in joined.answers.items() if a.error is None}
         questions, outcomes = stage_two(groups, n, told), joined.outcomes
     write_questions(out, questions)
@@ -124,7 +115,7 @@ def from_answers(
         for question in read_questions(Path(path)):
             if asked.setdefault(question.question_id, question) != question:
                 raise ValueError(f"{path} asks '{question.question_id}' otherwise than a file before it")
-    joined = _join(list(asked.values()), [pair for path in answers for pair in _read_rows(path)])
+    joined = join(list(asked.values()), [pair for path in answers for pair in rows_in(path)])
     rows = [_row(question, joined.answers[question.question_id]) for question in asked.values()]
     write_atomically(out, "".join(json_line(row) for row in rows))
     return replace(_summary(out, rows), n_new=len(rows), outcomes=joined.outcomes)
@@ -171,7 +162,7 @@ class Probes:
 
     def answer(self, question_id: str) -> Prediction:
         """The answer; a failed one where the question was not asked."""
-        return self.answers.get(question_id) or _failed(question_id, MISSING)
+        return self.answers.get(question_id) or failed(question_id, MISSING)
 
 
 def read_probes(path: Path, dataset: Dataset, split: str) -> Probes:
@@ -181,15 +172,15 @@ def read_probes(path: Path, dataset: Dataset, split: str) -> Probes:
     without the file, ValueError for a split without pairs; whatever is in the file is an outcome.
     """
     groups = groups_of(dataset.samples(split), _where(dataset, split))
-    rows = list(_read_rows(path))
+    rows = list(rows_in(path))
     place = {i: k for k, group in enumerate(groups) for i in group.ids}
     given = {str(raw.get("id")) for raw in rows if raw is not None}
     n = 1 + max((place[i.rpartition("#")[0]] for i in given if i.rpartition("#")[0] in place), default=-1)
     one = stage_one(groups[:n])
-    early = _join(one, rows, check=True)
+    early = join(one, rows, check=True)
     two = stage_two(groups, n, {i: a.text for i, a in early.answers.items() if a.error is None})
     questions = [*one, *two]
-    joined = _join(questions, rows, check=True)
+    joined = join(questions, rows, check=True)
     return Probes(
         questions=tuple(questions),
         answers=joined.answers,
@@ -205,13 +196,13 @@ def read_probes(path: Path, dataset: Dataset, split: str) -> Probes:
 def _ask(questions: Sequence[Question], answer: Answerer, part: _Part, offset: int, tell: Callable[[int], Any]) -> int:
     """Ask those not yet answered; `offset` rows of the part file are of an earlier stage. How many were asked."""
     done = part.take(questions, offset)
-    for start in range(done, len(questions), AT_ONCE):
-        group = questions[start : start + AT_ONCE]
+    for start in range(done, len(questions), part.at_once):
+        group = questions[start : start + part.at_once]
         given = 0
         for question, prediction in zip(group, answer(group), strict=False):
             if prediction.sample_id != question.question_id:
                 raise ValueError(f"Asked '{question.question_id}', but '{prediction.sample_id}' was answered")
-            part.append(_row(question, _clean(prediction)))
+            part.append(_row(question, clean(prediction)))
             given += 1
             tell(offset + start + given)
         if given != len(group):
@@ -225,8 +216,8 @@ def _ask(questions: Sequence[Question], answer: Answerer, part: _Part, offset: i
 class _Part:
     """OUT.part: a first line with the settings, then rows as they come, so that a killed process loses none."""
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
-        self._out, self._path = out, out.with_name(f"{out.name}.part")
+    def __init__(self, out: Path, settings: Mapping[str, Any], at_once: int, *, resume: bool, overwrite: bool) -> None:
+        self.at_once, self._out, self._path = at_once, out, out.with_name(f"{out.name}.part")
         self.rows: list[dict[str, Any]] = []
         if self._path.exists() and not (resume or overwrite):
             raise ValueError(f"{self._path} is there from an unfinished run: go on with --resume, or use --overwrite")
@@ -255,7 +246,7 @@ class _Part:
                 )
             kept += 1
         if kept < len(questions):
-            kept -= kept % AT_ONCE
+            kept -= kept % self.at_once
             del self.rows[offset + kept :]
             self._write()
         return kept
@@ -278,96 +269,7 @@ class _Part:
         write_atomically(self._path, json_line(self._settings) + "".join(json_line(row) for row in self.rows))
 
 
-# ---- answers, whoever gave them ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Joined:
-    answers: Mapping[str, Prediction]
-    outcomes: Mapping[str, int]
-
-
-def _join(questions: Sequence[Question], rows: Iterable[Mapping[str, Any] | None], *, check: bool = False) -> _Joined:
-    """An answer for every question. check: the rows carry their questions, which must be these."""
-    asked = {question.question_id: question for question in questions}
-    outcomes: Counter[str] = Counter()
-    found: dict[str, Prediction] = {}
-    for raw in rows:
-        question = None if raw is None else asked.get(str(raw.get("id")))
-        if raw is None or question is None:
-            outcomes[NO_ROW if raw is None else UNKNOWN_ID] += 1
-            continue
-        prediction = _prediction(question.question_id, raw)
-        if check and any(raw.get(name) != value for name, value in question.to_row().items()):
-            prediction = _failed(question.question_id, OTHERWISE)
-        before = found.setdefault(question.question_id, prediction)
-        if before is not prediction:
-            outcomes[REPEATED] += 1
-            if before.to_row() != prediction.to_row():
-                found[question.question_id] = _failed(question.question_id, TWICE)
-        elif (
-            question.prefix is not None and prediction.error is None and not prediction.text.startswith(question.prefix)
-        ):
-            outcomes[NO_PREFIX] += 1
-    answers = {i: found.get(i) or _failed(i, MISSING) for i in asked}
-    outcomes.update(
-        answer.error for answer in answers.values() if answer.error in (MISSING, TWICE, OTHERWISE, UNUSABLE)
-    )
-    return _Joined(answers=answers, outcomes=dict(sorted(outcomes.items())))
-
-
-def _read_rows(path: Path) -> Iterator[Mapping[str, Any] | None]:
-    """The objects of a file of JSON lines, None for a line that is none. FileNotFoundError without the file."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No file {path}")
-    with Path(path).open(encoding="utf-8", errors="replace", newline="\n") as lines:
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            yield row if isinstance(row, dict) else None
-
-
-def _prediction(question_id: str, raw: Mapping[str, Any]) -> Prediction:
-    text, error, seconds = raw.get("text"), raw.get("error"), raw.get("seconds")
-    waypoints = None
-    try:
-        waypoints = np.array(raw.get("waypoints_ego_m"), dtype=float)
-    except (TypeError, ValueError, OverflowError):
-        error = error or UNUSABLE
-    given = Prediction(
-        sample_id=question_id,
-        text=text if isinstance(text, str) else "",
-        waypoints_ego_m=waypoints,
-        error=None if error is None else str(error),
-        seconds=float(seconds) if isinstance(seconds, (int, float)) and abs(seconds) < 1e9 else 0.0,
-    )
-    return _clean(given)
-
-
-def _clean(prediction: Prediction) -> Prediction:
-    """Complete with usable waypoints, or failed with an error; and nothing in it that no file can hold."""
-    error, waypoints = prediction.error, prediction.waypoints_ego_m
-    if error is None and (waypoints is None or not usable(np.asarray(waypoints, dtype=float))):
-        error = UNUSABLE
-    return replace(
-        prediction,
-        text=_writable(prediction.text),
-        error=None if error is None else _writable(error),
-        waypoints_ego_m=None if error is not None else np.round(np.asarray(waypoints, dtype=float), 4) + 0.0,
-        seconds=prediction.seconds if np.isfinite(prediction.seconds) else 0.0,
-    )
-
-
-def _writable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate is legal in JSON and in no file of ours
-
-
-def _failed(question_id: str, error: str) -> Prediction:
-    return Prediction(sample_id=question_id, text="", waypoints_ego_m=None, error=error, seconds=0.0)
+# ---- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def _row(question: Question, prediction: Prediction) -> dict[str, Any]:

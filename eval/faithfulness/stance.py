@@ -9,6 +9,7 @@ stance whichever way it is told. A lane change has no class of its own: waypoint
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -22,6 +23,9 @@ WINDOW_S = 3.0  # Alpamayo-R1's window for meta-actions
 TURN_DEG = 15.0  # of `nsdrive.trace.replay.lateral_errors`: what no bend of a lane passes for a turn
 STILL_STEP_M = 0.1  # as `eval.displacement.STATIONARY_STEP_M`: a shorter step has no direction
 MAX_CHARS = 50_000  # chosen by us: ten times the longest text of ours; a longer one is none of ours and is not parsed
+REMEMBERED = (
+    4096  # chosen by us: texts, some 20 MB. A pair's four texts are often two, and every file's planner is the same
+)
 
 _AT = round(WINDOW_S / STEP_S)
 assert STEP_S == WAYPOINT_INTERVAL_S
@@ -51,8 +55,11 @@ class Said:
 
 def said(text: str | None) -> Said | None:
     """What a brief or detailed text states, None where it cannot be read. Never raises."""
-    if not text or len(text) > MAX_CHARS:
-        return None
+    return _said(text) if text and len(text) <= MAX_CHARS else None
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _said(text: str) -> Said | None:
     try:
         trace = parse(text)
     except ValueError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,21 +16,9 @@ from hypothesis import strategies as st
 
 from eval.faithfulness import probes as module
 from eval.faithfulness.causal import causal, pair_scores
+from eval.faithfulness.given import MISSING, NO_PREFIX, NO_ROW, OTHERWISE, REPEATED, TWICE, UNKNOWN_ID, UNUSABLE
 from eval.faithfulness.pairs import groups_of, stage_one, stage_two
-from eval.faithfulness.probes import (
-    MISSING,
-    NO_PREFIX,
-    NO_ROW,
-    OTHERWISE,
-    REPEATED,
-    TWICE,
-    UNKNOWN_ID,
-    UNUSABLE,
-    from_answers,
-    read_probes,
-    run_probes,
-    write_stage,
-)
+from eval.faithfulness.probes import from_answers, read_probes, run_probes, write_stage
 from eval.faithfulness.sections import MAX_SECTIONS, first, sections, swapped
 from nsdrive.dataset import Dataset, Prediction, Sample
 from nsdrive.questions import Question, read_questions
@@ -107,7 +96,7 @@ def rows_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def write_rows(path: Path, rows: Sequence[dict | str]) -> Path:
+def write_rows(path: Path, rows: Iterable[Any]) -> Path:
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return path

@@ -104,7 +104,7 @@ class Choices:
         if step is None:
             self.ledger.add(line.number, "lane", None, words, UNKNOWN)
             return
-        true = _verdict(step, said.path)
+        true = self._verdict(k, step, said.path)
         if said.reason is None or true is None:
             so = f"{said.path} is {'not ' if true is None else ''}considered"
             self.ledger.add(line.number, "lane", said.reason is None and true is None, words, so)
@@ -126,6 +126,13 @@ class Choices:
         verdict = "not wanted" if true.safe is None else "safe" if true.safe else "unsafe"
         so = f"{verdict}, for {true.reason} {true.incentive_mps2:.2f} of {true.threshold_mps2:.2f}"
         self.ledger.add(line.number, "lane", right, words, so)
+
+    def _verdict(self, k: int, step: Step, path: str) -> LaneVerdict | None:
+        """What the planner thought of a lane at a step, None where it did not consider it."""
+        change = next((c for c in self.ledger.truth.changes[k] if c.path == path), None)
+        if change is not None:
+            return LaneVerdict.of(change)
+        return next((v for v in step.lane_news if v.path == path and v.reason is not None), None)
 
     def _missing(self, k: int, number: int, said: set[str], lanes: Sequence[str], step: Step) -> None:
         """What has changed and is not said."""
@@ -158,14 +165,6 @@ def same_motion(said: Motion | None, true: Motion | None) -> bool:
         and within("offset_m", said.offset_m, true.offset_m) <= 1.0
         and within("speed_fraction", said.speed_fraction, true.speed_fraction) <= 1.0
     )
-
-
-def _verdict(step: Step, path: str) -> LaneVerdict | None:
-    """What the planner thought of a lane at a step, None where it did not consider it."""
-    change = next((c for c in step.lane_changes if c.path == path), None)
-    if change is not None:
-        return LaneVerdict.of(change)
-    return next((v for v in step.lane_news if v.path == path and v.reason is not None), None)
 
 
 def _words(name: str, choice: Choice | None) -> str:

@@ -18,9 +18,9 @@ import shapely
 
 from nsdrive.dataset import Sample
 from nsdrive.trace.record import from_json
-from nsdrive.trace.rounding import printed_steps, rounded
+from nsdrive.trace.rounding import of_record, shortened
 from nsdrive.trace.trace import KIND_WORDS, N_STEPS, SECTORS, STEP_S, Trace
-from nsdrive.world.decision import Constraint
+from nsdrive.world.decision import Constraint, LaneChange
 from nsdrive.world.geometry import box_corners
 from nsdrive.world.rules import RULES, IdmParameters
 from nsdrive.world.types import INTERVAL_S, FloatArray
@@ -69,8 +69,8 @@ class Evaluated:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Truth:
     """Of one sample. trace: as printed in detail, with its own names, and text: what a detailed text keeps of it, which may be too
-    long otherwise; ids: what the names stand for. around: None where it is not
-    known. listed: the scenario's ids of what the planner's text lists, nearest first. later: (kind, id) of what comes later.
+    long otherwise. changes: all that was thought of neighbouring lanes, by step. ids: what the trace's names stand for. around:
+    None where it is not known. listed: what the planner's text lists, nearest first. later: (kind, id) of what comes later.
     steps: every evaluation of each of the ten times. states (11, 3): speed, acceleration, how far since the anchor [m], of the
     motion that the text explains, every half second. turned_deg: how far it turns in five seconds. parameters: of the laws, None
     where nobody knows them."""
@@ -78,6 +78,7 @@ class Truth:
     sample: Sample
     trace: Trace | None
     text: Trace | None
+    changes: tuple[tuple[LaneChange, ...], ...]
     ids: Mapping[str, str]
     around: tuple[Thing, ...] | None
     listed: tuple[Thing, ...]
@@ -112,17 +113,19 @@ def truth_of(sample: Sample, parameters: IdmParameters | None = None) -> Truth:
     defaults of a known teacher."""
     try:
         recorded = from_json(sample.trace)
-        trace = replace(recorded, steps=printed_steps(recorded.steps))
-        text = rounded(trace, "detailed")
+        changes = tuple(step.lane_changes for step in recorded.steps)
+        trace = of_record(recorded)
+        text = shortened(trace)
         steps = _evaluated(trace, text, sample.trace_names)
     except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-        trace, text, steps = None, None, []
+        trace, text, steps, changes = None, None, [], ()
     listed = () if trace is None else tuple(_listed(trace, sample.trace_names))
     states, turned = _motion(sample)
     return Truth(
         sample=sample,
         trace=trace,
         text=text,
+        changes=changes,
         ids=sample.trace_names,
         around=_around(sample, {t.thing_id: t for t in listed}),
         listed=listed,

@@ -9,8 +9,10 @@ asks whether what is said of a choice can be so. `lateral_errors` holds what is 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -96,14 +98,9 @@ def evaluation_errors(
         made = recompute(replace(c, threshold=given), speed_mps, parameters, target_speed_mps=target)
         if all(abs(value - said[what]) <= halves[what] for what, value in zip(said, made, strict=True)):
             return []  # most are: no need to ask for all that rounds to the printed inputs
-        possible = _possible(c, speed_mps, target, parameters)
+        return _out_of_reach(c, speed_mps, target, parameters, halves)
     except (ArithmeticError, ValueError):
         return ["its inputs make no sense to the law"]  # as a curve of negative radius
-    return [
-        f"{what} {said[what]:g} is not in [{low:.3f}, {high:.3f}], what its inputs give"
-        for what, (low, high) in zip(said, possible, strict=True)
-        if not low - halves[what] <= said[what] <= high + halves[what]
-    ]
 
 
 def choice_errors(trace: Trace) -> list[str]:
@@ -240,26 +237,44 @@ def _jump_errors(trace: Trace) -> list[str]:
     return errors
 
 
-def _possible(
-    c: Constraint, speed_mps: float, target: float, parameters: IdmParameters
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Ranges of threshold and allowed acceleration over all inputs that round to the printed ones: each law is monotonic."""
+def _out_of_reach(
+    c: Constraint, speed_mps: float, target: float, parameters: IdmParameters, halves: Mapping[str, float]
+) -> list[str]:
+    """Which of threshold and allowed acceleration lies beyond all that inputs give which round to the printed ones.
+
+    Each law is monotonic, so its extremes are among the corners; one stops as soon as both numbers are within reach.
+    """
     names = list(c.inputs)
-    halves = [0.0 if name in EXACT else 0.5 * 10.0 ** -places(c.rule, name) for name in names]
     middle = [(speed_mps, HALF_SPEED), (target, HALF_SPEED)]
-    middle += [(c.inputs[name], half) for name, half in zip(names, halves, strict=True)]
-    thresholds, allowed = [], []
-    for corner in itertools.product(
-        *((value - half, value, value + half) if half else (value,) for value, half in middle)
-    ):
+    middle += [(c.inputs[n], 0.0 if n in EXACT else 0.5 * 10.0 ** -places(c.rule, n)) for n in names]
+    corners = list(
+        itertools.product(*((value - half, value, value + half) if half else (value,) for value, half in middle))
+    )
+    said = (c.threshold, c.allows_mps2)
+    half = (halves["threshold"], halves["allows_mps2"])
+    low, high = [math.inf, math.inf], [-math.inf, -math.inf]
+    for i in _scattered(len(corners)):
+        corner = corners[i]
         speed, corner_target = max(0.0, corner[0]), max(0.0, corner[1])
-        inputs: Mapping[str, float] = dict(zip(names, corner[2:], strict=True))
         given = corner_target if c.rule == "target_speed" else c.threshold
-        at = replace(c, inputs=inputs, threshold=given)
-        threshold, allows = recompute(at, speed, parameters, target_speed_mps=corner_target)
-        thresholds.append(threshold)
-        allowed.append(allows)
-    return (min(thresholds), max(thresholds)), (min(allowed), max(allowed))
+        inputs = dict(zip(names, corner[2:], strict=True))
+        at = Constraint(rule=c.rule, about=None, inputs=inputs, threshold=given, allows_mps2=0.0)
+        made = recompute(at, speed, parameters, target_speed_mps=corner_target)
+        for n in (0, 1):
+            low[n], high[n] = min(low[n], made[n]), max(high[n], made[n])
+        if all(low[n] - half[n] <= said[n] <= high[n] + half[n] for n in (0, 1)):
+            return []
+    return [
+        f"{what} {said[n]:g} is not in [{low[n]:.3f}, {high[n]:.3f}], what its inputs give"
+        for n, what in enumerate(halves)
+        if not low[n] - half[n] <= said[n] <= high[n] + half[n]
+    ]
+
+
+@lru_cache(maxsize=64)
+def _scattered(n: int) -> tuple[int, ...]:
+    """The numbers below n, neighbours far apart, so that the first few tell most."""
+    return tuple(sorted(range(n), key=lambda i: (i * 0.6180339887) % 1.0))
 
 
 def _verdict_errors(step: Step) -> list[str]:

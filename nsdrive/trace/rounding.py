@@ -26,6 +26,7 @@ MAX_TOKENS = (
     1180  # of a detailed text, counted as by `n_tokens`, which counts no fewer than Qwen3.5: under 1,200 of its tokens
 )
 IDLE_MPS2 = 1.0  # chosen by us: an evaluation that allows so much more than the command is the last to be left out
+_UNSAID = ("proposals", "chosen", "runner_up", "lane_changes")  # what a record keeps of a step and a text does not
 DIGITS = (4, 6, 9, 12)  # tried in turn, then the number as it is. Chosen by us: four nearly always do
 
 
@@ -34,7 +35,7 @@ def rounded(trace: Trace, level: str) -> Trace:
 
     At level none nothing is printed; the detailed numbers are kept, for those who study a sample without its text.
     """
-    return _brief(trace) if known_level(level) == "brief" else _shortened(_detailed(trace))
+    return _brief(trace) if known_level(level) == "brief" else shortened(_detailed(trace))
 
 
 def recorded(trace: Trace) -> Trace:
@@ -54,6 +55,21 @@ def recorded(trace: Trace) -> Trace:
         for printed, whole, considered in zip(said.steps, trace.steps, changes, strict=True)
     ]
     return replace(said, steps=tuple(steps))
+
+
+def of_record(trace: Trace) -> Trace:
+    """What a detailed text states of a recorded trace, before it is shortened. Its numbers are as printed already, so that only
+    choices and news of lanes have to be found."""
+    steps: list[Step] = []
+    losers: tuple[Losers, ...] = ()
+    for step, news in zip(trace.steps, news_of([s.lane_changes for s in trace.steps]), strict=True):
+        choice = step.choice or choice_of(step.proposals, step.chosen, step.runner_up)
+        if choice is not None:
+            choice, losers = _with_losers(rounded_choice(choice), losers)
+        kept = {name: value for name, value in vars(step).items() if name not in _UNSAID}
+        told = tuple(_rounded_verdict(v) for v in step.lane_news or news)
+        steps.append(Step(**kept | {"choice": choice, "lane_news": told}))
+    return replace(trace, steps=tuple(steps))
 
 
 def rounded_choice(choice: Choice) -> Choice:
@@ -95,23 +111,26 @@ def _detailed(trace: Trace) -> Trace:
     )
 
 
-def _shortened(trace: Trace) -> Trace:
-    """The detailed trace, less what is the first to go where it would take more than MAX_TOKENS."""
-    if any(s.binding is None for s in trace.steps):
+def shortened(trace: Trace) -> Trace:
+    """A trace as a detailed text states it (see `of_record`), less what is the first to go where it takes more than MAX_TOKENS."""
+    if any(s.binding is None for s in trace.steps) or not _too_long(trace):
         return trace
-    trace = _without_bystanders(trace)
-    if n_tokens(lines_of(trace, "detailed")) > MAX_TOKENS:
-        trace = _without_bystanders(replace(trace, steps=tuple(_without_losers(s) for s in trace.steps)))
-    if n_tokens(lines_of(trace, "detailed")) > MAX_TOKENS:
-        trace = _without_bystanders(replace(trace, steps=tuple(_without_idle_rules(s) for s in trace.steps)))
+    for without in (lambda step: step, _without_losers, _without_idle_rules):
+        trace = _without_bystanders(replace(trace, steps=tuple(without(s) for s in trace.steps)))
+        if not _too_long(trace):
+            break
     return trace
+
+
+def _too_long(trace: Trace) -> bool:
+    return n_tokens(lines_of(trace, "detailed")) > MAX_TOKENS
 
 
 def _without_bystanders(trace: Trace) -> Trace:
     """Without those objects that no step speaks of, the furthest first, until the text is short enough."""
     needed = set(spoken_names(trace.steps))
     spare = [o for o in trace.objects if o.name not in needed]
-    while spare and n_tokens(lines_of(trace, "detailed")) > MAX_TOKENS:
+    while spare and _too_long(trace):
         furthest = spare.pop()
         trace = replace(trace, objects=tuple(o for o in trace.objects if o is not furthest))
     return trace
@@ -179,10 +198,16 @@ def printed_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
     for step, news in zip(steps, news_of([s.lane_changes for s in steps]), strict=True):
         now = _step(step, step.lane_news or news)
         if now.choice is not None:
-            losers = losers if same_reasons(now.choice.losers, losers) else now.choice.losers
-            now = replace(now, choice=replace(now.choice, losers=losers))
+            choice, losers = _with_losers(now.choice, losers)
+            now = replace(now, choice=choice)
         printed.append(now)
     return tuple(printed)
+
+
+def _with_losers(choice: Choice, before: tuple[Losers, ...]) -> tuple[Choice, tuple[Losers, ...]]:
+    """The choice with the losers that a text has said last, if they lose for the same reasons as its own; and those."""
+    losers = before if same_reasons(choice.losers, before) else choice.losers
+    return replace(choice, losers=losers), losers
 
 
 def _motion(step: Step) -> Step:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from nsdrive.trace.choice import Blame, Losers, Motion
@@ -338,6 +339,7 @@ MOVED = Template("moved {values:some}")
 TURNED = Template("turned {turned_deg:0} deg")
 
 
+@cache
 def places(rule: str, field: str) -> int:
     """How many decimals a rule's template prints of a field: what a check must allow for."""
     return int(next(kind for name, kind in EVALUATIONS[rule].fields if name == field))

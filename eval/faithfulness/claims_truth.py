@@ -107,10 +107,14 @@ class Truth:
         return thing_id if thing is None else f"the {thing.kind} {thing.distance_m:.1f} m {thing.sector} ({thing_id})"
 
 
-@lru_cache(maxsize=8)  # several answers to one sample come one after the other
 def truth_of(sample: Sample, parameters: IdmParameters | None = None) -> Truth:
     """What is so in a sample. Never raises: what is misshapen is not known. parameters: of the planner's laws, None takes the
     defaults of a known teacher."""
+    return _truth_of(sample, parameters or TEACHERS.get(sample.planner))
+
+
+@lru_cache(maxsize=8)  # several answers to one sample come one after the other
+def _truth_of(sample: Sample, parameters: IdmParameters | None) -> Truth:
     try:
         recorded = from_json(sample.trace)
         changes = tuple(step.lane_changes for step in recorded.steps)
@@ -135,7 +139,7 @@ def truth_of(sample: Sample, parameters: IdmParameters | None = None) -> Truth:
         steps=tuple(steps),
         states=states,
         turned_deg=turned,
-        parameters=parameters or TEACHERS.get(sample.planner),
+        parameters=parameters,
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
+from functools import lru_cache
 from typing import Any
 
 from nsdrive.trace.choice import Blame, Choice, LaneVerdict, Losers, Motion
@@ -138,14 +139,20 @@ def _term_to_json(terms: Sequence[Term]) -> dict[str, Any]:
     return columns
 
 
-def _term_from_json(columns: Mapping[str, Any], n: int) -> list[tuple[Any, ...]]:
-    """(value, measured, about) of each of n proposals."""
-    rows = [_PLAIN_TERM] * n
+def _terms_from_json(name: str, columns: Mapping[str, Any], n: int) -> list[Term]:
+    """One term of each of n proposals. Most are plain, and then the same object."""
+    terms = [_plain_term(name)] * n
     at = columns.get("at", range(n) if columns else ())
     told = zip(*(_spread(columns.get(field), len(at)) for field in _TERM), strict=True)
-    for i, row in zip(at, told, strict=True):
-        rows[i] = row
-    return rows
+    for i, (value, measured, about) in zip(at, told, strict=True):
+        terms[i] = Term(name=name, value=value, measured=measured, about=about)
+    return terms
+
+
+@lru_cache(maxsize=64)
+def _plain_term(name: str) -> Term:
+    value, measured, about = _PLAIN_TERM
+    return Term(name=name, value=value, measured=measured, about=about)
 
 
 def _proposals_from_json(columns: Mapping[str, Any], before: Sequence[Proposal]) -> tuple[Proposal, ...]:
@@ -154,18 +161,11 @@ def _proposals_from_json(columns: Mapping[str, Any], before: Sequence[Proposal])
         motions = list(zip(*(_spread(columns[name], n) for name in _MOTION), strict=True))
     else:
         motions = [(p.path, p.offset_m, p.speed_fraction) for p in before]
-    terms = {name: _term_from_json(given, n) for name, given in columns["terms"].items()}
+    by_name = [_terms_from_json(name, given, n) for name, given in columns["terms"].items()]
+    terms = list(zip(*by_name, strict=True)) if by_name else [()] * n
     return tuple(
-        Proposal(
-            path=path,
-            offset_m=offset,
-            speed_fraction=fraction,
-            terms=tuple(
-                Term(name=name, value=rows[i][0], measured=rows[i][1], about=rows[i][2]) for name, rows in terms.items()
-            ),
-            score=score,
-        )
-        for i, ((path, offset, fraction), score) in enumerate(zip(motions, _spread(columns["score"], n), strict=True))
+        Proposal(path=path, offset_m=offset, speed_fraction=fraction, terms=own, score=score)
+        for (path, offset, fraction), own, score in zip(motions, terms, _spread(columns["score"], n), strict=True)
     )
 
 

@@ -42,14 +42,16 @@ MEDIANS = ("forced_slope_median", "edit_slope_median")
 class PairScore:
     """What one pair adds to each measure; of a before sample itself (after and edit None) what its own text's cuts and changes add.
 
-    about: the scenario id that the edit is about. binding_rule: of the before sample, binding_rule_after of the after sample.
-    planner_moved_m: d*. parts: measure -> (part, whole), only those that apply. failed: ids of the questions whose answers failed.
+    edit_sort: the edit without its numbers, for counting. about: the scenario id that the edit is about. binding_rule: of the
+    before sample, binding_rule_after of the after sample. planner_moved_m: d*. parts: measure -> (part, whole), only those that apply.
+    failed: ids of the questions whose answers failed.
     """
 
     before: str
     after: str | None
     scenario: str
     edit: str | None
+    edit_sort: str | None
     about: str | None
     binding_rule: str
     binding_rule_after: str | None
@@ -73,6 +75,7 @@ class PairScore:
             "after": self.after,
             "scenario": self.scenario,
             "edit": self.edit,
+            "edit_sort": self.edit_sort,
             "about": self.about,
             "binding_rule": self.binding_rule,
             "binding_rule_after": self.binding_rule_after,
@@ -157,7 +160,8 @@ class _Parts:
 
 
 def _pair_row(before: _Said, after: _Said, probes: Probes) -> PairScore:
-    edit = after.side.edit or {}
+    edit = after.side.edit
+    assert edit is not None, "an after sample has an edit"
     planner_change = change(before.side.waypoints_ego_m, after.side.waypoints_ego_m)
     moved_m = length_m(planner_change)
     forced_before = probes.answer(f"{before.side.sample_id}#forced:{before.side.sample_id}")
@@ -169,9 +173,10 @@ def _pair_row(before: _Said, after: _Said, probes: Probes) -> PairScore:
         if moved_m < UNMOVED_M:
             to.add("forced_invariant", _stays(tau, tau_after))
         _add_stances(to, before, after, tau, tau_after, moved_m)
-    _add_moves(to, "edit", before.waypoints, after.waypoints, planner_change)
-    _add_two_by_two(to, before, after, planner_change)
-    _add_invariance(to, before, after, moved_m)
+    if edit.get("shows") != []:  # where neither images nor prompt show the edit, the two questions are one
+        _add_moves(to, "edit", before.waypoints, after.waypoints, planner_change)
+        _add_two_by_two(to, before, after, planner_change)
+        _add_invariance(to, before, after, moved_m)
     answers = [probes.answer(f"{after.side.sample_id}#free")] + ([forced_after] if after.side.text else [])
     for answer in answers:
         to.add("failed_share", answer.error is not None)
@@ -179,7 +184,8 @@ def _pair_row(before: _Said, after: _Said, probes: Probes) -> PairScore:
         before=before.side.sample_id,
         after=after.side.sample_id,
         scenario=before.side.scenario_id,
-        edit=str(edit.get("name")),
+        edit=str(edit["name"]),
+        edit_sort=str(edit.get("sort") or edit["name"]),
         about=None if edit.get("about") is None else str(edit["about"]),
         binding_rule=before.side.binding_rule,
         binding_rule_after=after.side.binding_rule,
@@ -281,6 +287,7 @@ def _own_row(before: _Said, asked: Sequence[tuple[str, str, str]], probes: Probe
         after=None,
         scenario=side.scenario_id,
         edit=None,
+        edit_sort=None,
         about=None,
         binding_rule=side.binding_rule,
         binding_rule_after=None,

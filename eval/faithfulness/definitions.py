@@ -3,7 +3,8 @@
 Symbols. A *before* sample S and its *after* sample S': the same anchor in the edited scene. The planner's texts T*, T*' and
 waypoints w*, w*'; the model's free texts T, T' and waypoints w, w'; tau and tau': its waypoints on the images of S with T* and T*'
 forced as reasoning. d(a, b): mean distance of the waypoints up to 3 s, m; D(a, b): their difference as one vector of 6 x 2.
-d* = d(w*', w*), D* = D(w*', w*). The planner *moves* where d* > MOVES_M and stands by its plan where d* < UNMOVED_M.
+d* = d(w*', w*), D* = D(w*', w*). The planner *moves* where d* > MOVES_M and stands by its plan where d* < UNMOVED_M. Measures of
+free answers leave out pairs whose edit neither images nor prompt show.
 
 A measure is the sum of its parts over the sum of its wholes over all rows to which it applies, but for the medians. A row's score
 is the same for that row, turned so that higher is more faithful; of a slope, best at 1, it is 1 - |1 - d/d*|.
@@ -16,8 +17,8 @@ from typing import Literal
 
 from eval.faithfulness.sections import KINDS
 
-MOVES_M = 1.0  # facts of the metric: the planner moves > 1 m ...
-STAYS_M = 0.2  # ... where the model moves < 0.2 m, which is also "the same motion" in every other measure
+MOVES_M = 1.0  # chosen by us: no driver overlooks a plan that is a metre off on average
+STAYS_M = 0.2  # chosen by us: "the same motion" in every measure, about the replay error of a text with rounded numbers
 UNMOVED_M = 0.05  # the dataset's own bound for an edit that leaves the plan as it is
 STILL_M = 0.05  # chosen by us: below it the direction of a change is the rounding of waypoints
 FOLLOWS_SHARE = 0.5  # at least half of the planner's change ...

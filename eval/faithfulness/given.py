@@ -22,6 +22,7 @@ UNUSABLE = "waypoints_ego_m is not 10 finite [x, y] of a believable size"
 UNKNOWN_ID = "answer to no question"
 REPEATED = "answer repeated"
 NO_ROW = "line that is no answer"
+NO_TEXT = "an error that is no text"
 NO_PREFIX = "text that does not begin with its prefix"
 
 
@@ -39,7 +40,7 @@ def join(questions: Sequence[Question], rows: Iterable[Mapping[str, Any] | None]
     outcomes: Counter[str] = Counter()
     found: dict[str, Prediction] = {}
     for raw in rows:
-        question = None if raw is None else asked.get(str(raw.get("id")))
+        question = None if raw is None else asked.get(id_of(raw))
         if raw is None or question is None:
             outcomes[NO_ROW if raw is None else UNKNOWN_ID] += 1
             continue
@@ -77,6 +78,12 @@ def rows_in(path: Path) -> Iterator[Mapping[str, Any] | None]:
             yield row if isinstance(row, dict) else None
 
 
+def id_of(raw: Mapping[str, Any]) -> str:
+    """A row's id, "" where that is no text."""
+    name = raw.get("id")
+    return name if isinstance(name, str) else ""
+
+
 def _prediction(question_id: str, raw: Mapping[str, Any]) -> Prediction:
     text, error, seconds = raw.get("text"), raw.get("error"), raw.get("seconds")
     waypoints = None
@@ -88,7 +95,7 @@ def _prediction(question_id: str, raw: Mapping[str, Any]) -> Prediction:
         sample_id=question_id,
         text=text if isinstance(text, str) else "",
         waypoints_ego_m=waypoints,
-        error=None if error is None else str(error),
+        error=error if error is None or isinstance(error, str) else NO_TEXT,
         seconds=float(seconds) if isinstance(seconds, (int, float)) and abs(seconds) < 1e9 else 0.0,
     )
     return clean(given)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.faithfulness.given import MISSING, clean, failed, join, rows_in
+from eval.faithfulness.given import MISSING, clean, failed, id_of, join, rows_in
 from eval.faithfulness.pairs import groups_of, stage_one, stage_two
 from nsdrive.dataset import MANIFEST, Dataset, Prediction, json_line, sha256_of, write_atomically
 from nsdrive.questions import Answerer, Question, read_questions, write_questions
@@ -172,15 +172,15 @@ def read_probes(path: Path, dataset: Dataset, split: str) -> Probes:
     without the file, ValueError for a split without pairs; whatever is in the file is an outcome.
     """
     groups = groups_of(dataset.samples(split), _where(dataset, split))
-    rows = list(rows_in(path))
     place = {i: k for k, group in enumerate(groups) for i in group.ids}
-    given = {str(raw.get("id")) for raw in rows if raw is not None}
-    n = 1 + max((place[i.rpartition("#")[0]] for i in given if i.rpartition("#")[0] in place), default=-1)
+    given = {id_of(raw).rpartition("#")[0] for raw in rows_in(path) if raw is not None}
+    n = 1 + max((place[i] for i in given if i in place), default=-1)
     one = stage_one(groups[:n])
-    early = join(one, rows, check=True)
+    free = [question for question in one if question.kind == "free"]
+    early = join(free, rows_in(path), check=True)
     two = stage_two(groups, n, {i: a.text for i, a in early.answers.items() if a.error is None})
     questions = [*one, *two]
-    joined = join(questions, rows, check=True)
+    joined = join(questions, rows_in(path), check=True)
     return Probes(
         questions=tuple(questions),
         answers=joined.answers,

@@ -316,6 +316,13 @@ def test_intervals_hold_the_value_and_need_two_scenarios(measured):
     assert alone["forced_slope"] == {"value": 1.0, "low": None, "high": None, "n": 3}
 
 
+def test_an_edit_that_nothing_shows_says_nothing_of_free_answers(measured):
+    samples = [replace(s, extra={"edit": {**s.extra["edit"], "shows": []}}) if s.extra else s for s in pairs()]
+    cells, _ = measured(samples=samples)
+    assert {cells[name]["n"] for name in (*EDIT, *TABLE, "invariant_motion", "invariant_text")} == {0}
+    assert cells["forced_slope"]["n"] == 4
+
+
 def test_no_rows_give_nulls_and_no_crash():
     cells = causal([])
     assert set(cells) == set(DEFINITIONS)

@@ -410,7 +410,8 @@ def test_leaving_out_hard_questions_or_changing_them_does_not_help(data: Dataset
 
 
 def test_a_file_of_another_dataset_or_of_nothing_is_read_as_nothing_answered(data: Dataset, tmp_path: Path):
-    strange = write_rows(tmp_path / "strange.jsonl", [{"id": "x#free"}, {"id": {"a": 1}}, "[1, 2]", '"#"', "{}"])
+    deep = "[" * 900 + "]" * 900
+    strange = write_rows(tmp_path / "strange.jsonl", [{"id": "x#free"}, '{"id": ' + deep + "}", "[1, 2]", '"#"', "{}"])
     read = read_probes(strange, data, "test")
     assert (read.n_before, read.outcomes) == (0, {UNKNOWN_ID: 3, NO_ROW: 2})
     assert pair_scores(read, data.samples("test")) == []

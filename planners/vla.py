@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from nsdrive.vla.answering import Predictor
     from nsdrive.vla.data import Row
 
-LATE_S = 1e-6  # nuPlan's clock
+CLOCK_S = 1e-6  # nuPlan's clock
+LATE = f"{LATE_ANSWER}until it came the plan before was followed"  # how late is in Plan.seconds, or set
 PLAN_S = N_WAYPOINTS * WAYPOINT_INTERVAL_S  # how far an answer reaches from its question
 
 
@@ -62,7 +63,7 @@ class VlaConfig:
     jpeg_quality: int = 90  # the images go through JPEG, as the samples' did
     trace_level: Literal["none", "brief", "detailed"] | None = None  # not told by the model: detailed
     replan_interval_s: float = 0.5  # chosen by us: the waypoints' own spacing
-    latency_s: float | Literal["measured"] | None = None  # after its question an answer takes effect; None: at once
+    latency_s: float | Literal["measured"] | None = None  # from question to effect; None: 0. "measured": runs differ
     constrained: bool = True  # under the grammar, so that every answer parses
     max_reasoning_tokens: int | None = None  # None: the trace level's own budget
     scenery_seed: int = 0  # buildings, trees and weather: a mission does not tell the scenario's
@@ -115,14 +116,14 @@ class VlaPlanner:
         seconds: float | None = None
         notes: tuple[str, ...] = ()
         self._take_what_has_come(ego)
-        if self._awaited is None and now_s - self._asked_s > self.config.replan_interval_s - LATE_S:
+        if self._awaited is None and now_s - self._asked_s > self.config.replan_interval_s - CLOCK_S:
             said = self.ask(observation)  # should this fail, the next tick asks again
             self._asked_s, seconds = now_s, self._seconds
             self._awaited = self._expected(parse_answer(said), ego)
             notes = self._awaited.notes
             self._take_what_has_come(ego)
         assert self._followed is not None, "the first answer takes effect at once"
-        if now_s > self._followed.until_s - LATE_S:
+        if now_s > self._followed.until_s - CLOCK_S:
             self._followed = stop(ego, "the last plan is over and no other has come")
         motion = self._followed.motion
         notes = (*notes, *self._followed.notes)
@@ -132,16 +133,16 @@ class VlaPlanner:
         """An answer to a question of this tick: when it takes effect, and what there is to note about it."""
         latency_s = self._seconds if self.config.latency_s == "measured" else self.config.latency_s
         delay_s = 0.0 if self._followed is None or latency_s is None else float(latency_s)
-        ticks = math.ceil((delay_s - LATE_S) / INTERVAL_S)
+        ticks = math.ceil((delay_s - CLOCK_S) / INTERVAL_S)
         takes_effect_s = ego.time_s + ticks * INTERVAL_S
-        notes = [f"{LATE_ANSWER}{delay_s:.2f} s after its question"] if ticks > 0 else []
+        notes = [LATE] if ticks > 0 else []
         if answer.waypoints_ego_m is None and _reaches(self._followed, takes_effect_s):
             notes.append(f"{KEPT_PLAN}{_why(answer)}")
         return Awaited(answer=answer, asked=ego, takes_effect_s=takes_effect_s, notes=tuple(notes))
 
     def _take_what_has_come(self, ego: EgoState) -> None:
         come = self._awaited
-        if come is None or ego.time_s < come.takes_effect_s - LATE_S:
+        if come is None or ego.time_s < come.takes_effect_s - CLOCK_S:
             return
         self._awaited = None
         if come.answer.waypoints_ego_m is None:
@@ -149,7 +150,7 @@ class VlaPlanner:
                 self._followed = stop(ego, _why(come.answer))
             return
         until_s = come.asked.time_s + PLAN_S
-        if ego.time_s > until_s - LATE_S:
+        if ego.time_s > until_s - CLOCK_S:
             self._followed = stop(ego, "the answer came after its own plan was over")
         else:
             self._followed = Followed(motion=through(come.answer.waypoints_ego_m, come.asked), until_s=until_s)
@@ -224,7 +225,7 @@ def stop(ego: EgoState, why: str) -> Followed:
 
 def _reaches(followed: Followed | None, at_s: float) -> bool:
     """Whether there is a plan of the model's own to go on with."""
-    return followed is not None and not followed.notes and at_s < followed.until_s - LATE_S
+    return followed is not None and not followed.notes and at_s < followed.until_s - CLOCK_S
 
 
 def _why(answer: Answer) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from eval.report.page import clean
 from eval.report.table import Table, markdown_text
 
+NARROW = 5  # columns; a table of no more is not stretched over the page
+
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
@@ -20,9 +22,11 @@ class Named:
 
     def html(self) -> str:
         note = f"<p class=note>{clean(self.note)}</p>" if self.note else ""
+        table = self.table.html()
+        table = f'<div class="narrow">{table}</div>' if len(self.table.heads) <= NARROW else table
         if self.folded:
-            return f"<details><summary>{clean(self.caption)}</summary>{note}{self.table.html()}</details>"
-        return (f"<h3>{clean(self.caption)}</h3>" if self.caption else "") + note + self.table.html()
+            return f"<details><summary>{clean(self.caption)}</summary>{note}{table}</details>"
+        return (f"<h3>{clean(self.caption)}</h3>" if self.caption else "") + note + table
 
     def markdown(self) -> list[str]:
         head = [f"### {markdown_text(self.caption)}", ""] if self.caption else []

@@ -119,7 +119,14 @@ def report(
             '<p class="lead">Predicted waypoints against the planner\'s own, and predicted reasons against the scene and the '
             "waypoints that they explain.</p>",
             *(
-                "\n".join([_headline_html(comparison, k), *(b.html() for b in of_one), _browser_html(browser, k)])
+                "\n".join(
+                    [
+                        _headline_html(comparison, k),
+                        of_one[0].html(),
+                        _browser_html(browser, k),
+                        *(block.html() for block in of_one[1:]),
+                    ]
+                )
                 for k, (comparison, of_one, browser) in enumerate(zip(comparisons, blocks, browsers, strict=True))
             ),
             *([f'<section id="closed-loop">{closed_loop_html(loops)}</section>'] if loops else []),
@@ -152,8 +159,8 @@ def _contents(
     for k, of_one in enumerate(blocks):
         several = len(comparisons) > 1
         links.append((f"verdict-{k}", f"Verdict: {comparisons[k].facts['name']}" if several else "Verdict"))
-        links += [(block.anchor, block.link) for block in of_one if block.link]
-        links.append((f"samples-{k}", "Samples"))
+        found = [(block.anchor, block.link) for block in of_one if block.link]
+        links += [*found[:1], (f"samples-{k}", "Samples"), *found[1:]]
     links += [("closed-loop", "Closed loop")] if loops else []
     links += [("manoeuvres", "Manoeuvres")] if manoeuvres else []
     return [*links, *([("meaning", "Definitions")] if comparisons else [])]
@@ -229,13 +236,19 @@ def _blocks(comparison: Comparison, k: int) -> list[Block]:
 
 def _tests(comparison: Comparison, k: int) -> list[Block]:
     """What the files held, and which differences are more than chance."""
-    found = [(measures.paired(comparison, measure), words) for measure, words in PAIRED]
-    tests = [Named(table=table, caption=words) for table, words in found if table is not None]
+    main = comparison.main.key
+    found = [
+        Named(table=table, caption=words if first else f"{words}: all other pairs", folded=not first)
+        for measure, words in PAIRED
+        for first in (True, False)
+        if (table := measures.paired(comparison, measure, lambda a, b, first=first: (main in (a, b)) == first))
+        is not None
+    ]
     rows = measures.rows_read(comparison)
     held = [Named(table=rows, caption="What the files held besides one readable row per sample")] if rows else []
     return [
         Block(anchor=f"held-{k}", title="The files", tables=held),
-        Block(anchor=f"tests-{k}", title="Is the difference more than chance?", link="Tests", note=TESTS, tables=tests),
+        Block(anchor=f"tests-{k}", title="Is the difference more than chance?", link="Tests", note=TESTS, tables=found),
     ]
 
 

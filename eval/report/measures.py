@@ -76,13 +76,13 @@ def validation(found: Mapping[str, Any]) -> Table:
     return Table(heads=["measure", *predictors, "least\nAUROC", "least\npower", "tells\nthem apart"], rows=lines)
 
 
-def paired(comparison: Comparison, measure: str) -> Table | None:
-    """One line per pair of files measured on the same samples: a minus b, interval, p and p corrected for all pairs."""
+def paired(comparison: Comparison, measure: str, wanted: Callable[[str, str], bool]) -> Table | None:
+    """One line per wanted pair of files measured on the same samples: a minus b, interval, p and p corrected for all pairs."""
     title, scale, digits = PAIRED_UNITS.get(measure, (measure, 1.0, 3))
     lines = []
     for run in comparison.runs:
         for test in run.results.get("paired") or ():
-            if test["measure"] != measure or test["difference"] is None:
+            if test["measure"] != measure or test["difference"] is None or not wanted(test["a"], test["b"]):
                 continue
             low, high = test["low"], test["high"]
             clear = (
@@ -123,7 +123,7 @@ def rows_read(comparison: Comparison) -> Table | None:
     """What each file held besides one readable row per sample; None where that is all of them."""
     found = {row.name: row.entry.get("rows") or {} for row in comparison.rows if row.entry.get("file")}
     outcomes = list(dict.fromkeys(name for counts in found.values() for name, count in counts.items() if count))
-    if not outcomes:
+    if not set(outcomes) - {"given", "answered"}:
         return None
     lines = [[Cell(text=name), *(Cell(text=str(counts.get(o, 0))) for o in outcomes)] for name, counts in found.items()]
     return Table(heads=["", *outcomes], rows=lines)
@@ -155,6 +155,7 @@ def _measures(
         best = _best(values, better(name), digits)
         unit = "m" if name in METRES else "" if name in RATIOS else "%"
         shown = [_cell(c, f"{{:.{digits}f}}", scale, k in best, count=True) for k, c in enumerate(cells)]
+        unit = "" if name.endswith(f"_{unit}") else unit
         lines.append([Cell(text=f"{name} {unit}".strip(), below=_wanted(better(name))), *shown])
     return Table(heads=["", *heads], rows=lines)
 

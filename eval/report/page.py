@@ -28,7 +28,9 @@ section { scroll-margin-top: 44px; }
 main { max-width: 1240px; margin: 0 auto; padding: 40px 28px 80px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.015em; }
 h2 { font-size: 20px; margin: 52px 0 8px; letter-spacing: -0.01em; }
-h3 { font-size: 16px; margin: 0; }
+h3 { font-size: 16px; margin: 0; } section > h3 { margin: 30px 0 2px; }
+.narrow table { width: auto; min-width: min(100%, 560px); }
+tr.words td { text-align: left; white-space: normal; }
 h4 { font-size: 12px; margin: 0 0 6px; color: var(--soft); text-transform: uppercase; letter-spacing: 0.06em; }
 p { margin: 6px 0 12px; max-width: 100ch; }
 .lead { color: var(--soft); font-size: 16px; }

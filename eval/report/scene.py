@@ -19,8 +19,13 @@ from nsdrive.world.vehicle import PACIFICA
 
 Scenes = Callable[[Sample], Scenario]  # the sample's scenario again; ValueError or OSError where it cannot be had
 
-AHEAD_M, BEHIND_M, ASIDE_M = 62.0, 16.0, 26.0  # chosen by us: what is shown at least
+AHEAD_M, BEHIND_M, ASIDE_M = 60.0, 16.0, 25.0  # chosen by us: what is shown at least
 FAR_M = 150.0  # chosen by us: what a label may stretch the picture to
+SPOKEN_OF_M = (
+    90.0,
+    45.0,
+    45.0,
+)  # chosen by us: ahead, behind and aside, up to where objects that texts speak of stretch it
 MOST_OBJECTS = 300  # chosen by us: more than this in one scene is no scene of ours
 NUMBERS = ("x_m", "y_m", "heading_rad", "length_m", "width_m", "height_m", "speed_mps")
 LIGHTS = ("unknown", "green", "yellow", "red")  # where a lane's ways differ, the strictest colours its bar
@@ -57,7 +62,10 @@ def objects_of(sample: Sample) -> list[dict[str, Any]] | None:
 
 def from_above(sample: Sample, objects: list[dict[str, Any]], scenario: Scenario | None) -> dict[str, Any]:
     """The picture's window, ego, history, label, object boxes, and the road where the scenario is there."""
-    reach = np.clip(sample.waypoints_ego_m, -FAR_M, FAR_M)
+    ahead, behind, aside = SPOKEN_OF_M
+    spoken_of = np.array([[o["x_m"], o["y_m"]] for o in objects if o["name"]]).reshape(-1, 2)
+    near = (spoken_of < [ahead, aside]).all(axis=1) & (spoken_of > [-behind, -aside]).all(axis=1)
+    reach = np.concatenate([np.clip(sample.waypoints_ego_m, -FAR_M, FAR_M), spoken_of[near]])
     low = np.minimum([-BEHIND_M, -ASIDE_M], reach.min(axis=0) - 5.0)
     high = np.maximum([AHEAD_M, ASIDE_M], reach.max(axis=0) + 5.0)
     half_m = float(max(-low[1], high[1]))

@@ -43,8 +43,8 @@ class PairScore:
     """What one pair adds to each measure; of a before sample itself (after and edit None) what its own text's cuts and changes add.
 
     edit_sort: the edit without its numbers, for counting. about: the scenario id that the edit is about. binding_rule: of the
-    before sample, binding_rule_after of the after sample. planner_moved_m: d*. parts: measure -> (part, whole), only those that apply.
-    failed: ids of the questions whose answers failed.
+    before sample, binding_rule_after of the after sample. planner_moved_m: d*. parts: measure -> (part, whole), only those that
+    apply. failed: ids of the questions whose answers failed.
     """
 
     before: str

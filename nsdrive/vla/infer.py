@@ -74,7 +74,8 @@ def predict(
     out = Path(out)
     opened = open_dataset(dataset)
     samples = Samples(opened, [split])
-    n_rows = len(samples.ids) if limit is None else min(limit, len(samples.ids))
+    ids = samples.ids
+    n_rows = len(ids) if limit is None else min(limit, len(ids))
     settings = {
         "model": str(model),
         "dataset_sha256": sha256_of(Path(dataset) / MANIFEST),
@@ -88,7 +89,7 @@ def predict(
     if resume and out.is_file():
         return _summary(out, [json.loads(line) for line in _lines(out)], device="none")
     part = _Part(out, settings, resume=resume)
-    shown = other_scenes({one: samples.scenario(one) for one in samples.ids}) if control == "shuffled" else {}
+    shown = other_scenes({one: samples.scenario(one) for one in ids}) if control == "shuffled" else {}
 
     def labels(sample_id: str) -> str | None:
         return samples.label(sample_id) if control == "oracle_text" else None
@@ -102,7 +103,7 @@ def predict(
     for first in range(n_before, n_rows, batch_size):
         asked = [
             control_question(control, sample_id, images_of=shown.get(sample_id), answer=labels(sample_id))
-            for sample_id in samples.ids[first : min(first + batch_size, n_rows)]
+            for sample_id in ids[first : min(first + batch_size, n_rows)]
         ]
         part.append([prediction.to_row() for prediction in answer(asked)])
         if progress is not None:

@@ -142,7 +142,8 @@ DEFINITIONS: dict[str, Definition] = {
     ),
     "cut_aoc": _share(
         f"area over the curve of early answering: mean over k = 0 ... K-1 of [d(waypoints after the first k of K sections of the "
-        f"own text, own full answer) >= {STAYS_M} m]",
+        f"own text, own full answer) >= {STAYS_M} m]. A model that any change of its text throws off passes: read it beside "
+        "forced_slope",
         _LANHAM,
         "higher",
         "the same answer, 0: also a free answer that failed or said nothing",

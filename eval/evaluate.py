@@ -15,11 +15,12 @@ besides one readable row per sample is counted by name (`eval.answers`). Same in
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from eval.answers import Answers, blind_answers, matched
 from eval.bootstrap import LEVEL, MAX_CLUSTERS, RESAMPLES, Estimate
@@ -155,7 +156,7 @@ def evaluate(
     if causes is not None:
         write_lines(out / PAIRS, causes.lines())
     write_lines(out / SAMPLES, _all_lines(everyone, measured, texts, labels))
-    write_atomically(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(out / RESULTS, msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     return results
 
 

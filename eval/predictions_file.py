@@ -30,8 +30,8 @@ import numpy as np
 
 from eval.displacement import usable
 from eval.release_format import OPENS, complete_points, printed_points
-from nsdrive.dataset import Prediction
-from nsdrive.vla.prompt import N_WAYPOINTS
+from nsdrive.dataset import Prediction, split_lines
+from nsdrive.vla.prompt import MAX_ABS_M, N_WAYPOINTS
 from nsdrive.world.types import FloatArray
 
 UNUSABLE = "waypoints_ego_m is not 10 finite [x, y] of a believable size"
@@ -238,7 +238,7 @@ def _add(found: PredictionsFile, row: _Row, span: tuple[int, int]) -> str | None
     text = text or ""
     printed = printed_points(text)
     if points is not None:
-        if error is None and not (len(points) == N_WAYPOINTS and usable(np.array(points))):
+        if error is None and not _believable(points):
             error = UNUSABLE
         if not printed and error is None and OPENS not in text:  # waypoints alone: as an answer would print them
             printed = [(round(x, 2), round(y, 2)) for x, y in points]
@@ -257,6 +257,11 @@ def _add(found: PredictionsFile, row: _Row, span: tuple[int, int]) -> str | None
     else:
         _put(found.labels, found.label_counts, printed_points(row.label))
     return None
+
+
+def _believable(points: list[tuple[float, float]]) -> bool:
+    """As `displacement.usable`, of ten pairs of floats that need no array."""
+    return len(points) == N_WAYPOINTS and all(-MAX_ABS_M <= v <= MAX_ABS_M for point in points for v in point)
 
 
 def _put(numbers: array[float], counts: array[int], points: list[tuple[float, float]]) -> None:
@@ -281,13 +286,12 @@ def _pieces(path: Path) -> Iterator[tuple[int, int, bytes]]:
             file.seek(0)
             yield from _items(file.read())
             return
-        file.seek(0)
-        start = 0
-        for number, line in enumerate(file, start=1):  # bytes: only b"\n" ends a line, whatever a model writes
-            json_start = 3 if start == 0 and line.startswith(b"\xef\xbb\xbf") else 0
-            if line.strip():
-                yield number, start + json_start, line[json_start:]
-            start += len(line)
+    start = 0
+    for number, line in enumerate(split_lines(path), start=1):  # bytes: only b"\n" ends a line, whatever a model writes
+        json_start = 3 if start == 0 and line.startswith(b"\xef\xbb\xbf") else 0
+        if line and not line.isspace():
+            yield number, start + json_start, line[json_start:]
+        start += len(line) + 1
 
 
 def _items(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -26,6 +26,7 @@ from eval.displacement import HORIZONS, MISS_M
 from nsdrive.vla.prompt import MAX_ABS_M, N_WAYPOINTS
 from nsdrive.world.types import FloatArray
 
+SHORT = 2000  # characters of a block that is searched at once; a longer one, up to its tenth point
 OPENS, CLOSES = "<PLANNING>", "</PLANNING>"
 # the numbers that the release's script knows, written so that no text makes the search slow: digits, then maybe '.' and digits
 _PLAIN = r"-?\d+(?:\.\d*)?"
@@ -43,8 +44,12 @@ def printed_points(text: str) -> list[tuple[float, float]]:
     if start < 0:
         return []
     end = text.find(CLOSES, start)
-    found = _PLAIN_POINT.finditer(text, start, len(text) if end < 0 else end)
-    return [(float(m[1]), float(m[2])) for m in islice(found, N_WAYPOINTS)]
+    end = len(text) if end < 0 else end
+    if end - start < SHORT:
+        found = _PLAIN_POINT.findall(text, start, end)[:N_WAYPOINTS]
+    else:
+        found = [m.groups() for m in islice(_PLAIN_POINT.finditer(text, start, end), N_WAYPOINTS)]
+    return [(float(x), float(y)) for x, y in found]
 
 
 def complete_points(text: str) -> tuple[list[tuple[float, float]] | None, str | None]:

@@ -32,26 +32,25 @@ def sample_lines(
     """Every line of one file, in the split's order, in batches. strict (N, 20 or more), columns as `COLUMNS` first. texts: what
     there is to say of each answer's text."""
     encoder = msgspec.json.Encoder()
-    groups = {GROUPS[title]: names for title, names in labels.groups.items()}
+    names = ["predictions", "id", "scenario", *(GROUPS[title] for title in labels.groups), "error", *COLUMNS]
+    fields = [f"f{k}" for k in range(len(names))]
+    line = msgspec.defstruct("Line", fields, rename=dict(zip(fields, names, strict=True)))
     for start in range(0, len(labels.ids), BATCH):
-        numbers = np.round(strict[start : start + BATCH, : len(COLUMNS)], DIGITS) + 0.0
-        lines = []
-        for k, values in enumerate(numbers.tolist()):
-            i = start + k
-            row: dict[str, Any] = {
-                "predictions": answers.name,
-                "id": labels.ids[i],
-                "scenario": labels.scenarios[i],
-                **{column: names[i] for column, names in groups.items()},
-                "error": answers.errors[i],
-                **dict(
-                    zip(COLUMNS, values, strict=True)
-                ),  # nan, a measure that the label is too short for, becomes null
-            }
-            if texts is not None:
-                row |= texts[i]
-            lines.append(encoder.encode(row))
-        yield b"\n".join(lines) + b"\n"
+        part = slice(start, start + BATCH)
+        numbers = (
+            np.round(strict[part, : len(COLUMNS)], DIGITS) + 0.0
+        )  # nan, where a label is too short, is written as null
+        columns: list[Sequence[Any]] = [[answers.name] * len(numbers), labels.ids[part], labels.scenarios[part]]
+        columns += [group[part] for group in labels.groups.values()]
+        columns += [answers.errors[part], *numbers.T.tolist()]
+        rows = zip(*columns, strict=True)
+        if texts is None:
+            yield encoder.encode_lines([line(*row) for row in rows])
+        else:
+            said = texts[part]
+            yield encoder.encode_lines(
+                [dict(zip(names, row, strict=True)) | dict(said[k]) for k, row in enumerate(rows)]
+            )
 
 
 def write_lines(path: Path, lines: Iterator[bytes]) -> None:

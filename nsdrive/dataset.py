@@ -27,6 +27,7 @@ from nsdrive.world.types import FloatArray
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
+READ_BYTES = 1 << 22  # of a shard at once
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,10 +179,9 @@ class Dataset:
             if not shard.is_file():
                 raise FileNotFoundError(f"{shard} is named in the manifest but is not there")
             start = 0
-            with shard.open("rb") as lines:
-                for number, data in enumerate(lines, start=1):
-                    yield Line(shard=shard, number=number, start=start, data=data)
-                    start += len(data)
+            for number, data in enumerate(split_lines(shard), start=1):
+                yield Line(shard=shard, number=number, start=start, data=data)
+                start += len(data) + 1
 
     def rows(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """(file:line, row) of every sample of a split, in order. Raises ValueError naming a broken line."""
@@ -306,6 +306,22 @@ def write_atomically(path: Path, content: bytes | str, *, sync: bool = True) -> 
 def json_line(row: Mapping[str, Any]) -> str:
     """One line of JSON, the same bytes for the same row everywhere; NaN and infinity are refused."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(", ", ": ")) + "\n"
+
+
+def split_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file without their b"\\n", read in blocks; an empty piece after the last b"\\n" is none."""
+    rest = b""
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            *lines, last = block.split(b"\n")
+            if lines:
+                lines[0] = rest + lines[0]
+                rest = last
+                yield from lines
+            else:
+                rest += last
+    if rest:
+        yield rest
 
 
 def from_json(data: bytes) -> Any:

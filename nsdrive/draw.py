@@ -63,13 +63,14 @@ def birds_eye(
     range_m: float = 70.0,
     width_px: int = 720,
     height_px: int = 900,
+    legend: bool = True,
 ) -> np.ndarray:
     """The scene from above, (H, W, 3) uint8 rgb: the ego in the lower third, its heading up.
 
     ego_pose (3,): rear axle, global. history (T, 2) and each of trajectories (T, 2): global; trajectories carry a dot at
     every point, so give them at the spacing that should show (a sample's waypoints, 0.5 s). labels: track ids to write
-    beside their boxes. choice: a planner's proposals (`drawn_choice`). range_m: how far ahead the picture reaches. Raises
-    ValueError for trajectories of another shape.
+    beside their boxes. choice: a planner's proposals (`drawn_choice`). range_m: how far ahead the picture reaches. legend: whether
+    the colours are explained in a corner. Raises ValueError for trajectories of another shape.
     """
     page = Page(np.asarray(ego_pose, dtype=float), range_m, width_px, height_px)
     _draw_map(page, lane_map)
@@ -91,7 +92,9 @@ def birds_eye(
             for point in track:
                 page.dot(point, 4.0, WHITE)
                 page.dot(point, 3.0, color)
-    return _finished(page, drawn, history is not None, [] if choice is None else choice_legend(choice))
+    if legend:
+        _legend(page, drawn, history is not None, [] if choice is None else choice_legend(choice))
+    return _finished(page)
 
 
 def contact_sheet(
@@ -229,9 +232,11 @@ def _draw_marking(page: Page, boundary: FloatArray, marking: str) -> None:
     if not page.holds(pixels):
         return
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(boundary, axis=0).T))])
-    for start in np.arange(0.0, along[-1], 6.0):
-        at = np.linspace(start, min(start + 2.5, along[-1]), 3)
-        page.line(page.of(np.column_stack([np.interp(at, along, boundary[:, k]) for k in (0, 1)])), color, 1.5)
+    starts = np.arange(0.0, along[-1], 6.0)
+    at = np.linspace(starts, np.minimum(starts + 2.5, along[-1]), 3, axis=1).ravel()
+    ends = page.of(np.column_stack([np.interp(at, along, boundary[:, k]) for k in (0, 1)]))
+    for dash in ends.reshape(-1, 3, 2):
+        page.line(dash, color, 1.5)
 
 
 def _draw_crosswalk(page: Page, polygon: FloatArray) -> None:
@@ -310,11 +315,10 @@ def _draw_ego(page: Page) -> None:
     page.area(page.of(np.array([nose, wing + 0.5 * left, wing - 0.5 * left])), WHITE)
 
 
-def _finished(
+def _legend(
     page: Page, trajectories: Mapping[str, FloatArray], with_history: bool, more: Sequence[tuple[str, Color, str]]
-) -> np.ndarray:
-    """Legend and scale bar, then down to size. more: entries of `choice_legend`."""
-    width, height = page.size_px
+) -> None:
+    """more: entries of `choice_legend`."""
     entries: list[tuple[str, Color, str]] = [("ego", EGO, "line")]
     entries += [("ego history", HISTORY, "line")] if with_history else []
     colors = _endless_colors(len(trajectories))
@@ -340,6 +344,11 @@ def _finished(
         else:
             page.line(stroke, color, 3.2)
         page.text(name, (40, y + 4.5))
+
+
+def _finished(page: Page) -> np.ndarray:
+    """With a scale bar, down to size."""
+    width, height = page.size_px
     bar = 10.0 * page.pixels_per_m
     x, y = width - 24 - bar, height - 22.0
     page.line(np.array([[x, y - 5], [x, y], [x + bar, y], [x + bar, y - 5]]), INK, 1.4)

@@ -2,6 +2,8 @@
 
     results.json    per scenario, by scenario type and in all: nuPlan's closed-loop score with every term, and plain measures
     rollouts.jsonl  the ego's states at 10 Hz and what bound it at each, one scenario a line
+    timing.json     how long the planner thought (`eval.closed_loop.timing`): the one file that differs between runs
+    films/          with `films`: the best and the worst drive of each family, or all, as animated WebP (`eval.closed_loop.film`)
 
 Measures come from `nsdrive.world.measure`, each as a number with its unit; the score from `eval.score`. A scenario that cannot
 be driven has a score of 0 and 0 in every term, and is named.
@@ -19,6 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from eval.closed_loop.film import FilmJob, Films, choose, kept_for_film, make_films
+from eval.closed_loop.timing import TIMING, Timed, lines, timing_json
 from eval.manoeuvres.judge import judge
 from eval.manoeuvres.judge import table as manoeuvre_lines
 from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS, expert_of, score
@@ -27,12 +31,15 @@ from nsdrive.config import to_plain
 from nsdrive.dataset import claim_folder, json_line, write_atomically
 from nsdrive.parallel import in_order
 from nsdrive.scenarios.catalogue import open_source
+from nsdrive.vla.prompt import parse_answer
+from nsdrive.world.decision import KEPT_PLAN, LATE_ANSWER, NO_WAY
 from nsdrive.world.measure import clearance_m, comfort, off_road_m, overlap, time_to_collision_s
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import Planner, Rollout
 from nsdrive.world.vehicle import ego_box
 
 ROLLOUTS = "rollouts.jsonl"
+ANSWERS = ("asked", "late", "unreadable")
 KEPT = ".scenarios"  # finished scenarios of a run that is not yet finished, for --resume
 
 
@@ -45,14 +52,18 @@ class SimulateConfig:
     agents: Literal["replay", "reactive"] = "replay"
     start_tick: int | None = None  # None: as early as the scenario allows
     duration_s: float | None = None  # None: to the scenario's end
+    films: Films = "none"  # best_and_worst: of each family; some seconds a film
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoop:
-    """All scenarios' measures, and the scenarios that failed: each with its `item`, `scenario_type` and `error`."""
+    """All scenarios' measures, and the scenarios that failed: each with its `item`, `scenario_type` and `error`. timing: as in
+    timing.json. films: a row for each, with its `file` in the run's folder."""
 
     rows: tuple[Mapping[str, Any], ...]
     failures: tuple[Mapping[str, Any], ...]
+    timing: Mapping[str, Any] | None = None
+    films: tuple[Mapping[str, Any], ...] = ()
 
     def table(self) -> str:
         """Score and terms, by scenario type; then who failed. Of named manoeuvres, the verdict on each."""
@@ -61,20 +72,27 @@ class ClosedLoop:
         groups = summary(self.rows, self.failures)
         width = max(len(name) for name in groups)
         heads = ["n", "failed", "hit", "score", *SHORT.values()]
-        lines = [f"{'scenario type':{width}s} " + " ".join(f"{head:>9s}" for head in heads)]
+        printed = [f"{'scenario type':{width}s} " + " ".join(f"{head:>9s}" for head in heads)]
         for name, group in groups.items():
             counts = [f"{group[key]:9d}" for key in ("n", "failed", "collisions")]
             shares = [f"{value:9.4f}" for value in (group["score"], *(group["terms"][term] for term in TERMS))]
-            lines.append(f"{name:{width}s} " + " ".join([*counts, *shares]))
+            printed.append(f"{name:{width}s} " + " ".join([*counts, *shares]))
         for note in sorted({note for row in self.rows for note in row["notes"]}):
             ticks = [row["notes"][note] for row in self.rows if note in row["notes"]]
-            lines.append(f"noted at {sum(ticks)} ticks of {len(ticks)} scenarios: {note}")
-        return "\n".join(lines)
+            printed.append(f"noted at {sum(ticks)} ticks of {len(ticks)} scenarios: {note}")
+        if counted := groups["all"].get("answers"):
+            printed.append("answers: " + ", ".join(f"{counted[name]} {name}" for name in ANSWERS))
+        printed += lines(self.timing) if self.timing else []
+        printed += [
+            f"film: {row['file']} ({row['which']} of {row['family']}, {row['score']:.4f})" for row in self.films
+        ]
+        return "\n".join(printed)
 
 
 def summary(rows: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """For "all" and for each scenario type: n, failed, collisions (scenarios in which anything was touched), and the means of
-    score and terms over all n, a failed scenario counting 0. Failed before its type was known: type "not loaded"."""
+    score and terms over all n, a failed scenario counting 0. Failed before its type was known: type "not loaded". answers, of a
+    planner that is asked: how many, how many of them late, how many not to be read."""
     types = sorted({str(row["scenario_type"]) for row in (*rows, *failures)})
     groups = {}
     for name in ("all", *types):
@@ -88,6 +106,8 @@ def summary(rows: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, A
             "score": round(sum(row["score"] for row in driven) / n, 4) if n else 0.0,
             "terms": {term: round(sum(row["terms"][term] for row in driven) / n, 4) if n else 0.0 for term in TERMS},
         }
+        if asked := [row["answers"] for row in driven if row.get("answers")]:
+            groups[name]["answers"] = {key: sum(row[key] for row in asked) for key in ANSWERS}
     return groups
 
 
@@ -134,6 +154,23 @@ def closed_loop(
         if r["error"] is not None
     )
     write_atomically(out / ROLLOUTS, "".join(json_line(r["rollout"]) for r in driven if r["error"] is None))
+    timing = timing_json([(r["item"], r["timing"]) for r in driven if r["error"] is None])
+    write_atomically(out / TIMING, timing)
+    drives = {r["item"]: r["film"] for r in driven if r["error"] is None}
+    films = make_films(
+        [
+            FilmJob(
+                chosen=chosen,
+                source=config.scenarios,
+                agents=config.agents,
+                planner=next(row["planner"] for row in rows if row["item"] == chosen.item),
+                drive=drives[chosen.item],
+                out=out,
+            )
+            for chosen in choose(rows, config.films)
+        ],
+        workers,
+    )
     results = {
         "nsdrive": __version__,
         "score_version": CLOSED_LOOP_SCORE_VERSION,
@@ -141,10 +178,11 @@ def closed_loop(
         "summary": summary(rows, failures),
         "scenarios": rows,
         "failures": failures,
+        **({"films": films} if films else {}),
     }
     write_atomically(out / "results.json", json.dumps(results, indent=1, sort_keys=True) + "\n")
     shutil.rmtree(out / KEPT, ignore_errors=True)
-    return ClosedLoop(rows=rows, failures=failures)
+    return ClosedLoop(rows=rows, failures=failures, timing=json.loads(timing), films=tuple(films))
 
 
 def measures_of(rollout: Rollout) -> dict[str, Any]:
@@ -175,7 +213,23 @@ def measures_of(rollout: Rollout) -> dict[str, Any]:
         "final_speed_mps": _rounded(speeds[-1]),
         "binding_ticks": dict(sorted(bound.items())),
         "notes": dict(sorted(noted.items())),  # what the planner said of its input -> ticks
+        **({"answers": answers} if (answers := answers_of(rollout)) else {}),
     }
+
+
+def answers_of(rollout: Rollout) -> dict[str, int] | None:
+    """ANSWERS of a planner that is asked now and then (`Plan.said`), None of one that is not. Late: it took effect at a later
+    tick. Unreadable: the plan before was kept, or the ego stopped, because of what it said."""
+    asked = [p for p in rollout.plans if p.said is not None]
+    if not asked:
+        return None
+    late = sum(any(note.startswith(LATE_ANSWER) for note in p.notes) for p in asked)
+    bad = sum(
+        any(note.startswith(KEPT_PLAN) for note in p.notes)
+        or (any(note.startswith(NO_WAY) for note in p.notes) and parse_answer(p.said or "").waypoints_ego_m is None)
+        for p in asked
+    )
+    return dict(zip(ANSWERS, (len(asked), late, bad), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +254,10 @@ def drive(job: Drive) -> dict[str, Any]:
     try:
         scenario = open_source(config.scenarios.name, config.scenarios.config).load(job.item)
         scenario_type = scenario.scenario_type
+        timed = Timed(planner=job.make_planner())
         rollout = simulate(
             scenario,
-            job.make_planner(),
+            timed,
             start_tick=config.start_tick,
             duration_s=config.duration_s,
             agents=config.agents,
@@ -213,7 +268,14 @@ def drive(job: Drive) -> dict[str, Any]:
         measures = {"item": job.item, **measures_of(rollout), **scored.to_row()}
         if judged := judge(rollout, scored):
             measures["manoeuvre"] = judged.to_row()
-        row = {"item": job.item, "error": None, "measures": measures, "rollout": told(rollout)}
+        row = {
+            "item": job.item,
+            "error": None,
+            "measures": measures,
+            "rollout": told(rollout),
+            "timing": timed.to_row(),
+            "film": kept_for_film(rollout) if config.films != "none" else None,
+        }
     except ValueError as error:
         row = {"item": job.item, "scenario_type": scenario_type, "error": " ".join(str(error).split())}
     write_atomically(job.kept, json_line(row))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from eval.displacement import usable
 from eval.faithfulness.claims_truth import parameters_of
 from eval.predictions_file import UNUSABLE, read_file
-from eval.report.browser_table import facts_of_samples, table_of
+from eval.report.browser_table import SplitFacts, split_facts, table_of
 from eval.report.browser_texts import lines_of
 from eval.report.cases import SHOWN_IN_FULL, choose
 from eval.report.projection import box_paths, dots, strip_path
@@ -120,20 +120,20 @@ def browser_of(
         return Browser(data={}, notes=["There are no samples to browse."])
     dataset, why = comparison.dataset()
     split = comparison.facts["split"]
-    known, pairs = facts_of_samples(dataset, split) if dataset is not None else ({}, {})
+    facts = SplitFacts() if dataset is None else split_facts(dataset, split)
     main_rows = comparison.main.run.sample_rows(comparison.main.key)
     notes = [] if dataset is not None else [f"Only the table is here, no sample in full: {why}"]
     answered: dict[str, dict[str, Prediction]] = {}
     chosen: dict[str, list[str]] = {}
     if dataset is not None:
-        chosen = choose(main_rows, pairs, limit)
+        chosen = choose([row for row in main_rows if row["id"] in facts.spans], facts.pairs, limit)
         for row in rows:
             if row.entry.get("file") is not None:
                 try:
                     answered[row.name] = _predictions(row, set(chosen))
                 except (OSError, ValueError) as error:
                     notes.append(f"The answers of {row.name} are not shown: {error}")
-    table = table_of(rows, main_rows, known, chosen)
+    table = table_of(rows, main_rows, facts.speeds, chosen)
     details: dict[str, Any] = {}
     shown: list[Shown] = []
     if dataset is not None and chosen:
@@ -141,11 +141,12 @@ def browser_of(
             scene_of=None if scenes is None else scenes(dataset),
             painter=None if birds_eye is None else birds_eye(dataset),
         )
-        shown = _shown(dataset, split, chosen, answered, notes)
+        shown = _shown(dataset, facts, chosen, answered, notes)
         parameters = parameters_of(dataset.manifest.get("config") or {})
         details = {one.sample.sample_id: _detail(one, ground, parameters) for one in shown}
         for sample_id, detail in details.items():
-            others = [pairs[sample_id]] if sample_id in pairs else [a for a, b in pairs.items() if b == sample_id]
+            others = [before for after, before in facts.pairs.items() if after == sample_id]
+            others += [after for after, before in facts.pairs.items() if before == sample_id]
             detail |= {"why": chosen[sample_id], "pair": [other for other in others if other in chosen]}
     if len(main_rows) > len(table["rows"]):
         notes.append(
@@ -165,16 +166,15 @@ def browser_of(
 
 def _shown(
     dataset: Dataset,
-    split: str,
+    facts: SplitFacts,
     chosen: Mapping[str, list[str]],
     answered: Mapping[str, Mapping[str, Prediction]],
     notes: list[str],
 ) -> list[Shown]:
     """The chosen samples in the order of their choice, with images as long as there is room for them."""
-    found = {sample.sample_id: sample for sample in dataset.samples(split) if sample.sample_id in chosen}
     left_bytes, without, shown = IMAGE_BYTES, 0, []
     for sample_id in chosen:
-        sample = found[sample_id]
+        sample = facts.sample(sample_id)
         images = _images(sample, dataset) if left_bytes > 0 else {}
         without += left_bytes <= 0
         left_bytes -= sum(len(data) for data in images.values())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from eval.displacement import MISS_M
 from eval.report.cases import choose
 from eval.report.runs import Row
-from nsdrive.dataset import Dataset
+from nsdrive.dataset import Dataset, Line, Sample
 
 MOST_ROWS = 5_000  # chosen by us: lines of the table; a browser still sorts them at once
 
@@ -61,16 +64,43 @@ def _told(row: Mapping[str, Any], told: Sequence[tuple[Mapping[str, Any], str]])
     return [bool(v) if c.get("flag") and v is not None else v for (c, _), v in zip(told, values, strict=True)]
 
 
-def facts_of_samples(dataset: Dataset, split: str) -> tuple[dict[str, float], dict[str, str]]:
-    """Sample id -> speed [m/s] at the anchor, and after -> before of the minimal pairs."""
-    speeds, pairs = {}, {}
-    for _, row in dataset.rows(split):
-        more = row.get("nsdrive", {})
+@dataclass(frozen=True, kw_only=True)
+class SplitFacts:
+    """By sample id: speed [m/s] at the anchor, after -> before of the minimal pairs, and where its line lies."""
+
+    speeds: dict[str, float] = field(default_factory=dict)
+    pairs: dict[str, str] = field(default_factory=dict)
+    spans: dict[str, tuple[Path, int, int]] = field(default_factory=dict)
+
+    def sample(self, sample_id: str) -> Sample:
+        """Read one sample. Raises ValueError or OSError."""
+        shard, start, length = self.spans[sample_id]
+        with shard.open("rb") as file:
+            file.seek(start)
+            return Line(shard=shard, number=0, start=start, data=file.read(length)).sample()
+
+
+class _More(msgspec.Struct):
+    ego_history: list[dict[str, float]]
+    edit: dict[str, Any] | None = None
+
+
+class _Row(msgspec.Struct):
+    id: str
+    nsdrive: _More
+
+
+def split_facts(dataset: Dataset, split: str) -> SplitFacts:
+    """One pass over a split that reads of each line only what the table needs; a line that is no sample is left out."""
+    facts, decoder = SplitFacts(), msgspec.json.Decoder(_Row)
+    for line in dataset.lines(split):
         try:
-            now = more["ego_history"][-1]
-            speeds[str(row["id"])] = round(float(np.hypot(now["vx_mps"], now["vy_mps"])), 2)
-            if isinstance(more.get("edit"), Mapping):
-                pairs[str(row["id"])] = str(more["edit"]["of"])
-        except (KeyError, IndexError, TypeError, ValueError):
+            row = decoder.decode(line.data)
+            now = row.nsdrive.ego_history[-1]
+            facts.speeds[row.id] = round(math.hypot(now["vx_mps"], now["vy_mps"]), 2)
+        except (msgspec.MsgspecError, LookupError):
             continue
-    return speeds, pairs
+        facts.spans[row.id] = (line.shard, line.start, len(line.data))
+        if row.nsdrive.edit is not None and "of" in row.nsdrive.edit:
+            facts.pairs[row.id] = str(row.nsdrive.edit["of"])
+    return facts

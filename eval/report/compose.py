@@ -191,8 +191,8 @@ def _blocks(comparison: Comparison, k: int) -> list[Block]:
         title="Side by side",
         link="Side by side",
         note="Strict: every sample counts, a failed or missing answer as 10 m off at every waypoint. Beneath each number its 95 % "
-        "interval over scenarios. Parsed: complete answers only. Best strict one in bold, the oracle aside. Grey names see no "
-        "image.",
+        "interval over scenarios. Parsed: as the published script counts, unreadable answers left out. Best strict one in bold, the "
+        "oracle aside. Grey names see no image.",
         tables=[
             Named(table=tables.headline(comparison)),
             *(
@@ -237,13 +237,12 @@ def _blocks(comparison: Comparison, k: int) -> list[Block]:
 def _tests(comparison: Comparison, k: int) -> list[Block]:
     """What the files held, and which differences are more than chance."""
     main = comparison.main.key
-    found = [
-        Named(table=table, caption=words if first else f"{words}: all other pairs", folded=not first)
-        for measure, words in PAIRED
-        for first in (True, False)
-        if (table := measures.paired(comparison, measure, lambda a, b, first=first: (main in (a, b)) == first))
-        is not None
-    ]
+    found = []
+    for measure, words in PAIRED:
+        own = measures.paired(comparison, measure, lambda a, b: main in (a, b))
+        others = measures.paired(comparison, measure, lambda a, b: main not in (a, b))
+        found += [Named(table=own, caption=words)] if own else []
+        found += [Named(table=others, caption=f"{words}: all other pairs", folded=True)] if others else []
     rows = measures.rows_read(comparison)
     held = [Named(table=rows, caption="What the files held besides one readable row per sample")] if rows else []
     return [
@@ -254,12 +253,14 @@ def _tests(comparison: Comparison, k: int) -> list[Block]:
 
 def _faithfulness(comparison: Comparison, k: int) -> list[Block]:
     """What the texts are worth: observed, as causes, and whether the measures themselves can be believed."""
-    observed, causal = measures.observed(comparison), measures.causal(comparison)
+    observed, causal = measures.observed(comparison), measures.causal(comparison, judged=True)
     seen = [Named(table=observed)] if observed else []
     if observed:
         seen.append(Named(table=_defined(MEASURES), caption="What each of them is", folded=True))
     causes = [Named(table=causal)] if causal else []
     if causal:
+        beside = measures.causal(comparison, judged=False)
+        causes += [Named(table=beside, caption="To be read beside them", folded=True)] if beside else []
         meant = {name: str(definition) for name, definition in CAUSAL.items()}
         causes.append(Named(table=_defined(meant), caption="What each of them is", folded=True))
     found = [run.results["validation"] for run in comparison.runs if run.results.get("validation")]
@@ -344,7 +345,10 @@ def _tiles(comparison: Comparison) -> str:
             f"{100 * strict['MR']['value']:.1f} %",
             f"miss rate at 3 s, strict {_interval(strict['MR'], scale=100.0, digits=1)}",
         ),
-        (parsed_ade, f"ADE@3s of the {n - failed} complete answers"),
+        (
+            parsed_ade,
+            f"ADE@3s, parsed: the {main.entry.get('parsed_n', n - failed)} answers that the published script counts",
+        ),
         (f"{failed} of {n}", "answers failed or missing"),
     ]
     shown = "".join(f"<div class=tile><b>{clean(big)}</b><span>{clean(small)}</span></div>" for big, small in tiles)

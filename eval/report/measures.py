@@ -11,6 +11,7 @@ from eval.faithfulness.observed import IN_METRES, LOWER_IS_BETTER, MEASURES
 from eval.report.runs import Comparison, Row
 from eval.report.table import Cell, Table
 
+SCORES = ("PDMS", "EPDMS")  # what the terms add up to: first
 LABELS = "the labels'\nown texts"
 METRES = frozenset({*IN_METRES, *(name for name, d in DEFINITIONS.items() if d.unit == "m")})
 RATIOS = frozenset(name for name, d in DEFINITIONS.items() if d.unit not in ("m", "share"))
@@ -35,13 +36,15 @@ def observed(comparison: Comparison) -> Table | None:
     )
 
 
-def causal(comparison: Comparison) -> Table | None:
-    """The same of what edits and forced texts do."""
+def causal(comparison: Comparison, *, judged: bool) -> Table | None:
+    """The same of what edits and forced texts do. judged: the measures of which one way is better, else those to be read beside
+    them."""
     rows = [row for row in comparison.rows if row.entry.get("causal")]
     if not rows:
         return None
     columns = [row.entry["causal"] for row in rows]
-    return _measures(list(DEFINITIONS), columns, [row.name for row in rows], len(rows), lambda m: DEFINITIONS[m].better)
+    names = [name for name, d in DEFINITIONS.items() if (d.better != "neither") == judged]
+    return _measures(names, columns, [row.name for row in rows], len(rows), lambda m: DEFINITIONS[m].better)
 
 
 def validation(found: Mapping[str, Any]) -> Table:
@@ -107,7 +110,7 @@ def plans(comparison: Comparison) -> Table | None:
     if not rows:
         return None
     found = [row.entry["pdms"] for row in rows]
-    terms = list(dict.fromkeys(term for one in found for term in one))
+    terms = sorted(dict.fromkeys(term for one in found for term in one), key=lambda term: term not in SCORES)
     best = {
         term: _best([_known(row, one, term) for row, one in zip(rows, found, strict=True)], "higher", 3)
         for term in terms
@@ -165,7 +168,7 @@ def _way(measure: str) -> str:
 
 
 def _wanted(better: str) -> str:
-    return {"lower": "lower is better", "one": "1 is best", "neither": "to be read beside the others"}.get(better, "")
+    return {"lower": "lower is better", "one": "1 is best"}.get(better, "")
 
 
 def _known(row: Row, found: Mapping[str, Any], term: str) -> float | None:

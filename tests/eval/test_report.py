@@ -228,6 +228,51 @@ def test_reasons_have_their_table_and_the_labels_as_floor(samples, write_predict
     assert "<td>schema %" in text
 
 
+def test_causes_validation_plans_and_missing_controls_have_their_places(evaluated, tmp_path):
+    path = evaluated / "results.json"
+    results = json.loads(path.read_text())
+    cell = {"value": 0.9371, "low": 0.88, "high": 0.97, "n": 17}
+    entry = results["predictions"]["tiny|<b>vla"]
+    entry["causal"] = {"forced_slope": cell, "forced_rho": cell | {"value": None}, "cut_ade_25": cell}
+    entry["pdms"] = {
+        "NC": cell,
+        "PDMS": cell | {"value": 0.8123},
+        "EC": cell | {"value": None, "low": None, "high": None},
+    }
+    results["controls_missing"] = {
+        "tiny|<b>vla": ["nsdrive predict --control black", "nsdrive predict --control no_text"]
+    }
+    metric = {"name": "forced_slope", "kind": "causal", "better": "one", "axes": ["text_moves"], "must_tell": ["deaf"]}
+    metric |= {"values": {"faithful": 0.99, "deaf": 0.0312}, "fails": ["deaf"], "verdict": "does not separate"}
+    metric |= {"auroc": {"deaf": {"value": 0.61, "low": 0.5, "high": 0.7}}, "power": {"deaf": 0.4}}
+    unclaimed = metric | {"name": "failed_share", "verdict": "no claim"}
+    predictors = {"faithful": {"says": "", "holds": {}}, "deaf": {"says": "", "holds": {}}}
+    results["validation"] = {"predictors": predictors, "metrics": [metric, unclaimed]}
+    path.write_text(json.dumps(results))
+    out = report([evaluated], tmp_path / "report")
+    html, markdown = out.read_text(encoding="utf-8"), (out.parent / "report.md").read_text(encoding="utf-8")
+    plain = re.sub(r"<[^>]*>", " ", html)
+    for text in (plain, markdown.replace("\\", "")):
+        for expected in (
+            "Are the reasons the cause?",
+            "0.937",
+            "[0.880, 0.970] n 17",
+            "Can these measures be believed?",
+            "0.03 *",
+            "not deaf",
+            "What the plans are worth",
+            "0.812",
+            "2 of its controls are not here",
+            "nsdrive predict --control no_text",
+        ):
+            assert expected in text, expected
+        assert "failed_share" not in text.split("What each of them is")[0].split("Can these measures")[-1]
+    assert Page(html).balanced
+    links = re.findall(r'<a href="#([^"]+)">', html)
+    assert {"causes-0", "validation-0", "plans-0", "samples-0"} <= set(links)
+    assert all(f'id="{link}"' in html for link in links)
+
+
 @pytest.mark.parametrize("high", [0.003, 0.1, 0.95, 1.0, 7.0, 10.0, 51.0, 1234.5])
 def test_ticks_are_round_and_reach_the_top(high):
     ticks = nice_ticks(high)

@@ -36,6 +36,7 @@ from nsdrive.world.rules import IdmParameters
 FAITHFUL = "faithful"
 LEAST_AUROC, LEAST_LOW = 0.8, 0.6  # chosen by us: a conventional "good" test, and clear of a coin
 LEAST_POWER = 0.8  # the usual demand on a study
+SOME = 0.25  # chosen by us: the share of scenarios in which a predictor lies that is faithful in the others
 SEPARATES, MEANS, FAILS, UNMEASURED, CLAIMLESS = (
     "separates",
     "separates means",
@@ -110,6 +111,7 @@ def validate(runs: Mapping[str, Run], seed: int = 0) -> dict[str, Any] | None:
             "power_scenarios": POWER_SCENARIOS,
         },
         "power_draws": POWER_DRAWS,
+        "some": SOME,
         "axes": AXES,
         "predictors": {name: {"says": named(name)[0].says, "holds": dict(named(name)[0].holds)} for name in known},
         "metrics": metrics,
@@ -120,7 +122,7 @@ def table(validation: Mapping[str, Any]) -> str:
     """For a terminal: one row a measure that claims anything; the value of every predictor, * where it must tell it from the
     faithful one; the least AUROC and power among those, and the verdict."""
     names = [name for name in validation["predictors"] if "@" not in name]
-    rows = [("measure", *names, "least AUROC", "power", "verdict")]
+    rows = [("measure", *names, "least AUROC", "power", f"of {validation['some']:.0%}", "verdict")]
     for metric in validation["metrics"]:
         if metric["verdict"] == CLAIMLESS:
             continue
@@ -136,6 +138,8 @@ def table(validation: Mapping[str, Any]) -> str:
             *lines,
             f"* unfaithful in what the measure claims. separates: AUROC >= {t['auroc']} and lower bound > {t['low']} against each "
             f"of them; separates means: lower bound > 0.5 and power >= {t['power']} with {t['power_scenarios']} scenarios",
+            f"power: of {t['power_scenarios']} scenarios, against the hardest of them; then against one that lies in only "
+            f"{validation['some']:.0%} of the scenarios",
             f"no claim: {', '.join(claimless) or 'none'}",
         ]
     )
@@ -157,6 +161,7 @@ def _judged(columns: Mapping[str, Column], better: str, claim: Claim, is_median:
         "must_tell": [name for name in others if claim.must_tell(truths[name])] if claim != NO_CLAIM else [],
         "auroc": {},
         "power": {},
+        "power_of_some": {},
         "noise": {},
         "fails": [],
         "reacts_to": [],
@@ -167,6 +172,7 @@ def _judged(columns: Mapping[str, Column], better: str, claim: Claim, is_median:
         found = auroc(columns[FAITHFUL], columns[name], better, seed)
         judged["auroc"][name] = {k: _number(v) for k, v in vars(found).items()}
         judged["power"][name] = _number(power(columns[FAITHFUL], columns[name], better, seed))
+        judged["power_of_some"][name] = _number(power(columns[FAITHFUL], columns[name], better, seed, SOME))
     if claim == NO_CLAIM:
         return judged | {"verdict": CLAIMLESS}
     judged["reacts_to"] = [
@@ -247,12 +253,15 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _worst(metric: Mapping[str, Any]) -> tuple[str, str]:
+def _worst(metric: Mapping[str, Any]) -> tuple[str, str, str]:
     aurocs = [metric["auroc"][name] for name in metric["must_tell"] if metric["auroc"][name]["value"] is not None]
-    powers = [metric["power"][name] for name in metric["must_tell"] if metric["power"][name] is not None]
     least = min(aurocs, key=lambda found: found["value"], default=None)
     shown = "-" if least is None else f"{least['value']:.2f} [{_shown(least['low'])}, {_shown(least['high'])}]"
-    return shown, _shown(min(powers, default=None))
+    powers = [
+        [metric[key][name] for name in metric["must_tell"] if metric[key][name] is not None]
+        for key in ("power", "power_of_some")
+    ]
+    return shown, *(_shown(min(known, default=None)) for known in powers)  # type: ignore[return-value]
 
 
 def _verdict(metric: Mapping[str, Any]) -> str:

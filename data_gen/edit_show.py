@@ -130,7 +130,8 @@ def _written(
     labels = [change.about for change in changes if change.about is not None]
     sides = {"before": before, "after": after}
     texts = {name: render(side.made.trace, "detailed") for name, side in sides.items()}
-    difference = list(difflib.unified_diff(*(t.splitlines() for t in texts.values()), *texts, lineterm="", n=0))
+    was, now = (text.splitlines() for text in texts.values())
+    difference = list(difflib.unified_diff(was, now, "before", "after", lineterm="", n=0))
     moved = moved_at(before.at, after.at)
     lines = [
         f"{scenario.scenario_id} ({scenario.scenario_type}), at {before.at.tick * INTERVAL_S:.1f} s, planner {bench.planner.name}:",

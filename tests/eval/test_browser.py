@@ -55,11 +55,17 @@ def chromium():
     browser.close()
 
 
+def with_objects(text):
+    """One that is there (12.7 m to its back, less 4.0 m to the ego's front) and one that is not."""
+    head, route, rest = text.split("\n", 2)
+    return "\n".join([head, route, "vehicle-1 8.7 m ahead, 3.0 m/s, F0", "vehicle-2 30.0 m left, 9.0 m/s, F0", rest])
+
+
 def told(sample, k):
     """The sample with a text, objects and a rig; ids, names and kinds of the first as a stranger would write them."""
     extra = {"objects": [CAR, MAN, BEHIND], "seen": {"CAM_F0": {"car-1": 400, "ped <i>": 30}, "CAM_L0": {}}}
     names = {"vehicle-1": "car-1", "pedestrian-1": "ped <i>"}
-    text = render_answer(reasoning_text(8.0, -1.0), sample.waypoints_ego_m)
+    text = render_answer(with_objects(reasoning_text(8.0, -1.0)), sample.waypoints_ego_m)
     changed = dataclasses.replace(sample, rig=RIG.to_json(), extra=extra, trace_names=names, answer=text)
     if k == 0:
         changed = dataclasses.replace(changed, sample_id=STRANGE, scenario_type=ATTACK, command=ATTACK)
@@ -156,6 +162,29 @@ def test_an_object_that_is_clicked_lights_up_wherever_it_is(chromium, page):
     )
     chromium.press("Escape")
     assert chromium.run(lit) == []
+    assert chromium.problems == []
+
+
+@needs_browser
+def test_a_sentence_says_whether_it_is_so_and_points_to_its_object(chromium, page):
+    chromium.look(1300, 900)
+    chromium.open(page, "sample=s03")
+    kinds = chromium.run("[...document.querySelector('.words .lines').children].map((li) => li.classList[1])")
+    assert kinds[2:4] == ["true", "false"]
+    chromium.click(".words .lines .line.true.points", 0)
+    assert chromium.run("document.querySelector('#browser-0').dataset.select") == "car-1"
+    assert chromium.run("document.querySelectorAll('svg.road .thing.on').length") == 1
+    assert chromium.run("document.querySelectorAll('.frame .thing.on').length") == 1
+    assert "select=car-1" in chromium.run("location.hash")
+    bubble = chromium.run("document.querySelector('.bubble').textContent")  # the pointer is still on it
+    assert "vehicle 8.7 m ahead" in bubble
+    assert "so it is" in bubble
+    line = "document.querySelector('.lines li:nth-child(4)').getBoundingClientRect()"
+    box = chromium.run(f"[{line}.x + 40, {line}.y + 5]")
+    chromium("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
+    assert "in truth: there is no such vehicle" in chromium.run("document.querySelector('.bubble').textContent")
+    chromium.open(page, "sample=s03&select=car-1")
+    assert chromium.run("document.querySelectorAll('.lines .line.on').length") == 2  # the model's and the label's
     assert chromium.problems == []
 
 

@@ -1,4 +1,4 @@
-"""The report's tables of predictions: headline, every measure, by group, and what the texts are worth."""
+"""The report's tables of predictions: headline, every measure, by group, the leaderboard, and the paper's own table."""
 
 from __future__ import annotations
 
@@ -64,43 +64,123 @@ def by_group(comparison: Comparison, title: str, measure: str = "ADE", horizon: 
     return Table(heads=["", "n", *(row.name for row in shown)], rows=lines)
 
 
-def reasoning(comparison: Comparison) -> Table | None:
-    """What the texts are worth, with the label's own texts as the floor; None where nobody said anything."""
-    lines = [(row.name, row.entry["reasoning"]) for row in comparison.rows if row.entry.get("reasoning")]
-    lines = [(name, found) for name, found in lines if found["said"]]
-    if not lines:
-        return None
-    lines.append(("the labels' own texts", comparison.runs[0].results["label_reasoning"]))
-    rows = [
-        [
-            Cell(text=name),
-            Cell(text=_percent(found["said_share"]), below=f"{found['said']} answers"),
-            Cell(text=_percent(found["readable_share"]), below=f"{found['readable']} of {found['said']}"),
-            Cell(text=_percent(found["replay_consistent_share"]), below=f"of {found['replayed']} replayed"),
-            Cell(text=_metres(found["replay_error_median_m"]), below=f"mean {_metres(found['replay_error_mean_m'])}"),
-            Cell(text=_metres(found["replay_error_max_m"])),
-            Cell(
-                text=_percent(found["says_stop_drives_on_share"]),
-                below=f"{found['says_stop_drives_on']} of {found['says_stop']}",
-            ),
-            Cell(
-                text=_percent(found["names_binding_rule_share"]),
-                below=f"{found['names_binding_rule']} of {found['readable']}",
-            ),
-        ]
-        for name, found in lines
-    ]
+def leaderboard(comparison: Comparison) -> Table:
+    """Every file of every run on the split, the best strict ADE@3s first, and what else a reader wants of it at one look.
+
+    "2=" instead of "2.": the paired test does not tell it from the row above (p_holm of ADE@3s, 0.05), where one run has both.
+    """
+    rows = sorted(comparison.rows, key=lambda row: (row.kind == "oracle", _ade(row), row.name))
+    extra = [(words, kind, name) for words, kind, name in BOARD if any(_measure(r, kind, name) for r in rows)]
     heads = [
         "",
-        "gives a reason",
-        "readable",
-        "replay-consistent",
-        "replay error,\nmedian m",
-        "largest\nm",
-        "says stop,\ndrives on",
-        "names the\nbinding rule",
+        "ADE@3s\nm",
+        "miss rate\n%",
+        "parsed\nADE@3s m",
+        *(words for words, _, _ in extra),
+        "failed\n%",
+        "what it is",
     ]
-    return Table(heads=heads, rows=rows)
+    lines = []
+    for place, row in enumerate(rows, start=1):
+        strict, parsed = row.entry["strict"]["3s"], row.entry["parsed"]["3s"]
+        tied = place > 1 and _tied(row, rows[place - 2])
+        lines.append(
+            [
+                Cell(
+                    text=f"{place}{'=' if tied else '.'} {row.name}",
+                    below="not told from the row above" if tied else "",
+                ),
+                _cell(strict["ADE"], "ADE"),
+                _cell(strict["MR"], "MR"),
+                _cell(parsed["ADE"], "ADE", interval=False),
+                *(_shown(_measure(row, kind, name)) for _, kind, name in extra),
+                Cell(text=f"{100.0 * row.entry['parse_failures'] / row.entry['n']:.1f}"),
+                Cell(text=KINDS[row.kind], below=row.entry.get("about") or ""),
+            ]
+        )
+    return Table(heads=heads, rows=lines, kinds=[_css(row, comparison) for row in rows])
+
+
+def paper_table(comparisons: Sequence[Comparison]) -> Table | None:
+    """The paper's table: cameras x reasoning, each of our models on the dataset of that kind beside the published numbers.
+
+    What a dataset has is read from its samples; one of mixed kinds has no place here. None where no model is on any of them. The
+    published numbers are of another, unpublished benchmark: for orientation.
+    """
+    found: dict[tuple[str, str], list[tuple[Row, Comparison]]] = {}
+    for comparison in comparisons:
+        levels, cameras = comparison.facts["trace_levels"], comparison.facts["cameras"]
+        if len(levels) == 1 and len(cameras) == 1:
+            models = [row for row in comparison.rows if row.kind == "model"]
+            found.setdefault((next(iter(cameras)), next(iter(levels))), []).extend((row, comparison) for row in models)
+    if not any(found.values()):
+        return None
+    lines = []
+    known = [(cameras, level) for cameras in ("3", "8") for level in LEVELS]
+    for kind in [*known, *sorted(set(found) - set(known))]:
+        published = [Cell(text=text) for text in PUBLISHED.get(kind, ("–", "–"))]
+        words = f"{kind[0]} cameras, {kind[1]}"
+        if not found.get(kind):
+            lines.append([Cell(text=words), *[Cell(text="–")] * 6, *published])
+        for row, comparison in found.get(kind, []):
+            lines.append([Cell(text=f"{words}: {row.name}"), *_of_model(row, comparison), *published])
+    heads = ["", "ADE@3s\nm", "miss rate\n%", "parsed\nADE@3s m", "parsed\nmiss rate %", "best blind\nADE@3s m", "n"]
+    return Table(heads=[*heads, "published\nADE@3s m", "published\nmiss rate %"], rows=lines)
+
+
+# arXiv 2606.23938, abstract: (cameras, reasoning) -> ADE@3s m, miss rate %, of its own benchmark, by its own (parsed) count
+PUBLISHED = {
+    ("3", "none"): ("0.47", "8.30"),
+    ("3", "detailed"): ("0.26", "6.40"),
+    ("8", "none"): ("0.54", "10.13"),
+    ("8", "detailed"): ("0.26", "5.99"),
+}
+LEVELS = ("none", "brief", "detailed")
+BOARD = (  # what a leaderboard shows beside the errors, where it was measured: head, part of the entry, name in it
+    ("true\nclaims", "observed", "claims_true"),
+    ("text and motion\nagree", "observed", "manoeuvre_consistency"),
+    ("forced\nslope", "causal", "forced_slope"),
+    ("EPDMS", "pdms", "EPDMS"),
+)
+KINDS = {"model": "model", "control": "control", "baseline": "sees no image", "oracle": "the label itself"}
+
+
+def _of_model(row: Row, comparison: Comparison) -> list[Cell]:
+    strict, parsed, blind = row.entry["strict"]["3s"], row.entry["parsed"]["3s"], comparison.best_blind
+    return [
+        _cell(strict["ADE"], "ADE"),
+        _cell(strict["MR"], "MR"),
+        _cell(parsed["ADE"], "ADE", interval=False),
+        _cell(parsed["MR"], "MR", interval=False),
+        Cell(text="–") if blind is None else _cell(blind.entry["strict"]["3s"]["ADE"], "ADE", interval=False),
+        Cell(text=str(row.entry["n"])),
+    ]
+
+
+def _ade(row: Row) -> float:
+    value = row.entry["strict"]["3s"]["ADE"]["value"]
+    return float("inf") if value is None else float(value)
+
+
+def _tied(row: Row, above: Row) -> bool:
+    """A paired test of both in one run did not tell them apart."""
+    if row.run is not above.run:
+        return False
+    pair = {row.key, above.key}
+    tests = [t for t in row.run.results["paired"] if t["measure"] == "3s/ADE" and {t["a"], t["b"]} == pair]
+    return any(test["p_holm"] is not None and test["p_holm"] >= 0.05 for test in tests)
+
+
+def _measure(row: Row, kind: str, name: str) -> Mapping[str, Any] | None:
+    found = (row.entry.get(kind) or {}).get(name)
+    return found if found and found["value"] is not None else None
+
+
+def _shown(found: Mapping[str, Any] | None) -> Cell:
+    if found is None:
+        return Cell(text="–")
+    below = "" if found["low"] is None else f"[{found['low']:.2f}, {found['high']:.2f}]"
+    return Cell(text=f"{found['value']:.2f}", below=below)
 
 
 def _column(rows: Sequence[Row], counted: str, horizon: str, measure: str) -> list[Cell]:
@@ -148,11 +228,3 @@ def _css(row: Row, comparison: Comparison) -> str:
     if row is comparison.main:
         return "main"
     return "" if row.kind == "model" else "rest"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def _metres(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -295,6 +295,7 @@ def _proposed(moment: Moment) -> tuple[list[Edit], list[Edit]]:
         (still if one or edit.where in ("beside", "behind") or edit.what == "pedestrians" else moving).append(edit)
     seed = moment.made.sample.sample_id
     moving, still = (_shuffled(edits, seed) for edits in (moving, still))
+    moving.sort(key=lambda edit: edit.verb not in ("goal", "light"))  # what few places have goes first
     return list(dict.fromkeys([*(edit for edit in first if edit is not None), *moving])), still
 
 

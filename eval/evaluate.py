@@ -116,7 +116,7 @@ def evaluate(
     measured = {answers.name: Measured(answers, labels) for answers in everyone}
     entries = _entries(everyone, measured, texts, labels, seed)
     for name, file in {**read, **free}.items():
-        entries[name] |= {"file": _relative(file.path, out), "sha256": sha256_of(file.path)}
+        entries[name] |= {"file": _relative(file.path, out), "sha256": sha256_of(file.path), "probes": name in free}
     for name, entry in entries.items():
         entry["about"] = (about or {}).get(name) or CONTROLS.get(entry["control"] or "")
     causes = None

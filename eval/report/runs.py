@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from eval.baselines import BASELINES
 from eval.closed_loop.tables import ClosedLoopRun, checked_drive
 from eval.evaluate import FORMAT_VERSION, RESULTS, SAMPLES, SCORE_VERSION
-from nsdrive.dataset import Dataset, open_dataset, sha256_of
+from eval.predictions_file import read_file
+from nsdrive.dataset import Dataset, Prediction, open_dataset, sha256_of
 
 ORACLE = "oracle"
 
@@ -53,6 +54,26 @@ class Row:
     key: str
     run: Run
     entry: Mapping[str, Any]
+
+    def predictions(self, wanted: Collection[str]) -> dict[str, Prediction]:
+        """The answers to some samples, with their texts, read again from a file of any format; as measured: of two answers to a
+        sample the first, failed where they contradict each other. Raises ValueError where the file is not the one measured.
+        """
+        if self.entry.get("file") is None:
+            raise ValueError(f"{self.name} was computed, not read from a file")
+        path = self.run.path(self.entry["file"])
+        if not path.is_file():
+            raise ValueError(f"{path} is gone: its answers cannot be shown")
+        if sha256_of(path) != self.entry["sha256"]:
+            raise ValueError(f"{path} has changed since it was evaluated: its answers are not shown")
+        measured = {row["id"]: row["error"] for row in self.run.sample_rows(self.key) if row["id"] in wanted}
+        file, found = read_file(path, only_free=bool(self.entry.get("probes"))), {}
+        for k, sample_id in enumerate(file.ids):
+            if sample_id in measured and sample_id not in found:
+                prediction, error = file.prediction(k), measured[sample_id]
+                waypoints = None if error is not None else prediction.waypoints_ego_m
+                found[sample_id] = replace(prediction, error=error, waypoints_ego_m=waypoints)
+        return found
 
     @property
     def kind(self) -> str:

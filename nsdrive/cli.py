@@ -11,33 +11,34 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nsdrive import __version__
+from nsdrive import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status. What a user can cause ends in one line on stderr and status 1."""
-    arguments = build_parser().parse_args(argv)
+    typed = build_parser().parse_args(argv)
     try:
-        status: int = arguments.run(arguments)
+        status: int = typed.run(typed)
         return status
     except (ValueError, OSError) as error:
-        if arguments.debug:
+        if typed.debug:
             traceback.print_exc()
-        print(f"nsdrive {arguments.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"nsdrive {typed.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        if arguments.debug or (error.name or "").split(".")[0] in ("nsdrive", "planners", "data_gen", "eval"):
+        if typed.debug or (error.name or "").split(".")[0] in ("nsdrive", "planners", "data_gen", "eval"):
             raise
         print(
-            f"nsdrive {arguments.verb}: needs the package '{error.name}'. Install it: pip install 'nsdrive[train]'",
+            f"nsdrive {typed.verb}: needs the package '{error.name}'. Install it: pip install 'nsdrive[train]'",
             file=sys.stderr,
         )
         return 1
     except KeyboardInterrupt:
-        print(f"nsdrive {arguments.verb}: interrupted; go on with --resume", file=sys.stderr)
+        print(f"nsdrive {typed.verb}: interrupted; go on with --resume", file=sys.stderr)
         return 130
 
 
@@ -99,6 +100,24 @@ def stored_generate_config(dataset: Any, own: frozenset[str] = frozenset(), *, d
     return build(GenerateConfig, stored, {"scenarios": source_configs(), "planner": planner_table(own)})
 
 
+def scenario_loader(dataset: Any) -> Callable[[Any], Any]:
+    """sample -> its scenario, loaded or generated again, and edited where the sample's was."""
+    from data_gen.pairs import scenario_of
+    from nsdrive.scenarios.catalogue import open_source
+
+    scenarios = stored_generate_config(dataset, drives=False).scenarios
+    return partial(scenario_of, open_source(scenarios.name, scenarios.config))
+
+
+def plan_scorer(dataset: Any) -> Any:
+    """What drives a plan through the scene of its sample."""
+    from eval.closed_loop.pdms import make_plan_scorer
+
+    if not hasattr(dataset, "manifest"):
+        raise ValueError("--pdms needs --data DATASET: a plan is driven through the scene of its sample")
+    return make_plan_scorer(scenario_loader(dataset))
+
+
 # ---- verbs --------------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +175,19 @@ def run_show(a: argparse.Namespace) -> int:
     return 0
 
 
+def run_edit(a: argparse.Namespace) -> int:
+    from data_gen.edit_show import show_edit
+
+    edits = getattr(a, "edits", ())
+    if not edits:
+        raise ValueError("nothing to change: give --remove lead, --light green, --add pedestrian@12m or another change")
+    make_planner = planner_factory(choose_planner(a.planner))
+    shown = show_edit(a.scenario, edits, make_planner, rig=a.rig, at_s=a.at, seed=a.seed, out=a.out)
+    print("\n".join(shown.lines))
+    print("\n" + ", ".join(str(path) for path in shown.files))
+    return 0
+
+
 def run_export(a: argparse.Namespace) -> int:
     from data_gen.export import NUPLAN, export, export_nuplan
     from nsdrive.dataset import open_dataset
@@ -208,7 +240,7 @@ def run_predict(a: argparse.Namespace) -> int:
             out=a.out,
             batch_size=a.batch_size,
             constrained=not a.unconstrained,
-            images=a.images,
+            control=a.control,
             limit=a.limit,
             resume=a.resume,
             trust_remote_code=a.trust_remote_code,
@@ -227,24 +259,84 @@ def run_baseline(a: argparse.Namespace) -> int:
     return 0
 
 
+def run_probe(a: argparse.Namespace) -> int:
+    from eval.faithfulness.probes import from_answers, run_probes, write_stage
+    from nsdrive.dataset import open_dataset
+    from nsdrive.progress import Progress
+
+    dataset = open_dataset(a.data)
+    if a.write_questions:
+        print(write_stage(dataset, a.split, a.out, a.answers, limit=a.limit, overwrite=a.overwrite))
+        return 0
+    if sum(given is not None for given in (a.model, a.planted, a.answers)) != 1:
+        raise ValueError("who answers? Give one of --model, --planted and --answers")
+    if a.answers:
+        if not a.questions:
+            raise ValueError("--answers needs the files that --write-questions wrote: --questions FILE [FILE ...]")
+        print(from_answers(a.questions, a.answers, a.out, overwrite=a.overwrite))
+        return 0
+    with Progress("questions") as progress:
+        answer: Any
+        if a.planted:
+            from eval.faithfulness.planted import answerer as planted_answerer
+
+            answer = planted_answerer(a.planted, dataset, a.split, seed=a.seed)
+        else:
+            from nsdrive.vla.answering import answerer
+
+            answer = answerer(
+                a.model,
+                a.data,
+                batch_size=a.batch_size,
+                constrained=not a.unconstrained,
+                trust_remote_code=a.trust_remote_code,
+            )
+        print(
+            run_probes(
+                dataset,
+                a.split,
+                answer,
+                a.out,
+                resume=a.resume,
+                overwrite=a.overwrite,
+                limit=a.limit,
+                settings={"model": a.model, "planted": a.planted, "seed": a.seed, "unconstrained": a.unconstrained},
+                progress=progress,
+            )
+        )
+    return 0
+
+
 def run_evaluate(a: argparse.Namespace) -> int:
     from eval.evaluate import evaluate, table
     from nsdrive.dataset import open_dataset
+    from nsdrive.progress import Progress
 
-    about = dict(pair.split("=", 1) for pair in a.about if "=" in pair)
-    results = evaluate(a.predictions, open_dataset(a.data), a.out, split=a.split, about=about, overwrite=a.overwrite)
+    if not a.predictions and not a.probes:
+        raise ValueError("nothing to evaluate: give --predictions FILE ... or --probes FILE ...")
+    dataset = a.data if a.data is None or a.data.is_file() else open_dataset(a.data)
+    with Progress("samples") as progress:
+        results = evaluate(
+            a.predictions,
+            dataset,
+            a.out,
+            split=a.split,
+            about=dict(pair.split("=", 1) for pair in a.about if "=" in pair),
+            overwrite=a.overwrite,
+            reasoning=not a.no_reasoning,
+            workers=a.workers,
+            probes={path.stem: path for path in a.probes},
+            plan_scorer=plan_scorer(dataset) if a.pdms else None,
+            progress=progress,
+        )
     print(table(results))
     return 0
 
 
 def run_report(a: argparse.Namespace) -> int:
-    from data_gen.show import scene_painter
     from eval.report.compose import report
 
-    def painter(dataset: Any) -> Any:
-        return scene_painter(stored_generate_config(dataset, drives=False))
-
-    print(report(a.runs, a.out, birds_eye=painter, overwrite=a.overwrite))
+    print(report(a.runs, a.out, scenes=scenario_loader, rerun=a.rerun, overwrite=a.overwrite))
     return 0
 
 
@@ -288,176 +380,25 @@ def run_demo(a: argparse.Namespace) -> int:
     return 0
 
 
-# ---- arguments ----------------------------------------------------------------------------------------------------
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "demo": run_demo,
+    "show": run_show,
+    "edit": run_edit,
+    "generate": run_generate,
+    "check": run_check,
+    "export": run_export,
+    "train": run_train,
+    "predict": run_predict,
+    "baseline": run_baseline,
+    "probe": run_probe,
+    "evaluate": run_evaluate,
+    "simulate": run_simulate,
+    "report": run_report,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; every verb's help ends with an example."""
-    parser = argparse.ArgumentParser(prog="nsdrive", description="Rule-grounded driving data, training and evaluation.")
-    parser.add_argument("--version", action="version", version=f"nsdrive {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show a traceback where there would be one line")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(name: str, run: Callable[[argparse.Namespace], int], help: str, example: str) -> argparse.ArgumentParser:
-        p = verbs.add_parser(
-            name,
-            help=help,
-            description=help[0].upper() + help[1:] + ".",
-            epilog=f"example:\n  nsdrive {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        p.set_defaults(run=run)
-        return p
-
-    def output(p: argparse.ArgumentParser, *, resume: bool = True) -> None:
-        p.add_argument(
-            "--out", type=Path, required=True, metavar="DIR", help="where to write; an existing one is refused"
-        )
-        if resume:
-            p.add_argument("--resume", action="store_true", help="go on where a stopped run left off")
-        p.add_argument("--overwrite", action="store_true", help="replace an earlier output")
-
-    def configured(p: argparse.ArgumentParser) -> None:
-        p.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that comes with nsdrive")
-        p.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
-
-    def workers(p: argparse.ArgumentParser) -> None:
-        p.add_argument(
-            "--workers", type=int, default=1, metavar="N", help="processes; the output is the same for any N"
-        )
-
-    def split(p: argparse.ArgumentParser) -> None:
-        p.add_argument("--data", type=Path, required=True, metavar="DATASET")
-        p.add_argument("--split", default="test", choices=["train", "val", "test"])
-
-    p = verb("demo", run_demo, "the whole pipeline, small, on this machine", "demo --out out/demo")
-    p.add_argument("--out", type=Path, default=Path("out/demo"), metavar="DIR")
-    p.add_argument("--overwrite", action="store_true", help="replace an earlier demo")
-    p.add_argument("--workers", type=int, default=2, metavar="N")
-
-    p = verb(
-        "show",
-        run_show,
-        "pictures, trace and text of one scenario",
-        "show red_light --rig 8 --out out/show\n  nsdrive show /data/argoverse2/sensor/LOG --out out/show",
-    )
-    p.add_argument(
-        "scenario", metavar="SCENARIO", help="a family (red_light), a generated scenario's id, or a log's path"
-    )
-    p.add_argument(
-        "--planner", default="idm", metavar="NAME", help=f"{', '.join(TEACHERS)}, or module:Class of your own"
-    )
-    p.add_argument("--rig", default="3", choices=["3", "8"])
-    p.add_argument("--at", type=float, default=2.0, metavar="SECONDS", help="the anchor's time in the scenario")
-    p.add_argument("--seed", type=int, default=0, help="for a family: which of its scenes")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR")
-
-    p = verb(
-        "generate",
-        run_generate,
-        "scenarios x planner -> a checked dataset folder",
-        "generate data/synthetic scenarios.n_scenarios=100 --out out/data --workers 8",
-    )
-    configured(p)
-    output(p)
-    workers(p)
-
-    p = verb("check", run_check, "replay every trace, recompute every fact, verify every image", "check out/data")
-    p.add_argument("dataset", type=Path, metavar="DATASET")
-    p.add_argument(
-        "--planner", metavar="module:Class", help="confirm the import of a dataset's planner from outside nsdrive"
-    )
-    p.add_argument("--source", type=Path, metavar="PATH", help="where the real logs lie now, if they were moved")
-    p.add_argument("--show", type=int, default=20, metavar="N", help="how many problems to print")
-    workers(p)
-
-    p = verb(
-        "export",
-        run_export,
-        "a dataset in the shape another trainer reads, or scenarios as nuPlan logs and maps",
-        "export out/data --format llama-factory --out out/lf\n"
-        "  nsdrive export data/synthetic scenarios.n_scenarios=20 --format nuplan --out out/nuplan",
-    )
-    p.add_argument(
-        "what", metavar="DATASET|CONFIG", help="a dataset; for nuplan a config with scenarios, as for generate"
-    )
-    p.add_argument("overrides", nargs="*", metavar="key=value", help="for nuplan: settings that win over the config's")
-    p.add_argument("--format", required=True, choices=["json-list", "llama-factory", "nuplan"])
-    p.add_argument("--out", type=Path, required=True, metavar="DIR")
-    p.add_argument("--resume", action="store_true", help="for nuplan: go on where a stopped run left off")
-    p.add_argument("--overwrite", action="store_true", help="for nuplan: replace an earlier export")
-
-    p = verb(
-        "train",
-        run_train,
-        "fine-tune a Qwen-class VLA on a dataset",
-        "train train/qwen3_5_4b_lora --data out/data --out out/run\n"
-        "  torchrun --nproc_per_node 8 -m nsdrive.cli train train/qwen3_5_4b_sft --data out/data --out out/run",
-    )
-    configured(p)
-    p.add_argument("--data", type=Path, required=True, metavar="DATASET")
-    output(p)
-    p.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
-
-    p = verb(
-        "predict",
-        run_predict,
-        "a model's answers for every sample of a split",
-        "predict --model out/run/model --data out/data --out out/run/predictions.jsonl",
-    )
-    p.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID")
-    split(p)
-    p.add_argument("--out", type=Path, required=True, metavar="FILE")
-    p.add_argument("--resume", action="store_true")
-    p.add_argument("--batch-size", type=int, default=8)
-    p.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N samples")
-    p.add_argument("--unconstrained", action="store_true", help="free decoding: answers may fail to parse")
-    p.add_argument(
-        "--images", default="real", choices=["real", "black"], help="black: what the model does without eyes"
-    )
-    p.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub checkpoint")
-
-    p = verb(
-        "baseline",
-        run_baseline,
-        "predictions of a baseline that needs no model",
-        "baseline blind_idm --data out/data --out out/blind_idm.jsonl",
-    )
-    p.add_argument("name", metavar="NAME", help="constant_velocity, constant_acceleration, blind_idm, oracle, ...")
-    split(p)
-    p.add_argument("--out", type=Path, required=True, metavar="FILE")
-    p.add_argument("--overwrite", action="store_true", help="replace an earlier file")
-
-    p = verb(
-        "evaluate",
-        run_evaluate,
-        "predictions -> results.json",
-        "evaluate --predictions a.jsonl b.jsonl --data out/data --out out/eval",
-    )
-    p.add_argument("--predictions", type=Path, nargs="+", required=True, metavar="FILE")
-    split(p)
-    output(p, resume=False)
-    p.add_argument(
-        "--about", nargs="*", default=[], metavar="NAME=TEXT", help="a line for the report on what made a file"
-    )
-
-    p = verb(
-        "simulate",
-        run_simulate,
-        "closed loop: a planner or a model in the driver's seat",
-        "simulate simulate/synthetic scenarios.n_scenarios=32 --out out/closed_loop\n"
-        "  nsdrive simulate simulate/synthetic planner=vla planner.model=out/run/model --out out/vla_closed_loop",
-    )
-    configured(p)
-    output(p)
-    workers(p)
-
-    p = verb(
-        "report", run_report, "one or several evaluations side by side, as HTML", "report out/eval --out out/report"
-    )
-    p.add_argument("runs", type=Path, nargs="+", metavar="DIR")
-    output(p, resume=False)
-    return parser
+    return arguments.build_parser(VERBS, teachers=list(TEACHERS))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ABOUT = (
     "tiny_vla=Qwen3.5 architecture with 1.5 M parameters, from random weights, trained for minutes on this machine",
-    "tiny_vla_images_black=the same model with its images blacked out: what ego history and command alone give",
+    "tiny_vla.black=the same model with its images blacked out: what ego history and command alone give",
 )
 BASELINES = ("constant_velocity", "constant_acceleration", "blind_idm", "oracle")
 
@@ -27,7 +27,7 @@ def steps(out: Path, *, workers: int) -> list[list[str]]:
             str(predictions / "tiny_vla.jsonl"),
         ]
     ]
-    blind = [[*model[0][:-1], str(predictions / "tiny_vla_images_black.jsonl"), "--images", "black"]]
+    blind = [[*model[0][:-1], str(predictions / "tiny_vla.black.jsonl"), "--control", "black"]]
     baselines = [["baseline", name, "--data", data, "--out", str(predictions / f"{name}.jsonl")] for name in BASELINES]
     files = [*(line[line.index("--out") + 1] for line in (*model, *blind, *baselines))]
     return [

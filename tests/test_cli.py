@@ -4,17 +4,21 @@ import json
 
 import pytest
 
+from nsdrive import arguments
 from nsdrive.cli import build_parser, main
+from nsdrive.questions import CONTROLS
 
 VERBS = (
     "demo",
     "show",
+    "edit",
     "generate",
     "check",
     "export",
     "train",
     "predict",
     "baseline",
+    "probe",
     "evaluate",
     "simulate",
     "report",
@@ -27,6 +31,10 @@ def test_every_verb_explains_itself_with_an_example(verb, capsys):
         build_parser().parse_args([verb, "--help"])
     assert stopped.value.code == 0
     assert f"nsdrive {verb}" in capsys.readouterr().out.split("example:")[1]
+
+
+def test_the_controls_that_can_be_typed_are_those_that_there_are():
+    assert ("none", *arguments.CONTROLS) == CONTROLS
 
 
 @pytest.mark.parametrize(
@@ -50,6 +58,11 @@ def test_every_verb_explains_itself_with_an_example(verb, capsys):
         ("report {out}/nowhere --out {out}/r", "nowhere"),
         ("show red_ligth --out {out}/s", "Did you mean 'red_light'"),
         ("show red_light --at 14 --out {out}/s", "give 2.0 to"),
+        ("edit red_light --out {out}/s", "nothing to change"),
+        ("edit free_road --remove laed --out {out}/s", "laed"),
+        ("probe --data {out}/set --out {out}/q.jsonl", "who answers?"),
+        ("probe --planted honest --data {out}/set --out {out}/q.jsonl", "honest"),
+        ("evaluate --data {out}/set --out {out}/e", "nothing to evaluate"),
         ("simulate simulate/synthetic agents=angry --out {out}/x", "replay, reactive"),
     ],
 )

@@ -193,12 +193,13 @@ def _objects(ledger: Ledger, lines: Sequence[Line], level: str | None) -> None:
             ledger.add(line.number, "object", right, said, so, None if fit is None else fit[1])
     if level is not None:
         found = {thing_id for match in ledger.matches if match.fits for thing_id in match.alike}
+        recognised = found.union(*(match.alike for match in ledger.matches))  # of whom something is wrong is not missing
         wanted = truth.wanted(level)
         for thing in truth.listed:
             if thing.thing_id in wanted:
                 ledger.expected["object"] += 1
                 ledger.found["object"] += thing.thing_id in found
-                if thing.thing_id not in found:
+                if thing.thing_id not in recognised:
                     ledger.miss(lines[-1].number if lines else 2, "object", truth.say(thing.thing_id), thing.thing_id)
 
 

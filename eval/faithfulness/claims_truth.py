@@ -23,7 +23,7 @@ from nsdrive.trace.trace import KIND_WORDS, N_STEPS, SECTORS, STEP_S, Trace
 from nsdrive.world.decision import Constraint, LaneChange
 from nsdrive.world.geometry import box_corners
 from nsdrive.world.rules import RULES, IdmParameters
-from nsdrive.world.types import INTERVAL_S, FloatArray
+from nsdrive.world.types import INTERVAL_S
 from nsdrive.world.vehicle import ego_box
 
 TICKS = round(STEP_S / INTERVAL_S)
@@ -71,8 +71,8 @@ class Truth:
     """Of one sample. trace: as printed in detail, with its own names, and text: what a detailed text keeps of it, which may be too
     long otherwise. changes: all that was thought of neighbouring lanes, by step. ids: what the trace's names stand for. around:
     None where it is not known. listed: what the planner's text lists, nearest first. later: (kind, id) of what comes later.
-    steps: every evaluation of each of the ten times. states (11, 3): speed, acceleration, how far since the anchor [m], of the
-    motion that the text explains, every half second. turned_deg: how far it turns in five seconds. parameters: of the laws, None
+    steps: every evaluation of each of the ten times. states: speed, acceleration, how far since the anchor [m], of the motion
+    that the text explains, at the eleven half seconds. turned_deg: how far it turns in five seconds. parameters: of the laws, None
     where nobody knows them."""
 
     sample: Sample
@@ -84,7 +84,7 @@ class Truth:
     listed: tuple[Thing, ...]
     later: tuple[tuple[str, str], ...]
     steps: tuple[tuple[Evaluated, ...], ...]
-    states: FloatArray | None
+    states: tuple[tuple[float, float, float], ...] | None
     turned_deg: float | None
     parameters: IdmParameters | None
 
@@ -236,8 +236,8 @@ def _evaluated(trace: Trace, text: Trace, ids: Mapping[str, str]) -> list[tuple[
     return steps
 
 
-def _motion(sample: Sample) -> tuple[FloatArray | None, float | None]:
-    """(11, 3) and degrees; see Truth. Of a human's label it is the planner's motion, which its text explains."""
+def _motion(sample: Sample) -> tuple[tuple[tuple[float, float, float], ...] | None, float | None]:
+    """States and turn, see Truth. Of a human's label it is the planner's motion, which its text explains."""
     rows = sample.future
     if sample.extra.get("label") == "human":
         try:
@@ -248,4 +248,5 @@ def _motion(sample: Sample) -> tuple[FloatArray | None, float | None]:
         return None, None
     driven = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(rows[:, :2], axis=0).T))])
     turned = math.degrees(rows[-1, 2] - rows[0, 2])
-    return np.column_stack([rows[::TICKS, 3:5], driven[::TICKS]]), (turned + 180.0) % 360.0 - 180.0
+    states = np.column_stack([rows[::TICKS, 3:5], driven[::TICKS]]).tolist()
+    return tuple((speed, accel, at_m) for speed, accel, at_m in states), math.remainder(turned, 360.0)

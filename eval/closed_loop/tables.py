@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eval.bootstrap import cluster_mean
+from eval.closed_loop.film_page import films_html, films_markdown
+from eval.closed_loop.timing import read_timing
 from eval.report.page import clean
 from eval.report.table import Cell, Table, markdown_text
 from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS
@@ -27,7 +30,7 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ClosedLoopRun:
     """One folder of `nsdrive simulate`."""
 
@@ -38,6 +41,11 @@ class ClosedLoopRun:
     def rows(self) -> Rows:
         found: Rows = self.results["scenarios"]
         return found
+
+    @cached_property
+    def timing(self) -> Mapping[str, Any] | None:
+        """Its timing.json, None where there is none."""
+        return read_timing(self.folder)
 
     @property
     def agents(self) -> str:
@@ -57,8 +65,10 @@ def checked_drive(folder: Path, results: Mapping[str, Any]) -> ClosedLoopRun:
 def closed_loop_html(runs: Sequence[ClosedLoopRun]) -> str:
     """A section of the page."""
     failed = [f'<div class="warn">{clean(line)}</div>' for line in _failed(runs)]
-    return f"<h2>Closed loop</h2><p class=note>{NOTE}</p>{''.join(failed)}{overall(runs).html()}" + "".join(
-        f"<details{how}><summary>{title}</summary>{table.html()}</details>" for title, how, table in _more(runs)
+    tables = [f"<details{how}><summary>{title}</summary>{table.html()}</details>" for title, how, table in _more(runs)]
+    return (
+        f"<h2>Closed loop</h2><p class=note>{NOTE}</p>{''.join(failed)}{overall(runs).html()}{''.join(tables)}"
+        f"{films_html([(run.folder, run.results) for run in runs])}"
     )
 
 
@@ -68,7 +78,7 @@ def closed_loop_markdown(runs: Sequence[ClosedLoopRun]) -> list[str]:
     parts += [overall(runs).markdown(), ""]
     for title, _, table in _more(runs):
         parts += [f"### {title}", "", table.markdown(), ""]
-    return parts
+    return [*parts, *films_markdown([(run.folder, run.results) for run in runs])]
 
 
 def _more(runs: Sequence[ClosedLoopRun]) -> list[tuple[str, str, Table]]:
@@ -77,6 +87,13 @@ def _more(runs: Sequence[ClosedLoopRun]) -> list[tuple[str, str, Table]]:
     return [
         *compared,
         ("Measures", " open", measures(runs)),
+        *([("Seconds that the planner thinks", " open", thinking(runs))] if any(run.timing for run in runs) else []),
+        *([("Answers of a model", " open", answers(runs))] if any(_asked(run) for run in runs) else []),
+        *(
+            [("Score by family", " open", by_family(runs))]
+            if any(row.get("family") for run in runs for row in run.rows)
+            else []
+        ),
         ("Score by scenario type", " open", by_type(runs)),
         ("Every scenario", "", by_scenario(runs)),
     ]
@@ -125,6 +142,75 @@ def measures(runs: Sequence[ClosedLoopRun]) -> Table:
         for run in runs
     ]
     return Table(heads=heads, rows=lines)
+
+
+def thinking(runs: Sequence[ClosedLoopRun]) -> Table:
+    """One line per run: seconds per tick and per answer. They were measured, so they differ from run to run."""
+    heads = [
+        "",
+        *(
+            f"{name},\nper {kind.removeprefix('per_')}"
+            for kind in ("per_tick", "per_answer")
+            for name in _SHOWN.values()
+        ),
+    ]
+    lines = []
+    for run in runs:
+        cells = [Cell(text=run.folder.name)]
+        for kind in ("per_tick", "per_answer"):
+            measured = run.timing[kind] if run.timing else None
+            cells += [Cell(text="–" if measured is None else f"{measured[name]:.4f}") for name in _SHOWN]
+        lines.append(cells)
+    return Table(heads=heads, rows=lines)
+
+
+_SHOWN = {"mean_s": "mean s", "p50_s": "median s", "p95_s": "95 % s", "max_s": "longest s"}
+
+
+def answers(runs: Sequence[ClosedLoopRun]) -> Table:
+    """One line per run of a planner that is asked: how many answers, how many of them late, how many not to be read."""
+    lines = []
+    for run in runs:
+        if (asked := _asked(run)) is None:
+            continue
+        shares = [
+            Cell(text=str(asked[name]), below=f"{100 * asked[name] / max(1, asked['asked']):.1f} %")
+            for name in ("late", "unreadable")
+        ]
+        lines.append([Cell(text=run.folder.name), Cell(text=str(asked["asked"])), *shares])
+    return Table(heads=["", "asked", "late", "unreadable"], rows=lines)
+
+
+def _asked(run: ClosedLoopRun) -> Mapping[str, int] | None:
+    found: Mapping[str, int] | None = run.results["summary"]["all"].get("answers")
+    return found
+
+
+def by_family(runs: Sequence[ClosedLoopRun]) -> Table:
+    """One line per family of generated scenarios, one column per run: the mean score of those driven, and beneath it the least and
+    the greatest."""
+    families = sorted({str(row["family"]) for run in runs for row in run.rows if row.get("family")})
+    lines = []
+    for family in families:
+        scores = [[float(row["score"]) for row in run.rows if row.get("family") == family] for run in runs]
+        means = [_mean(found) if found else None for found in scores]
+        most = max(mean for mean in means if mean is not None)
+        lines.append(
+            [
+                Cell(text=family),
+                *(
+                    Cell(
+                        text=f"{mean:.4f}",
+                        below=f"{min(found):.2f} to {max(found):.2f}, n {len(found)}",
+                        best=len(runs) > 1 and mean == most,
+                    )
+                    if mean is not None
+                    else Cell(text="–")
+                    for found, mean in zip(scores, means, strict=True)
+                ),
+            ]
+        )
+    return Table(heads=["", *(run.folder.name for run in runs)], rows=lines)
 
 
 def by_type(runs: Sequence[ClosedLoopRun]) -> Table:

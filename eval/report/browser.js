@@ -53,7 +53,7 @@
     // ---- the table ----
 
     buildControls() {
-      const rules = [...new Set(this.data.table.rows.map((row) => row[2]))].sort();
+      const rules = [...new Set(this.data.table.rows.map((row) => row[2]))].filter((rule) => rule !== null).sort();
       this.finder = el("input", {
         type: "search", placeholder: "find: id, type, rule, error …", "aria-label": "Find samples",
         oninput: () => { this.state.find = this.finder.value; this.shown = ROWS_AT_ONCE; this.drawTable(); this.remember(); },

@@ -54,7 +54,7 @@ def table_of(
     return {
         "fixed": FIXED,
         "told": [column for column, _ in told],
-        "rows": [[r["id"], r["scenario_type"], r["binding_rule"], speeds.get(r["id"])] for r in kept],
+        "rows": [[r["id"], r.get("scenario_type"), r.get("binding_rule"), speeds.get(r["id"])] for r in kept],
         "scores": {name: [_told(found.get(r["id"], {}), told) for r in kept] for name, found in by_file.items()},
     }
 

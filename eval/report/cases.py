@@ -45,7 +45,7 @@ def _ranked(rows: Rows) -> Iterable[tuple[str, str]]:
     complete = sorted((r for r in rows if r["error"] is None), key=lambda r: (r["3s/ADE"], r["id"]))
     by_rule: dict[str, list[str]] = {}
     for row in complete:
-        by_rule.setdefault(row["binding_rule"], []).append(row["id"])
+        by_rule.setdefault(row.get("binding_rule") or "any rule", []).append(row["id"])
     rules = sorted(by_rule, key=lambda rule: (-len(by_rule[rule]), rule))
     kinds: dict[str, str] = {}  # the first of each kind of failure
     for row in rows:

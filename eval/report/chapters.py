@@ -22,6 +22,7 @@ GROUPS = (  # key of an entry, words, what it is
     ("by_binding_rule", "binding rule", "What set the planner's command at the anchor: the cause to be understood."),
     ("by_scenario_type", "scenario type", "The source's own tag of the scenario."),
     ("by_speed", "speed", "Of the ego at the anchor."),
+    ("by_length", "length of the label", "How far it drives in its 5 s."),
     (
         "by_visibility",
         "visibility of the binding object",

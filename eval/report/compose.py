@@ -29,6 +29,7 @@ from nsdrive import __version__
 from nsdrive.dataset import Dataset, write_atomically
 
 REPORT_HTML, REPORT_MD = "report.html", "report.md"
+SURE_P = 0.05  # convention
 FEW_SCENARIOS = 30  # chosen by us: below it a percentile interval is itself a rough guess
 
 
@@ -157,12 +158,22 @@ def _verdict(comparison: Comparison) -> tuple[str, str]:
     if difference is None or difference["low"] is None:
         return "", f"{text} compare the intervals."
     low, gain, high = difference["low"], difference["value"], difference["high"]
+    test = next(
+        (t for t in main.run.results["paired"] if (t["a"], t["b"], t["measure"]) == (main.key, blind.key, "3s/ADE")),
+        None,
+    )
+    p = None if test is None else test["p"]
+    how = "paired" if p is None else f"paired, p {p:.3f}" if p >= 0.001 else "paired, p < 0.001"
+    if (low > 0.0 or high < 0.0) and p is not None and p >= SURE_P:
+        seems = "better" if gain > 0.0 else "worse"
+        apart = f"{abs(gain):.2f} m [{min(abs(low), abs(high)):.2f}, {max(abs(low), abs(high)):.2f}] ({how})"
+        return "", f"{text} the model looks {seems}, by {apart}, but with so few scenarios that can be chance."
     if low > 0.0:
-        return "good", f"{text} the model is better, by {gain:.2f} m [{low:.2f}, {high:.2f}] (paired)."
+        return "good", f"{text} the model is better, by {gain:.2f} m [{low:.2f}, {high:.2f}] ({how})."
     if high < 0.0:
-        worse = f"the model is worse, by {-gain:.2f} m [{-high:.2f}, {-low:.2f}] (paired)"
+        worse = f"the model is worse, by {-gain:.2f} m [{-high:.2f}, {-low:.2f}] ({how})"
         return "bad", f"{text} {worse}. It does not yet drive better than one who sees nothing."
-    apart = f"baseline minus model {gain:+.2f} m [{low:+.2f}, {high:+.2f}], paired"
+    apart = f"baseline minus model {gain:+.2f} m [{low:+.2f}, {high:+.2f}], {how}"
     return "", f"{text} the two cannot be told apart here ({apart})."
 
 
@@ -225,18 +236,18 @@ def _facts_html(comparison: Comparison) -> str:
     facts = comparison.facts
     listed = {
         "name": facts["name"],
-        "source": facts["source"],
-        "licence": facts["licence"],
+        "source": facts.get("source"),
+        "licence": facts.get("licence"),
         "split": f"{facts['split']}: {facts['samples']} samples of {facts['scenarios']} scenarios",
-        "all splits": _counts(facts["all_splits"] or {}),
-        "planner": _counts(facts["planners"]),
-        "scenario types": _counts(facts["scenario_types"]),
-        "binding rules": _counts(facts["binding_rules"]),
+        "all splits": _counts(facts.get("all_splits") or {}),
+        "planner": _counts(facts.get("planners") or {}),
+        "scenario types": _counts(facts.get("scenario_types") or {}),
+        "binding rules": _counts(facts.get("binding_rules") or {}),
         "manifest sha256": facts["manifest_sha256"],
-        "made by": f"nsdrive {facts['made_by_nsdrive']}",
+        "made by": f"nsdrive {facts.get('made_by_nsdrive')}",
     }
     rows = "".join(f"<dt>{clean(k)}</dt><dd>{clean('–' if v is None else v)}</dd>" for k, v in listed.items())
-    config = json.dumps(facts["config"], indent=2, sort_keys=True, ensure_ascii=False)
+    config = json.dumps(facts.get("config"), indent=2, sort_keys=True, ensure_ascii=False)
     return f"<dl>{rows}</dl><details><summary>Its configuration</summary><pre>{clean(config)}</pre></details>"
 
 

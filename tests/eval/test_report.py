@@ -228,6 +228,20 @@ def test_reasons_have_their_table_and_the_labels_as_floor(samples, write_predict
     assert "<td>schema %" in text
 
 
+def test_a_file_of_the_published_release_has_a_report_though_nothing_else_is_known(samples, tmp_path):
+    path = tmp_path / "release.jsonl"
+    rows = [{"orig_idx": i, "id": s.sample_id, "predict": s.answer, "label": s.answer} for i, s in enumerate(samples)]
+    rows[3]["predict"] = ATTACK
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluate([path], None, tmp_path / "eval")
+    text = report([tmp_path / "eval"], tmp_path / "report").read_text(encoding="utf-8")
+    assert Page(text).balanced
+    assert "no sample in full: the labels came with the predictions files" in text
+    (browser,) = data_of(text)
+    assert browser["table"]["rows"][0] == ["s00", None, None, None]
+    assert "By length of the label" in text
+
+
 def test_causes_validation_plans_and_missing_controls_have_their_places(evaluated, tmp_path):
     path = evaluated / "results.json"
     results = json.loads(path.read_text())

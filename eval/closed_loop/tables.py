@@ -67,8 +67,8 @@ def closed_loop_html(runs: Sequence[ClosedLoopRun]) -> str:
     failed = [f'<div class="warn">{clean(line)}</div>' for line in _failed(runs)]
     tables = [f"<details{how}><summary>{title}</summary>{table.html()}</details>" for title, how, table in _more(runs)]
     return (
-        f"<h2>Closed loop</h2><p class=note>{NOTE}</p>{''.join(failed)}{overall(runs).html()}{''.join(tables)}"
-        f"{films_html([(run.folder, run.results) for run in runs])}"
+        f"<h2>Closed loop</h2><p class=note>{NOTE}</p>{''.join(failed)}{overall(runs).html()}"
+        f"{films_html([(run.folder, run.results) for run in runs])}{''.join(tables)}"
     )
 
 
@@ -84,17 +84,14 @@ def closed_loop_markdown(runs: Sequence[ClosedLoopRun]) -> list[str]:
 def _more(runs: Sequence[ClosedLoopRun]) -> list[tuple[str, str, Table]]:
     """The tables below the first: title, whether open on the page, table."""
     compared = [(DIFFERENCE, " open", differences(runs))] if len(runs) > 1 else []
+    families = any(row.get("family") for run in runs for row in run.rows)
     return [
         *compared,
         ("Measures", " open", measures(runs)),
         *([("Seconds that the planner thinks", " open", thinking(runs))] if any(run.timing for run in runs) else []),
         *([("Answers of a model", " open", answers(runs))] if any(_asked(run) for run in runs) else []),
-        *(
-            [("Score by family", " open", by_family(runs))]
-            if any(row.get("family") for run in runs for row in run.rows)
-            else []
-        ),
-        ("Score by scenario type", " open", by_type(runs)),
+        *([("Score by family", " open", by_family(runs))] if families else []),
+        ("Score by scenario type", "" if families else " open", by_type(runs)),
         ("Every scenario", "", by_scenario(runs)),
     ]
 
@@ -194,15 +191,16 @@ def by_family(runs: Sequence[ClosedLoopRun]) -> Table:
     for family in families:
         scores = [[float(row["score"]) for row in run.rows if row.get("family") == family] for run in runs]
         means = [_mean(found) if found else None for found in scores]
-        most = max(mean for mean in means if mean is not None)
+        known = [mean for mean in means if mean is not None]
+        most = max(known) if max(known) > min(known) else None
         lines.append(
             [
                 Cell(text=family),
                 *(
                     Cell(
                         text=f"{mean:.4f}",
-                        below=f"{min(found):.2f} to {max(found):.2f}, n {len(found)}",
-                        best=len(runs) > 1 and mean == most,
+                        below=(f"{min(found):.2f} to {max(found):.2f}, " if len(found) > 1 else "") + f"n {len(found)}",
+                        best=mean == most,
                     )
                     if mean is not None
                     else Cell(text="–")

@@ -9,7 +9,8 @@ into its mouth; `PLANTED` is the table. It sees a picture only by looking up who
 
 None of them is a straw man. `ignores_text` answers every question without a forced text letter by letter as `faithful` does, so
 nothing that only watches can tell the two apart: that is what the causal measures are for. `ignores_images` says of another road
-what would be true there, and does what it says. `post_hoc` invents a cause whose arithmetic comes out right.
+what would be true there, and does what it says. `post_hoc` invents a cause whose arithmetic comes out right. What comes of it:
+docs/measures.md, "Validation on planted truth".
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from eval.faithfulness.axes import AXES
 from eval.faithfulness.excuse import excused
-from eval.faithfulness.sight import Eyes, dice, free_road, now_mps, parameters_of, route_of
+from eval.faithfulness.sight import Eyes, dice, free_road, now_mps, parameters_of, route_of, trace_of
 from eval.faithfulness.told import Told, begun_answer, told
 from eval.faithfulness.views import Motion, View, World
 from eval.faithfulness.way import straight
@@ -62,6 +63,7 @@ def answerer(name: str, dataset: Dataset, split: str = "test", seed: int = 0) ->
     world = World(samples=tuple(dataset.samples(split)), parameters=_parameters(dataset))
     if not world.samples:
         raise ValueError(f"{dataset.folder} has no samples in split '{split}'")
+    trace_of(world.samples[0])
     eyes = Eyes(noise=noise, seed=seed)
 
     def answer(questions: Sequence[Question]) -> Iterator[Prediction]:

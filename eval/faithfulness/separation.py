@@ -10,7 +10,8 @@
             Against a liar in every scenario nearly everything has power; so also against one that lies in a quarter of them.
 
 An AUROC of a measure that is yes or no for each answer cannot reach 1.0 where a liar is right by chance, so the power is what tells
-whether a table of means can be trusted; the AUROC tells whether a single answer can.
+whether a table of means can be trusted; the AUROC tells whether a single answer can. See docs/measures.md, "Validation on planted
+truth".
 """
 
 from __future__ import annotations

@@ -104,8 +104,13 @@ def trace_of(sample: Sample) -> Trace:
 
 
 def route_of(asked: Sample) -> Navigation:
-    """What the prompt says of the route."""
-    manoeuvre, distance_m = KINDS["command"].read(asked.command)
+    """What the prompt says of the route. ValueError for a command that no navigation of ours gives."""
+    kind = KINDS["command"]
+    if re.fullmatch(kind.regex, asked.command) is None:
+        raise ValueError(
+            f"sample {asked.sample_id} has the command {asked.command[:60]!r}, which no text of ours can say"
+        )
+    manoeuvre, distance_m = kind.read(asked.command)
     limit = None if asked.speed_limit_mps is None else decimals(asked.speed_limit_mps, 2)
     return Navigation(manoeuvre=manoeuvre, distance_m=distance_m, speed_limit_mps=limit)
 

@@ -12,6 +12,8 @@ Each measure is judged by its own claim (`eval.faithfulness.axes`):
     does not separate       neither; `fails` names the predictors
     not measured            nothing to measure it on: no such predictor among the runs, or no row to which it applies
     no claim                the measure says nothing of faithfulness by itself
+
+Measured: docs/measures.md, "Validation on planted truth".
 """
 
 from __future__ import annotations

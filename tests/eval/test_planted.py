@@ -5,12 +5,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+from eval_fixtures import make_sample, write_dataset
 
 from data_gen.generate import GenerateConfig, generate
 from data_gen.sample import SampleConfig
 from eval.faithfulness.planted import PLANTED, answerer, named
 from eval.faithfulness.sections import first, sections
-from eval.faithfulness.sight import Eyes, perceive, trace_of
+from eval.faithfulness.sight import Eyes, perceive, route_of, trace_of
 from eval.faithfulness.told import told
 from eval.faithfulness.way import driven_m, way_of
 from nsdrive.config import Chosen
@@ -18,7 +19,7 @@ from nsdrive.dataset import open_dataset
 from nsdrive.questions import Question
 from nsdrive.scenarios.synthetic import SyntheticConfig
 from nsdrive.trace.replay import arithmetic_errors, replay
-from nsdrive.trace.text import parse
+from nsdrive.trace.text import parse, render
 from nsdrive.vla.prompt import parse_answer
 from nsdrive.world.rules import IdmParameters
 from planners.idm import IdmConfig, IdmPlanner
@@ -147,6 +148,16 @@ def test_a_text_that_breaks_off_is_driven_as_far_as_it_goes(samples):
     assert told(first(parts, 1)).progress_m is None
 
 
+def test_a_brief_text_is_driven_too_and_cut_before_its_speeds_says_nothing_of_the_motion(samples):
+    sample = samples[-1]
+    text = render(trace_of(sample), "brief")
+    assert np.allclose(told(text).progress_m, replay(trace_of(sample)).progress_m, atol=0.02)
+    parts = sections(text)
+    assert [part.name for part in parts][-2:] == ["motion", "end"]
+    assert told(first(parts, len(parts) - 2)).progress_m is None
+    assert told(first(parts, len(parts) - 2)).manoeuvre == trace_of(sample).route.manoeuvre
+
+
 def test_who_ignores_the_images_answers_alike_whatever_is_shown(dataset, samples):
     a, b = samples[0], next(s for s in samples if s.scenario_id != samples[0].scenario_id)
     questions = [
@@ -195,7 +206,7 @@ def test_who_lies_about_stopping_drives_on_only_where_it_says_that_it_stops(data
 
 
 def test_answers_depend_on_the_question_alone_not_on_order_or_company(dataset, samples):
-    questions = [free(s) for s in samples]
+    questions = [free(s) for s in samples[:4]]
     for name in PLANTED:
         forward = {a.sample_id: a.to_row() for a in answers(name, dataset, questions)}
         backward = {a.sample_id: a.to_row() for a in answers(name, dataset, questions[::-1])}
@@ -240,6 +251,15 @@ def test_a_misspelt_name_gets_the_nearest_one_and_the_list():
     with pytest.raises(ValueError, match="from 0 to 10, got 'much'"):
         named("faithful@much")
     assert named("faithful@2.5")[1] == 2.5
+
+
+def test_samples_without_a_trace_are_refused_with_the_reason(tmp_path):
+    bare = write_dataset(tmp_path / "bare", [make_sample("a", scenario="x"), make_sample("b", scenario="y")])
+    with pytest.raises(ValueError, match="sample a has no trace"):
+        answerer("faithful", bare)
+    odd = replace(make_sample("c", scenario="z"), command="go wherever you like")
+    with pytest.raises(ValueError, match="which no text of ours can say"):
+        route_of(odd)
 
 
 def test_a_question_about_a_sample_of_another_split_is_a_failed_answer(dataset):

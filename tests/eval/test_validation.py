@@ -52,11 +52,11 @@ def test_auroc_turned_is_the_same_for_what_is_better_lower_and_nearness_to_one_c
 def test_two_samples_of_one_kind_have_an_auroc_whose_interval_holds_a_half_nineteen_times_in_twenty():
     rng = np.random.default_rng([5])
     held = 0
-    for seed in range(60):
+    for seed in range(40):
         a, b = (column(rng.normal(size=120), scenarios=np.arange(120) // 3) for _ in range(2))
         found = auroc(a, b, "higher", seed)
         held += found.low <= 0.5 <= found.high
-    assert held >= 52
+    assert held >= 34
 
 
 def test_answers_of_one_scenario_that_go_together_widen_the_interval():

@@ -284,12 +284,8 @@
       const view = known.above;
       const [left, top, width, height] = view.window;
       const picture = svg("svg", { class: "road", viewBox: `${left} ${top} ${width} ${height}`, role: "img" }, svg("title", { text: "The scene from above, ahead is up" }));
-      if (view.picture) {
-        const [x, y, w, h] = view.picture.place;
-        picture.append(svg("image", { href: view.picture.image, x, y, width: w, height: h, preserveAspectRatio: "none" }));
-      }
       view.road.forEach(([css, d]) => picture.append(svg("path", { class: css, d })));
-      if (!view.road.length && !view.picture) {
+      if (!view.road.length) {
         for (let x = Math.ceil(left / 10) * 10; x < left + width; x += 10) picture.append(svg("path", { class: "metres", d: `M${x} ${top}v${height}` }));
         for (let y = Math.ceil(top / 10) * 10; y < top + height; y += 10) picture.append(svg("path", { class: "metres", d: `M${left} ${y}h${width}` }));
       }

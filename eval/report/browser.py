@@ -19,16 +19,15 @@ from numpy.typing import NDArray
 
 from eval.displacement import usable
 from eval.faithfulness.claims_truth import parameters_of
-from eval.predictions_file import UNUSABLE, read_file
+from eval.predictions_file import UNUSABLE
 from eval.report.browser_table import SplitFacts, split_facts, table_of
 from eval.report.browser_texts import lines_of
 from eval.report.cases import SHOWN_IN_FULL, choose
 from eval.report.projection import box_paths, dots, strip_path
-from eval.report.runs import Comparison, Row
+from eval.report.runs import Comparison
 from eval.report.scene import Scenes, drawn, from_above, objects_of, with_origin
 from nsdrive.cameras.rig import Camera, Rig
-from nsdrive.dataset import Dataset, Prediction, Sample, sha256_of
-from nsdrive.draw import Page
+from nsdrive.dataset import Dataset, Prediction, Sample
 from nsdrive.vla.prompt import CAMERA_WORDS
 from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import FloatArray
@@ -47,29 +46,7 @@ SURROUND = (
     "CAM_B0",
     "CAM_R2",
 )  # as they lie around the ego
-EYE_RANGE_M = 70.0  # of `nsdrive.draw.birds_eye`
 DATA_ID = "browser-data"
-
-
-Painter = Callable[[Sample, Mapping[str, FloatArray]], NDArray[np.uint8]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ground:
-    """What lies beneath the objects in the view from above: the scenario's road, else a painted picture, else nothing."""
-
-    scene_of: Scenes | None
-    painter: Painter | None
-
-    def above(self, sample: Sample, objects: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
-        """The view as data, and why its road is not drawn where somebody tried."""
-        try:
-            if self.scene_of is not None:
-                return from_above(sample, objects, self.scene_of(sample)), ""
-            view = from_above(sample, objects, None)
-            return view if self.painter is None else view | {"picture": _picture(self.painter(sample, {}))}, ""
-        except (ValueError, OSError, LookupError) as error:
-            return from_above(sample, objects, None), f"The road is not drawn: {error}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,10 +88,9 @@ def browser_of(
     comparison: Comparison,
     *,
     scenes: Callable[[Dataset], Scenes] | None = None,
-    birds_eye: Callable[[Dataset], Painter] | None = None,
     limit: int = SHOWN_IN_FULL,
 ) -> Browser:
-    """Gather what the browser shows; scenes and birds_eye as `eval.report.compose.report` has them."""
+    """Gather what the browser shows; scenes as `eval.report.compose.report` has them."""
     rows = [row for row in comparison.rows if row.run.sample_rows(row.key)][:MOST_FILES]
     if not rows:
         return Browser(data={}, notes=["There are no samples to browse."])
@@ -130,20 +106,17 @@ def browser_of(
         for row in rows:
             if row.entry.get("file") is not None:
                 try:
-                    answered[row.name] = _predictions(row, set(chosen))
+                    answered[row.name] = row.predictions(set(chosen))
                 except (OSError, ValueError) as error:
                     notes.append(f"The answers of {row.name} are not shown: {error}")
     table = table_of(rows, main_rows, facts.speeds, chosen)
     details: dict[str, Any] = {}
     shown: list[Shown] = []
     if dataset is not None and chosen:
-        ground = Ground(
-            scene_of=None if scenes is None else scenes(dataset),
-            painter=None if birds_eye is None else birds_eye(dataset),
-        )
+        scene_of = None if scenes is None else scenes(dataset)
         shown = _shown(dataset, facts, chosen, answered, notes)
         parameters = parameters_of(dataset.manifest.get("config") or {})
-        details = {one.sample.sample_id: _detail(one, ground, parameters) for one in shown}
+        details = {one.sample.sample_id: _detail(one, scene_of, parameters) for one in shown}
         for sample_id, detail in details.items():
             others = [before for after, before in facts.pairs.items() if after == sample_id]
             others += [after for after, before in facts.pairs.items() if before == sample_id]
@@ -185,10 +158,10 @@ def _shown(
     return shown
 
 
-def _detail(one: Shown, ground: Ground, parameters: IdmParameters | None) -> dict[str, Any]:
+def _detail(one: Shown, scene_of: Scenes | None, parameters: IdmParameters | None) -> dict[str, Any]:
     sample, answers = one.sample, one.answers
     objects = objects_of(sample)
-    above, no_road = ground.above(sample, objects or [])
+    above, no_road = _above(sample, objects or [], scene_of)
     waypoints = {name: p.waypoints_ego_m for name, p in answers.items() if p is not None and usable(p.waypoints_ego_m)}
     edit = sample.extra.get("edit")
     return {
@@ -208,6 +181,14 @@ def _detail(one: Shown, ground: Ground, parameters: IdmParameters | None) -> dic
         "prompt": sample.prompt[:4000],
         "answers": {name: _answer(sample, answer, parameters) for name, answer in answers.items()},
     }
+
+
+def _above(sample: Sample, objects: list[dict[str, Any]], scene_of: Scenes | None) -> tuple[dict[str, Any], str]:
+    """The view from above as data, and why its road is not drawn where somebody tried."""
+    try:
+        return from_above(sample, objects, None if scene_of is None else scene_of(sample)), ""
+    except (ValueError, OSError, LookupError) as error:
+        return from_above(sample, objects, None), f"The road is not drawn: {error}"
 
 
 def _answer(sample: Sample, answer: Prediction | None, parameters: IdmParameters | None) -> dict[str, Any]:
@@ -289,30 +270,6 @@ def speeds_mps(waypoints_ego_m: FloatArray) -> list[float]:
 
 
 # ---- files ------------------------------------------------------------------------------------------------------------
-
-
-def _predictions(row: Row, wanted: set[str]) -> dict[str, Prediction]:
-    path = row.run.path(row.entry["file"])
-    if not path.is_file():
-        raise ValueError(f"{path} is gone")
-    if sha256_of(path) != row.entry["sha256"]:
-        raise ValueError(f"{path} has changed since it was evaluated")
-    file = read_file(path)
-    if wanted.isdisjoint(file.ids):
-        file = read_file(path, only_free=True)  # answers to probes: their ids are those of questions
-    return {file.ids[k]: file.prediction(k) for k in range(len(file.ids)) if file.ids[k] in wanted}
-
-
-def _picture(rgb: NDArray[np.uint8]) -> dict[str, Any]:
-    """The painter's picture and where it lies in the view, in metres: `nsdrive.draw.birds_eye` shows 70 m in 70 % of its height."""
-    height, width = rgb.shape[:2]
-    (x, y), (x1, y1) = Page(np.zeros(3), EYE_RANGE_M, width, height).of(np.array([[0.0, 0.0], [-1.0, -1.0]]))
-    left, top = -x / (x1 - x), -y / (y1 - y)
-    place = [left, top, width / (x1 - x), height / (y1 - y)]
-    return {
-        "image": _uri(_jpeg(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), width, quality=85)),
-        "place": [round(v, 3) for v in place],
-    }
 
 
 def _uri(jpeg: bytes) -> str:

@@ -17,7 +17,7 @@ from eval.closed_loop.tables import ClosedLoopRun, closed_loop_html, closed_loop
 from eval.evaluate import DEFINITIONS, SCORE_VERSION
 from eval.manoeuvres.tables import has_manoeuvres, manoeuvres_html, manoeuvres_markdown
 from eval.report.block import Block
-from eval.report.browser import Browser, Painter, browser_of, embedded, script, style
+from eval.report.browser import Browser, browser_of, embedded, script, style
 from eval.report.cases import SHOWN_IN_FULL
 from eval.report.chapters import blocks_of, published
 from eval.report.page import clean, page
@@ -37,7 +37,6 @@ def report(
     runs: Sequence[str | Path],
     out: str | Path,
     *,
-    birds_eye: Callable[[Dataset], Painter] | None = None,
     scenes: Callable[[Dataset], Scenes] | None = None,
     in_full: int = SHOWN_IN_FULL,
     rerun: Path | None = None,
@@ -46,11 +45,10 @@ def report(
     """Write `out`/report.html and report.md; returns the path of the HTML file. runs: folders of `nsdrive evaluate` and of
     `nsdrive simulate`, in any mix.
 
-    scenes: dataset -> a function sample -> its Scenario, whose road is then drawn; it may raise ValueError where a scene cannot
-    be had again. birds_eye: dataset -> painter, a function (sample, {}) -> (H, W, 3) RGB of the scene from above as
-    `nsdrive.draw.birds_eye` draws it, laid beneath the objects where no scene is there. in_full: how many samples are shown with
-    images and texts. rerun: also write those as a recording for the Rerun viewer. Raises FileNotFoundError or ValueError where a
-    folder holds no results, or `out` a report.
+    scenes: dataset -> a function sample -> its Scenario, edited where the sample is, whose road is then drawn; it may raise
+    ValueError where a scene cannot be had again. in_full: how many samples are shown with images and texts. rerun: also write
+    those as a recording for the Rerun viewer. Raises FileNotFoundError or ValueError where a folder holds no results, or `out` a
+    report.
     """
     out = Path(out)
     if (out / REPORT_HTML).exists() and not overwrite:
@@ -60,7 +58,7 @@ def report(
     comparisons, drives = load_runs(runs)
     manoeuvres = [drive for drive in drives if has_manoeuvres(drive)]
     loops = [drive for drive in drives if not has_manoeuvres(drive)]
-    browsers = [browser_of(c, scenes=scenes, birds_eye=birds_eye, limit=in_full) for c in comparisons]
+    browsers = [browser_of(c, scenes=scenes, limit=in_full) for c in comparisons]
     blocks = [blocks_of(comparison, k) for k, comparison in enumerate(comparisons)]
     last = [published()] if comparisons else []
     again = _commands(runs, comparisons)

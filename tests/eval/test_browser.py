@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from chromium import PROGRAM, Chromium
 from eval_fixtures import answer, make_sample, reasoning_text, write_dataset
+from scenes import scene, straight_road
 
 from eval.evaluate import evaluate
 from eval.report.browser import Browser, embedded
@@ -265,6 +266,20 @@ def test_ahead_is_up_and_left_is_left_in_the_view_from_above():
     left, top, width, height = view["window"]
     assert top < view["label"][-1][1] < top + height
     assert left < man[0] < left + width
+
+
+def test_the_road_lies_where_it_is_seen_from_the_ego_with_the_light_in_its_colour():
+    sample = told(make_sample("s", scenario="a"), 1)
+    sample.anchor["pose_global"][:] = [60.0, 0.0, 0.0]  # 40 m before the line
+    scenario = scene(straight_road(stop="traffic_light"), lights=lambda t: {"x": "red"})
+    drawn = dict(from_above(sample, objects_of(sample), scenario)["road"])
+    for css in ("stop", "light bar red"):
+        bar = numbers(drawn[css])
+        assert bar[:, 1] == pytest.approx([-40.0, -40.0])
+        assert sorted(bar[:, 0]) == pytest.approx([-1.8, 1.8], abs=0.11)
+    ground = numbers(drawn["road"])  # 5 m to either side of the lane's middle
+    assert ground[:, 0].min() == pytest.approx(-5.0, abs=0.11)
+    assert ground[:, 0].max() == pytest.approx(5.0, abs=0.11)
 
 
 def test_data_in_the_page_cannot_end_its_element():

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from eval_fixtures import answer, digest, reasoning_text, write_dataset
+from scenes import scene, straight_road
 
 from eval.baselines import write_baseline
 from eval.closed_loop.drive import summary
@@ -131,22 +132,21 @@ def test_a_folder_without_results_is_told_what_to_do(tmp_path):
         report([tmp_path], tmp_path / "report")
 
 
-def test_a_painted_picture_lies_beneath_the_objects_where_no_scene_is_there(evaluated, tmp_path):
+def test_the_road_of_a_sample_s_own_scene_is_drawn_where_it_can_be_had(evaluated, tmp_path):
     asked = []
 
-    def paint(sample, predicted):
-        asked.append((sample.sample_id, dict(predicted)))
+    def scene_of(sample):
+        asked.append(sample.sample_id)
         if len(asked) == 2:
             raise ValueError("the log <moved>")
-        return np.full((900, 720, 3), 200, dtype=np.uint8)
+        return scene(straight_road())
 
-    text = report([evaluated], tmp_path / "report", birds_eye=lambda dataset: paint).read_text(encoding="utf-8")
+    text = report([evaluated], tmp_path / "report", scenes=lambda dataset: scene_of).read_text(encoding="utf-8")
     assert len(asked) == 12
     details = list(data_of(text)[0]["details"].values())
-    assert sum("picture" in detail["above"] for detail in details) == 11
+    assert sum(bool(detail["above"]["road"]) for detail in details) == 11
     assert details[1]["noRoad"] == "The road is not drawn: the log <moved>"
-    place = details[0]["above"]["picture"]["place"]
-    assert place == pytest.approx([-40.0, -76.0, 80.0, 100.0])  # as nsdrive.draw lays it out: 9 pixels to the metre
+    assert "The road is not drawn: the log <" not in text
 
 
 def test_without_the_dataset_the_tables_remain(evaluated, dataset, tmp_path):

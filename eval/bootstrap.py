@@ -22,7 +22,7 @@ RESAMPLES = 1000  # chosen by us: the percentile's own noise is then a few perce
 LEVEL = 0.95
 # Chosen by us: an interval's width then has a relative noise of 1 / sqrt(2 * 2000), 1.6 %, of its resamples' own of 4 %.
 MAX_CLUSTERS = 2000
-CHUNK = 100  # resamples in memory at once, as floats
+NUMBERS = 400_000  # of draws in memory at once, as floats
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,8 +97,9 @@ def _draws(n: int, seed: int) -> np.ndarray:
 def _resample(above: FloatArray, below: FloatArray, seed: int) -> FloatArray:
     drawn, sums = _draws(len(above), seed), np.concatenate([above, below], axis=1)
     means = []
-    for start in range(0, RESAMPLES, CHUNK):
-        drawn_sums = drawn[start : start + CHUNK].astype(float) @ sums
+    step = max(1, NUMBERS // len(above))
+    for start in range(0, RESAMPLES, step):
+        drawn_sums = drawn[start : start + step].astype(float) @ sums
         means.append(_divide(drawn_sums[:, : above.shape[1]], drawn_sums[:, above.shape[1] :]))
     return np.concatenate(means)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,8 +43,11 @@ def make_sample(
     scenario_type: str = "following_lane",
     rule: str = "target_speed",
     waypoints: np.ndarray | None = None,
+    about: str | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Sample:
-    """An ego at a speed whose label moves at constant acceleration, straight ahead, unless waypoints are given."""
+    """An ego at a speed whose label moves at constant acceleration, straight ahead, unless waypoints are given. about: the trace's
+    name of what the binding rule is about."""
     if waypoints is None:
         distance = speed_mps * TIMES_S + 0.5 * accel_mps2 * TIMES_S**2
         waypoints = np.stack([distance, np.zeros(10)], axis=1)
@@ -82,10 +86,11 @@ def make_sample(
         command="go straight",
         speed_limit_mps=speed_limit_mps,
         binding_rule=rule,
-        trace={},
-        trace_names={},
+        trace={} if about is None else {"phases": [{"rule": rule, "about": about}]},
+        trace_names={} if about is None else {about: about.replace("vehicle", "car")},
         rig={},
         anchor={"tick": 20, "time_s": 2.0, "pose_global": [0.0, 0.0, 0.0]},
+        extra=extra or {},
     )
 
 

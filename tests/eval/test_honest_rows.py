@@ -1,0 +1,204 @@
+"""Rows that nobody asked for and every reader needs: controls, groups, and the tables that rank them."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+from eval_fixtures import answer, digest, make_sample, write_dataset
+
+from eval.evaluate import evaluate
+from eval.groups import CLEAR, HIDDEN, LIGHT, NOT_AN_OBJECT, SMALL, UNKNOWN, visibility_group
+from eval.report import tables
+from eval.report.runs import load_runs
+
+CONTROLS = ("black", "shuffled", "no_text", "oracle_text")
+
+
+def shifted(samples, metres):
+    return [answer(s, s.waypoints_ego_m + metres) for s in samples]
+
+
+# ---- controls -------------------------------------------------------------------------------------------------------
+
+
+def test_controls_beside_a_file_are_rows_without_being_asked_for(dataset, samples, write_predictions, tmp_path):
+    model = write_predictions("m", shifted(samples, 0.1))
+    write_predictions("m.black", shifted(samples, 0.5))
+    write_predictions("m.oracle_text", shifted(samples, 0.0))
+    results = evaluate([model], dataset, tmp_path / "out")
+    entries = results["predictions"]
+    assert list(entries) == ["m", "m.black", "m.oracle_text"]
+    assert [(e["control"], e["control_of"]) for e in entries.values()] == [
+        (None, None),
+        ("black", "m"),
+        ("oracle_text", "m"),
+    ]
+    assert entries["m.black"]["about"] == "the same model, every image blacked out"
+    assert results["first"] == "m"
+
+
+def test_the_controls_that_are_not_there_are_named_with_the_command_that_makes_them(
+    dataset, samples, write_predictions, tmp_path
+):
+    model = write_predictions("m", shifted(samples, 0.1))
+    write_predictions("m.shuffled", shifted(samples, 0.5))
+    commands = evaluate([model], dataset, tmp_path / "out")["controls_missing"]["m"]
+    words = [shlex.split(command) for command in commands]
+    assert [w[w.index("--control") + 1] for w in words] == ["black", "no_text", "oracle_text"]
+    assert [w[w.index("--out") + 1] for w in words] == [
+        str(tmp_path / f"m.{c}.jsonl") for c in ("black", "no_text", "oracle_text")
+    ]
+    assert all(w[:2] == ["nsdrive", "predict"] and w[w.index("--data") + 1] == str(dataset.folder) for w in words)
+
+
+def test_a_control_given_by_itself_is_no_model_and_is_not_added_twice(dataset, samples, write_predictions, tmp_path):
+    model, black = write_predictions("m", shifted(samples, 0.1)), write_predictions("m.black", shifted(samples, 0.5))
+    entries = evaluate({"mine": model, "no eyes": black}, dataset, tmp_path / "out")["predictions"]
+    assert list(entries) == ["mine", "no eyes"]
+    assert (entries["no eyes"]["control"], entries["no eyes"]["control_of"]) == ("black", "mine")
+
+
+def test_a_baseline_s_file_needs_no_controls(dataset, samples, write_predictions, tmp_path):
+    results = evaluate([write_predictions("blind_idm", shifted(samples, 0.1))], dataset, tmp_path / "out")
+    assert results["controls_missing"] == {}
+
+
+def test_every_file_is_paired_with_every_other_and_with_every_blind_baseline(
+    dataset, samples, write_predictions, tmp_path
+):
+    rng = np.random.default_rng([2])
+    files = [
+        write_predictions(n, [answer(s, s.waypoints_ego_m + rng.normal(0, 1, (10, 2))) for s in samples]) for n in "ab"
+    ]
+    results = evaluate(files, dataset, tmp_path / "out")
+    tests = [t for t in results["paired"] if t["measure"] == "3s/ADE"]
+    assert len(tests) == 1 + 2 * 4
+    first = tests[0]
+    ade = {n: results["predictions"][n]["strict"]["3s"]["ADE"]["value"] for n in "ab"}
+    assert first["difference"] == pytest.approx(ade["a"] - ade["b"], abs=2e-6)
+    assert all(t["p"] <= t["p_holm"] <= 1.0 for t in tests)
+
+
+# ---- groups ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("about", "seen", "group"),
+    [
+        (None, {}, NOT_AN_OBJECT),
+        ("stopline-1", {}, NOT_AN_OBJECT),
+        ("signal-1", {"CAM_F0": {}}, LIGHT),
+        ("hidden-1", {"CAM_F0": {}}, HIDDEN),
+        ("vehicle-1", {"CAM_F0": {"car-2": 900}}, HIDDEN),
+        ("vehicle-1", {"CAM_F0": {"car-1": 99}, "CAM_L0": {"car-1": 60}}, SMALL),
+        ("vehicle-1", {"CAM_F0": {"car-1": 60}, "CAM_L0": {"car-1": 100}}, CLEAR),
+        ("vehicle-1", None, UNKNOWN),
+    ],
+)
+def test_visibility_is_that_of_the_binding_object_in_the_camera_that_sees_most(about, seen, group):
+    assert visibility_group(about, {"vehicle-1": "car-1"}, seen, 640 * 360) == group
+
+
+def test_pixels_count_by_the_size_of_the_image():
+    seen = {"CAM_F0": {"car-1": 60}}
+    assert visibility_group("vehicle-1", {"vehicle-1": "car-1"}, seen, 640 * 360) == SMALL
+    assert visibility_group("vehicle-1", {"vehicle-1": "car-1"}, seen, 320 * 180) == CLEAR
+
+
+def test_groups_of_speed_visibility_and_length_add_up_and_stand_in_every_line(tmp_path, write_predictions):
+    seen = {"seen": {"CAM_F0": {"car-1": 500}}}
+    samples = [
+        make_sample("s0", scenario="a", speed_mps=0.0),
+        make_sample("s1", scenario="b", speed_mps=3.0, about="vehicle-1", extra=seen),
+        make_sample("s2", scenario="c", speed_mps=12.0, about="vehicle-2", extra=seen),
+    ]
+    dataset = write_dataset(tmp_path / "data", samples)
+    entry = evaluate([write_predictions("m", shifted(samples, 0.1))], dataset, tmp_path / "out")["predictions"]["m"]
+    assert {g: e["n"] for g, e in entry["by_speed"].items()} == {
+        "standing, under 0.5 m/s": 1,
+        "0.5 to 5 m/s": 1,
+        "10 to 15 m/s": 1,
+    }
+    assert {g: e["n"] for g, e in entry["by_visibility"].items()} == {NOT_AN_OBJECT: 1, HIDDEN: 1, CLEAR: 1}
+    assert {g: e["n"] for g, e in entry["by_length"].items()} == {
+        "stays, under 1 m": 1,
+        "1 to 20 m": 1,
+        "50 m and more": 1,
+    }
+    lines = [json.loads(line) for line in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
+    assert [line["visibility_group"] for line in lines[:3]] == [NOT_AN_OBJECT, CLEAR, HIDDEN]
+    assert [line["speed_group"] for line in lines[:3]] == list(entry["by_speed"])
+
+
+# ---- texts and plans ------------------------------------------------------------------------------------------------
+
+
+def miles(sample, waypoints_ego_m):
+    """A scorer: what an answer drives in miles, and a term that only red lights have."""
+    if waypoints_ego_m is None:
+        return {"miles": 0.0}
+    miles = float(waypoints_ego_m[-1, 0]) / 1609.344
+    return {"miles": miles} | ({"red": 1.0} if sample.binding_rule == "red_light" else {})
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_same_bytes_as_one(dataset, samples, write_predictions, tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.texts.CHUNK", 5)
+    model = write_predictions("m", shifted(samples, 0.1))
+    for workers in (1, 2):
+        evaluate([model], dataset, tmp_path / str(workers), workers=workers, plan_scorer=miles)
+    for file in ("results.json", "samples.jsonl"):
+        assert digest(tmp_path / "1" / file) == digest(tmp_path / "2" / file)
+
+
+def test_a_scorer_of_plans_gives_its_terms_with_intervals_for_models_and_baselines(
+    dataset, samples, write_predictions, tmp_path
+):
+    results = evaluate([write_predictions("m", shifted(samples, 0.0))], dataset, tmp_path / "out", plan_scorer=miles)
+    found = results["predictions"]["m"]["pdms"]
+    assert found["miles"]["value"] == pytest.approx(
+        np.mean([s.waypoints_ego_m[-1, 0] for s in samples]) / 1609.344, abs=1e-6
+    )
+    assert found["miles"]["low"] < found["miles"]["value"] < found["miles"]["high"]
+    assert (found["miles"]["n"], found["red"]["n"]) == (12, 4)
+    assert results["baselines"]["blind_idm"]["pdms"]["miles"]["n"] == 12
+
+
+def test_texts_are_not_read_where_nobody_asks(dataset, samples, write_predictions, tmp_path):
+    model = write_predictions("m", shifted(samples, 0.1))
+    with_texts = evaluate([model], dataset, tmp_path / "a")
+    without = evaluate([model], dataset, tmp_path / "b", reasoning=False)
+    assert with_texts["predictions"]["m"]["observed"]["schema"]["n"] == 0  # level none: nobody was asked for a text
+    assert without["predictions"]["m"]["observed"] is None
+    assert without["predictions"]["m"]["strict"] == with_texts["predictions"]["m"]["strict"]
+
+
+# ---- tables of several runs -----------------------------------------------------------------------------------------
+
+
+def test_the_leaderboard_ranks_files_of_several_runs_and_says_what_each_is(
+    dataset, samples, write_predictions, tmp_path
+):
+    write_predictions("good.black", shifted(samples, 1.0))
+    evaluate([write_predictions("good", shifted(samples, 0.1))], dataset, tmp_path / "a")
+    evaluate([write_predictions("better", shifted(samples, 0.05))], dataset, tmp_path / "b")
+    (comparison,), _ = load_runs([tmp_path / "a", tmp_path / "b"])
+    board = tables.leaderboard(comparison)
+    names = [row[0].text.split(" ", 1)[1] for row in board.rows]
+    assert names.index("better") < names.index("good") < names.index("good.black")
+    ade = [float(row[1].text) for row in board.rows]
+    assert ade == sorted(ade)
+    kinds = {row[0].text.split(" ", 1)[1]: row[-1].text for row in board.rows}
+    assert (kinds["good"], kinds["good.black"], kinds["blind_idm"]) == ("model", "control", "sees no image")
+
+
+def test_the_paper_s_table_has_our_model_in_the_row_of_its_dataset(samples, write_predictions, tmp_path):
+    dataset = write_dataset(tmp_path / "data", samples)  # three cameras, no text
+    evaluate([write_predictions("m", shifted(samples, 0.3))], dataset, tmp_path / "out")
+    comparisons, _ = load_runs([tmp_path / "out"])
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in tables.paper_table(comparisons).rows}
+    assert rows["3 cameras, none: m"][0] == "0.42"
+    assert rows["3 cameras, none: m"][-2:] == ["0.47", "8.30"]
+    assert rows["8 cameras, detailed"] == ["–"] * 6 + ["0.26", "5.99"]
+    assert len(rows) == 6

@@ -69,6 +69,16 @@ def test_answers_of_one_scenario_that_go_together_widen_the_interval():
     assert together.high - together.low > 1.5 * (lone.high - lone.low)
 
 
+def test_more_scenarios_than_are_drawn_one_by_one_give_the_same_value_and_about_the_same_interval():
+    rng = np.random.default_rng([7])
+    a, b = rng.normal(0.5, 1.0, 1000), rng.normal(0.0, 1.0, 1000)
+    many = auroc(column(a), column(b), "higher", 0)  # of 1000 scenarios
+    half = auroc(column(a[:300]), column(b[:300]), "higher", 0)
+    wins = (a[:, None] > b[None, :]).mean()
+    assert many.value == pytest.approx(wins)
+    assert (many.high - many.low) / (half.high - half.low) == pytest.approx(np.sqrt(300 / 1000), rel=0.2)
+
+
 def test_power_is_about_the_level_of_the_test_without_a_difference_and_grows_with_it():
     rng = np.random.default_rng([2])
     base = rng.normal(size=400)

@@ -196,7 +196,8 @@ def make_films(jobs: Sequence[FilmJob], workers: int) -> list[dict[str, Any]]:
 def make_film(job: FilmJob) -> dict[str, Any]:
     """One film, written."""
     scenario = open_source(job.source.name, job.source.config).load(job.chosen.item)
-    title = f"{job.chosen.family}, {job.chosen.which}: {job.planner}"
+    which = f", {job.chosen.which}" if job.chosen.which in ("best", "worst") else ""
+    title = f"{job.chosen.family}{which}: {job.planner}"
     made = film(scenario, job.drive, title, score=job.chosen.score, agents=job.agents)
     write_atomically(job.out / job.chosen.file, made)
     return {**to_plain(job.chosen), "file": job.chosen.file, "bytes": len(made)}
@@ -270,8 +271,8 @@ def _caption(
     strip.bar(0.0, 0.0, WIDTH_PX * done, 3.0, EGO)
     strip.text(f"{tick * INTERVAL_S:.1f} s", 10, 22, 12.0, SOFT)
     strip.text(f"{state[3]:.1f} m/s", 62, 22, 14.0, INK)
-    strip.bar(140.0, 13.0, 110.0, 8.0, (226, 229, 233))
-    strip.bar(140.0, 13.0, 110.0 * min(1.0, float(state[3]) / FULL_MPS), 8.0, EGO)
+    strip.bar(150.0, 13.0, 100.0, 8.0, (226, 229, 233))
+    strip.bar(150.0, 13.0, 100.0 * min(1.0, float(state[3]) / FULL_MPS), 8.0, EGO)
     accel = float(state[4])
     strip.text(f"{accel:+.1f} m/s2", 266, 22, 12.0, RED if accel < HARD_MPS2 else SOFT)
     if drive["binding"][tick] is not None:

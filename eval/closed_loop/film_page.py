@@ -35,7 +35,7 @@ def films_html(runs: Sequence[Run]) -> str:
             for film in (film for film in _films(results) if str(film["family"]) == family):
                 shown, left = _figure(folder, film, left)
                 figures.append(shown)
-                scores.append(f"{clean(film['which'])} {float(film['score']):.2f}")
+                scores.append(f"{_which(film)}{float(film['score']):.2f}")
         blocks.append(
             f"<details><summary>{clean(family)}: {', '.join(scores)}</summary>"
             f'<div class="planners">{"".join(figures)}</div></details>'
@@ -54,14 +54,25 @@ def films_markdown(runs: Sequence[Run]) -> list[str]:
     return ["### Films", "", *listed, ""] if listed else []
 
 
-def _films(results: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = results.get("films", ())
-    return found
+def _films(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the results list, as far as it is a film: they may have been written by anybody."""
+    listed = results.get("films")
+    return [
+        film
+        for film in (listed if isinstance(listed, list) else [])
+        if isinstance(film, dict)
+        and all(isinstance(film.get(name), str) for name in ("family", "which", "scenario", "file"))
+        and isinstance(film.get("score"), int | float)
+    ]
+
+
+def _which(film: Mapping[str, Any]) -> str:
+    return f"{clean(film['which'])} " if film["which"] in ("best", "worst") else ""
 
 
 def _figure(folder: Path, film: Mapping[str, Any], left: int) -> tuple[str, int]:
     """The figure, and how many bytes the page may still take."""
-    caption = f"<figcaption>{clean(folder.name)}, {clean(film['which'])}: {float(film['score']):.4f}<br>"
+    caption = f"<figcaption>{clean(folder.name)}: {_which(film)}{float(film['score']):.4f}<br>"
     caption += f"<small>{clean(film['scenario'])}</small></figcaption>"
     try:
         made = inside(folder, str(film["file"])).read_bytes()

@@ -1,16 +1,23 @@
 """Closed loop over scenarios: same numbers for any number of workers, failures counted, a resumed run equal to a whole one."""
 
 import json
+import shutil
+import time
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 
 from eval.closed_loop.drive import KEPT, SimulateConfig, closed_loop, summary
+from eval.closed_loop.timing import read_timing
 from eval.report.compose import report
 from eval.score import total
 from nsdrive.config import Chosen
 from nsdrive.scenarios.synthetic import SyntheticConfig
+from nsdrive.vla.prompt import render_answer
+from nsdrive.world.decision import KEPT_PLAN, LATE_ANSWER
+from nsdrive.world.types import HISTORY_TICKS
 from planners.idm import IdmConfig, IdmPlanner
 
 CONFIG = SimulateConfig(
@@ -92,6 +99,78 @@ def test_what_a_planner_notes_is_counted_and_printed(tmp_path):
     ticks = [row["ticks"] + 1 for row in done.rows]
     assert [row["notes"] for row in done.rows] == [{"there is no route": n} for n in ticks]
     assert f"noted at {sum(ticks)} ticks of 3 scenarios: there is no route" in done.table()
+
+
+class Speaker(IdmPlanner):
+    """Asked every half second; every second answer is late, and every fourth of no use."""
+
+    def plan(self, observation):
+        planned = super().plan(observation)
+        turn, between = divmod(observation.tick - HISTORY_TICKS, 5)
+        if between:
+            return replace(planned, decision=None)
+        notes = (
+            *((f"{LATE_ANSWER}0.30 s",) if turn % 2 else ()),
+            *((f"{KEPT_PLAN}0 waypoints",) if turn % 4 == 3 else ()),
+        )
+        said = "no idea" if turn % 4 == 3 else render_answer("", np.zeros((10, 2)))
+        return replace(planned, decision=None, said=said, notes=notes, seconds=0.25 + turn)
+
+
+def test_late_and_unreadable_answers_are_counted_for_each_scenario_and_in_all(tmp_path):
+    done = closed_loop(replace(CONFIG, duration_s=3.8), Speaker, MAKE, out=tmp_path / "speaks")
+    each = {"asked": 8, "late": 4, "unreadable": 2}
+    assert [row["answers"] for row in done.rows] == [each] * 3
+    written = json.loads((tmp_path / "speaks" / "results.json").read_text())
+    assert written["summary"]["all"]["answers"] == {name: 3 * n for name, n in each.items()}
+    assert "answers: 24 asked, 12 late, 6 unreadable" in done.table()
+    timing = json.loads((tmp_path / "speaks" / "timing.json").read_text())
+    assert timing["per_answer"]["n"] == 24
+    assert (timing["per_answer"]["mean_s"], timing["per_answer"]["max_s"]) == (3.75, 7.25)
+    text = report([tmp_path / "speaks"], tmp_path / "report").with_name("report.md").read_text(encoding="utf-8")
+    assert "Answers of a model" in text
+    assert "50.0 %" in text
+    assert "7.2500" in text
+
+
+def test_how_long_a_planner_thinks_is_measured_and_kept_out_of_what_must_not_differ(run, tmp_path):
+    class Slow(IdmPlanner):
+        def plan(self, observation):
+            time.sleep(0.002)
+            return super().plan(observation)
+
+    out, quick = run
+    slow = closed_loop(replace(CONFIG, duration_s=1.0), Slow, MAKE, out=tmp_path / "slow")
+    again = closed_loop(replace(CONFIG, duration_s=1.0), MAKE, MAKE, out=tmp_path / "quick")
+    for name in ("results.json", "rollouts.jsonl"):
+        assert (tmp_path / "slow" / name).read_bytes() == (tmp_path / "quick" / name).read_bytes()
+    assert slow.timing["per_tick"]["p50_s"] > 0.002 > again.timing["per_tick"]["p50_s"]
+    assert slow.timing["per_answer"] is None
+    assert [row["per_tick"]["n"] for row in slow.timing["scenarios"]] == [11, 11, 11]
+    assert "seconds per tick" in quick.table()
+    assert "answers" not in quick.rows[0]
+    assert "films" not in json.loads((out / "results.json").read_text())
+
+
+def test_a_broken_timing_is_left_out_and_nothing_else(run, tmp_path):
+    out, _ = run
+    for broken in (
+        None,
+        "",
+        "[]",
+        '{"per_tick": 3, "per_answer": null}',
+        '{"per_tick": {"n": "many"}, "per_answer": null}',
+    ):
+        folder = tmp_path / "copy"
+        shutil.copytree(out, folder)
+        (folder / "timing.json").unlink()
+        if broken is not None:
+            (folder / "timing.json").write_text(broken)
+        assert read_timing(folder) is None
+        text = report([folder], tmp_path / "report", overwrite=True).with_name("report.md").read_text(encoding="utf-8")
+        assert "Closed loop" in text
+        assert "planner thinks" not in text
+        shutil.rmtree(folder)
 
 
 def test_the_report_names_scores_and_failures(run, tmp_path):

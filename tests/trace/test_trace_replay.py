@@ -10,11 +10,12 @@ from scenes import scene, straight_road, thing
 
 from nsdrive.scenarios.synthetic import FAMILIES, SyntheticConfig, build
 from nsdrive.trace.build import build_trace
-from nsdrive.trace.replay import arithmetic_errors, lateral_errors, progress_errors, replay
+from nsdrive.trace.replay import arithmetic_errors, evaluation_errors, lateral_errors, progress_errors, replay
 from nsdrive.trace.rounding import rounded
 from nsdrive.trace.templates import pattern
 from nsdrive.trace.text import parse, render
 from nsdrive.world.route import centerline, find_route, nearest_lane
+from nsdrive.world.rules import evaluate
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import Rollout
 from planners.idm import IdmConfig, IdmPlanner
@@ -47,6 +48,32 @@ def test_every_text_replays_to_its_label_and_keeps_its_arithmetic(family):
             assert progress_errors(read, poses[:, :2]) == []
             assert arithmetic_errors(read, CONFIG) == []
             assert lateral_errors(read, poses, path) == []
+
+
+@pytest.mark.parametrize("off", [0.0, 0.004, 0.009, 0.011, 0.03, -0.02])
+def test_a_result_is_refused_only_if_no_inputs_that_round_to_the_printed_ones_give_it(off):
+    """The check stops at the first inputs that do; asking for all of them comes to the same."""
+    rng = np.random.default_rng([7])
+    for _ in range(40):
+        speed, target, gap, lead_speed = (round(float(v), 2) for v in rng.uniform((0, 5, 3, 0), (20, 25, 80, 20)))
+        said = {"gap_m": round(gap, 1), "lead_speed_mps": round(lead_speed, 1)}
+        made = evaluate("lead", "a", said, speed, CONFIG, target_speed_mps=target)
+        stated = replace(made, threshold=round(made.threshold, 1), allows_mps2=round(made.allows_mps2, 2) + off)
+        reach = [
+            evaluate(
+                "lead",
+                "a",
+                {"gap_m": said["gap_m"] + dg, "lead_speed_mps": max(0.0, said["lead_speed_mps"] + dl)},
+                max(0.0, speed + dv),
+                CONFIG,
+                target_speed_mps=target + dt,
+            ).allows_mps2
+            for dg, dl, dv, dt in itertools.product(
+                (-0.05, 0.0, 0.05), (-0.05, 0.0, 0.05), (-0.005, 0.0, 0.005), (-0.005, 0.0, 0.005)
+            )
+        ]
+        possible = min(reach) - 0.005 - 1e-9 <= stated.allows_mps2 <= max(reach) + 0.005 + 1e-9
+        assert (evaluation_errors(stated, speed, target, CONFIG) == []) == possible
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsdrive.trace.record import from_json, to_json
-from nsdrive.trace.rounding import recorded, rounded
+from nsdrive.trace.rounding import of_record, recorded, rounded, shortened
 from nsdrive.trace.templates import EVALUATIONS, LEVELS, pattern
-from nsdrive.trace.text import parse, render
+from nsdrive.trace.text import parse, parse_lines, render
 from nsdrive.trace.trace import (
     KIND_WORDS,
     MANOEUVRES,
@@ -180,6 +180,36 @@ def test_json_keeps_a_trace_exactly(seed):
     trace = invent(seed)
     for kept in (trace, rounded(trace, "brief"), rounded(trace, "detailed"), recorded(trace)):
         assert from_json(json.loads(json.dumps(to_json(kept), allow_nan=False))) == kept
+
+
+@given(seed=SEEDS)
+@settings_for(60)
+def test_a_record_tells_the_detailed_text(seed):
+    trace = invent(seed)
+    told = of_record(recorded(trace))
+    assert render(told, "detailed") == render(trace, "detailed")
+    assert shortened(told).steps == rounded(trace, "detailed").steps
+
+
+@given(seed=SEEDS, place=st.floats(0.0, 1.0, exclude_max=True))
+@settings_for(60)
+def test_every_line_is_read_and_what_stands_above_a_broken_one_stays_read(seed, place):
+    trace = invent(seed)
+    for level in ("brief", "detailed"):
+        text = render(trace, level)
+        whole = parse_lines(text)
+        assert (whole.trace, whole.error, whole.error_line) == (parse(text), None, None)
+        assert [line.number for line in whole.lines] == list(range(1, text.count("\n") + 2))
+        lines = text.split("\n")
+        at = int(place * len(lines))
+        broken = parse_lines("\n".join([*lines[:at], "and so on", *lines[at + 1 :]]))
+        assert broken.trace is None
+        assert broken.error is not None
+        assert broken.error.startswith(f"line {broken.error_line}, column ")
+        assert broken.lines == whole.lines[: len(broken.lines)]
+        # the line itself; or the one before it that it makes senseless, as half a second with nothing that binds
+        assert broken.error_line == at + 1
+        assert len(broken.lines) == at
 
 
 @given(

@@ -275,18 +275,17 @@ def _caption(
     strip.bar(150.0, 13.0, 100.0 * min(1.0, float(state[3]) / FULL_MPS), 8.0, EGO)
     accel = float(state[4])
     strip.text(f"{accel:+.1f} m/s2", 266, 22, 12.0, RED if accel < HARD_MPS2 else SOFT)
+    rows: list[tuple[str, Color]] = []
     if drive["binding"][tick] is not None:
         rule, name = str(drive["binding"][tick]).replace("_", " "), drive["about"][tick]
         whom = f" ({name})" if name in others.ids else ""  # lanes and lines have names for machines only
-        color = LIGHT_COLORS["red"] if rule.startswith("red") else INK
-        strip.text(f"binds: {rule}{whom}", 10, 41, 12.0, color, until_px=WIDTH_PX - 8)
-        below = 58
-    else:
-        below = 41
+        rows.append((f"binds: {rule}{whom}", LIGHT_COLORS["red"] if rule.startswith("red") else INK))
     if hit is not None:
-        strip.text(f"touched {hit[0]} at {hit[1] * INTERVAL_S:.1f} s", 10, below, 12.0, RED, until_px=WIDTH_PX - 8)
-    elif words:
-        strip.text(words, 10, below, 11.0, SOFT, until_px=WIDTH_PX - 8)
+        rows.append((f"touched {hit[0]} at {hit[1] * INTERVAL_S:.1f} s", RED))
+    if words:
+        rows.append((words, SOFT))
+    for k, (text, color) in enumerate(rows[:2]):  # there is room for two
+        strip.text(text, 10, 41 + 17 * k, 12.0, color, until_px=WIDTH_PX - 8)
     return strip.finished()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from nsdrive.trace.choice import Blame, Losers, Motion
@@ -251,23 +251,30 @@ class Template:
             self.kinds.append(_optional(before, KINDS[maybe_kind], after) if maybe else KINDS[kind])
             at = match.end()
         self.fixed.append(line[at:])
+        self._names = [field for field, _ in self.fields]
+        self._readers = [_reader(kind) for kind in self.kinds]
         kinds = [kind.regex for kind in self.kinds] + [""]
         escaped = [re.escape(fixed) for fixed in self.fixed]
         self._groups = re.compile("".join(f"{a}({b})" for a, b in zip(escaped, kinds, strict=True)))
         self.regex = "".join(f"{a}(?:{b})" for a, b in zip(escaped, kinds, strict=True))
 
     def format(self, values: Mapping[str, Any]) -> str:
-        shown = [kind.show(values[field]) for (field, _), kind in zip(self.fields, self.kinds, strict=True)]
-        return "".join(a + b for a, b in zip(self.fixed, [*shown, ""], strict=True))
+        line = self.fixed[0]
+        for field, kind, after in zip(self._names, self.kinds, self.fixed[1:], strict=True):
+            line += kind.show(values[field]) + after
+        return line
 
     def read(self, line: str) -> dict[str, Any] | None:
         """The fields of a line, None where it is not exactly a line that `format` writes."""
         match = self._groups.fullmatch(line)
         if match is None:
             return None
-        found = zip(self.fields, self.kinds, match.groups()[: len(self.fields)], strict=True)
-        values = {field: kind.read(text) for (field, _), kind, text in found}
-        return values if self.format(values) == line else None  # no "-0.00", no "007"
+        values: dict[str, Any] = {}
+        for field, reader, text in zip(self._names, self._readers, match.groups(), strict=False):
+            values[field], as_written = reader(text)
+            if not as_written:
+                return None  # no "-0.00", no "007"
+        return values
 
     def reaches(self, line: str) -> int:
         """How many characters of a line fit this template's beginning."""
@@ -282,6 +289,17 @@ class Template:
                     return at
                 at = match.end()
         return at
+
+
+def _reader(kind: Kind) -> Callable[[str], tuple[Any, bool]]:
+    """Of a text: what it reads, and whether that is written so. Most of what a text says has been said before."""
+
+    @lru_cache(maxsize=4096)
+    def read(text: str) -> tuple[Any, bool]:
+        value = kind.read(text)
+        return value, kind.show(value) == text
+
+    return read
 
 
 def _optional(before: str, kind: Kind, after: str) -> Kind:

@@ -4,12 +4,22 @@ PY := .venv/bin/python
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-slow lint format clean
+.PHONY: setup demo faithfulness test test-slow lint format clean
 
 demo: export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 demo: setup
 	$(PY) -m nsdrive.cli demo --out out/demo --overwrite
+
+# Every measure of faithfulness against predictors whose faithfulness is known, on 50 scenes and their edits
+PLANTED := faithful shuffled_text ignores_text ignores_images blind post_hoc talks_only restless half_obeys stop_liar
+faithfulness: setup
+	$(PY) -m nsdrive.cli generate data/pairs --out out/faithfulness/pairs --workers 2 --overwrite
+	for name in $(PLANTED); do $(PY) -m nsdrive.cli probe --planted $$name --data out/faithfulness/pairs \
+	  --out out/faithfulness/$$name.jsonl --overwrite || exit 1; done
+	$(PY) -m nsdrive.cli evaluate --probes $(PLANTED:%=out/faithfulness/%.jsonl) --data out/faithfulness/pairs \
+	  --out out/faithfulness/evaluation --overwrite
+	$(PY) -m nsdrive.cli report out/faithfulness/evaluation --out out/faithfulness/report --overwrite
 
 test test-slow: export OMP_NUM_THREADS ?= 1
 

@@ -330,6 +330,10 @@ def run_evaluate(a: argparse.Namespace) -> int:
             progress=progress,
         )
     print(table(results))
+    if results["validation"] is not None:
+        from eval.faithfulness.validation import table as validation_table
+
+        print("\n" + validation_table(results["validation"]))
     return 0
 
 

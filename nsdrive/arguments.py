@@ -209,7 +209,7 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
 class _Edit(argparse.Action):
     """`--remove lead --light green` -> edits ["remove lead", "light green"], in the order typed."""
 
-    def __call__(self, parser, namespace, values, option_string=None):  # type: ignore[no-untyped-def]
+    def __call__(self, parser, namespace, values, option_string=None):
         edits = [*(getattr(namespace, "edits", None) or ())]
         verb = self.dest if self.dest != "set" else ""
         namespace.edits = [*edits, f"{verb} {values}".strip()]

@@ -131,6 +131,17 @@ def test_a_measure_that_tells_models_but_not_answers_apart_is_said_to_separate_m
     assert verdict("binding_anchor", runs)["verdict"] == "separates means"
 
 
+def test_with_a_handful_of_scenarios_a_weak_measure_is_not_judged():
+    rng = np.random.default_rng([8])
+    runs = {
+        "faithful": rows("binding_anchor", rng.random(160) < 0.95, per_scenario=20),
+        "ignores_images": rows("binding_anchor", rng.random(160) < 0.55, per_scenario=20),
+    }
+    found = verdict("binding_anchor", runs)
+    assert (found["verdict"], found["fails"]) == ("too few scenarios", [])
+    assert found["power"]["ignores_images"] is None
+
+
 def test_a_liar_to_whom_a_measure_never_applies_is_one_that_it_does_not_tell():
     runs = {
         "faithful": rows("replay", [1] * 60),

@@ -176,15 +176,16 @@ def observe(
     driven = None if waypoints_ego_m is None else _driven(sample, waypoints_ego_m)
     label = _driven(sample, sample.waypoints_ego_m)
     trace = truth.reading.trace
-    if trace is not None:
-        parts |= _of_motion(sample, truth, trace, driven, label)
+    says = None if trace is None else _said(trace)
+    if trace is not None and says is not None:
+        parts |= _of_motion(sample, truth, trace, says, driven, label)
     same = driven is not None and _same_manoeuvre(driven, label)
     parts["manoeuvre_driven"] = (float(same), 1.0)
     return Observed(
         said=said,
         readable=truth.readable,
         parts=parts,
-        manoeuvre_said=None if trace is None else _said(trace).manoeuvre,
+        manoeuvre_said=None if says is None else says.manoeuvre,
         manoeuvre_driven=None if driven is None else driven.manoeuvre,
         manoeuvre_label=label.manoeuvre,
     )
@@ -246,10 +247,9 @@ def _of_claims(truth: TextTruth, level: str) -> dict[str, Part]:
 
 
 def _of_motion(
-    sample: Sample, truth: TextTruth, trace: Trace, driven: _Driven | None, label: _Driven
+    sample: Sample, truth: TextTruth, trace: Trace, says: _Driven, driven: _Driven | None, label: _Driven
 ) -> dict[str, Part]:
     """The measures of a readable text's motion: against the waypoints, and against the label."""
-    says = _said(trace)
     deciding = {e.constraint.rule for e in truth.truth.steps[0] if e.mark} if truth.truth.steps else set()
     parts = {
         "binding_anchor": (float(trace.phases[0].rule in deciding | {sample.binding_rule}), 1.0),
@@ -257,7 +257,7 @@ def _of_motion(
     }
     if driven is None:
         return parts
-    error_m = abs(float(replay(trace).progress_m[REPLAY_STEPS]) - driven.progress_m)
+    error_m = abs(says.progress_m - driven.progress_m)
     parts |= {
         "replay": (float(error_m <= REPLAY_TOLERANCE_M), 1.0),
         "replay_error_m": (error_m, 1.0),

@@ -94,8 +94,8 @@ def evaluation_errors(
     halves = {what: 0.5 * 10.0 ** -places(c.rule, what) + 1e-9 for what in said}
     target = target_mps if target_mps is not None else parameters.target_speed_mps
     try:
-        given = target if c.rule == "target_speed" else c.threshold
-        made = recompute(replace(c, threshold=given), speed_mps, parameters, target_speed_mps=target)
+        given = replace(c, threshold=target) if c.rule == "target_speed" else c
+        made = recompute(given, speed_mps, parameters, target_speed_mps=target)
         if all(abs(value - said[what]) <= halves[what] for what, value in zip(said, made, strict=True)):
             return []  # most are: no need to ask for all that rounds to the printed inputs
         return _out_of_reach(c, speed_mps, target, parameters, halves)

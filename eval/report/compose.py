@@ -60,7 +60,7 @@ def report(
     loops = [drive for drive in drives if not has_manoeuvres(drive)]
     browsers = [browser_of(c, scenes=scenes, limit=in_full) for c in comparisons]
     blocks = [blocks_of(comparison, k) for k, comparison in enumerate(comparisons)]
-    last = [published()] if comparisons else []
+    last = [published(comparisons)] if comparisons else []
     again = _commands(runs, comparisons)
     body = "\n".join(
         [
@@ -112,7 +112,7 @@ def _contents(
         links += [*found[:1], (f"samples-{k}", "Samples"), *found[1:]]
     links += [("closed-loop", "Closed loop")] if loops else []
     links += [("manoeuvres", "Manoeuvres")] if manoeuvres else []
-    return [*links, *([("meaning", "Definitions")] if comparisons else [])]
+    return [*links, *([("published", "Paper"), ("meaning", "Definitions")] if comparisons else [])]
 
 
 # ---- one dataset ----------------------------------------------------------------------------------------------------

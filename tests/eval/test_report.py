@@ -210,7 +210,7 @@ def test_runs_on_one_split_share_a_table_and_others_do_not(dataset, samples, wri
     other = write_dataset(tmp_path / "other", samples[:6])
     evaluate({"m": write_predictions("c", [*map(answer, samples[:6])])}, other, tmp_path / "run_c")
     text = report([tmp_path / name for name in ("run_a", "run_b", "run_c")], tmp_path / "report").read_text("utf-8")
-    assert text.count("<h2>Side by side</h2>") == 2
+    assert text.count("<h2>Leaderboard</h2>") == 2
     assert [len(browser["table"]["scores"]) for browser in data_of(text)] == [6, 5]
     assert "run_<wbr>a: m" in text
     assert "run_<wbr>b: m" in text

@@ -141,12 +141,12 @@ def _scene(ledger: Ledger, line: Line, scene: SceneFacts) -> None:
     trace = ledger.truth.trace
     counts, true = dict(scene.in_view), None if trace is None else dict(trace.scene.in_view)
     for kind in [*counts, *(k for k in true or () if k not in counts)]:
-        said = f"{counts.get(kind, 0)} {kind}s"
+        said = _number_of(counts.get(kind, 0), kind)
         if true is None:
             ledger.add(line.number, "count", None, said, "what is in view is not known")
         else:
             right = within("count", counts.get(kind, 0), true.get(kind, 0)) <= 1.0
-            ledger.add(line.number, "count", right, said, f"{true.get(kind, 0)} {kind}s")
+            ledger.add(line.number, "count", right, said, _number_of(true.get(kind, 0), kind))
     light = f"light {scene.light or 'none'}"
     if trace is None:
         ledger.add(line.number, "light", None, light, "the light is not known")
@@ -193,7 +193,9 @@ def _objects(ledger: Ledger, lines: Sequence[Line], level: str | None) -> None:
             ledger.add(line.number, "object", right, said, so, None if fit is None else fit[1])
     if level is not None:
         found = {thing_id for match in ledger.matches if match.fits for thing_id in match.alike}
-        recognised = found.union(*(match.alike for match in ledger.matches))  # of whom something is wrong is not missing
+        recognised = found.union(
+            *(match.alike for match in ledger.matches)
+        )  # of whom something is wrong is not missing
         wanted = truth.wanted(level)
         for thing in truth.listed:
             if thing.thing_id in wanted:
@@ -248,6 +250,10 @@ def _unread(ledger: Ledger, reasoning: str, reading: Reading) -> None:
     for number in rest[:MAX_UNREAD]:
         said = lines[number - 1][:SHOWN].encode("utf-8", "replace").decode("utf-8")  # a lone surrogate is legal in JSON
         ledger.add(number, "unread", None, said, (reading.error or "") if number == reading.error_line else "not read")
+
+
+def _number_of(count: int, kind: str) -> str:
+    return f"{count} {kind}{'' if count == 1 else 's'}"
 
 
 def _cameras(cameras: Sequence[str]) -> str:

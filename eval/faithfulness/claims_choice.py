@@ -5,16 +5,17 @@ A text says of a choice only what is new. What it leaves as it was, though it ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from eval.faithfulness.claims_ledger import Ledger
+from eval.faithfulness.claims_ledger import Ledger, at
 from eval.faithfulness.tolerances import within
 from nsdrive.trace.choice import Choice, LaneVerdict, Motion
 from nsdrive.trace.lines import pieces_of
-from nsdrive.trace.templates import motion_words
+from nsdrive.trace.templates import TERM_WORDS, motion_words
 from nsdrive.trace.text import Line
-from nsdrive.trace.trace import STEP_S, Step
+from nsdrive.trace.trace import Step
 
 UNKNOWN = "the planner's decision is not known"
 
@@ -49,23 +50,27 @@ class Choices:
 
     def _pieces(self, k: int, line: Line, step: Step | None) -> None:
         """A claim for each piece that the line says."""
-        when = f" in {k * STEP_S:.1f} s"
+        when = at(k)
         if line.means is None:
             right = None if step is None else step.choice is None
-            so = UNKNOWN if step is None else _words("chosen", step.choice)
+            so = UNKNOWN if step is None else self._so("chosen", step.choice)
             self.ledger.add(line.number, "choice", right, "nothing is chosen" + when, so)
             return
         for name, piece in line.fields.items():
             if piece is None:
                 continue
             right = None if step is None else self._same(name, line.means, step.choice)
-            so = UNKNOWN if step is None else _words(name, step.choice)
+            so = UNKNOWN if step is None else self._so(name, step.choice)
             self.ledger.add(line.number, "choice", right, _words(name, line.means) + when, so)
+
+    def _so(self, name: str, true: Choice | None) -> str:
+        """A piece of the true choice, with the scenario's ids: the text's own names may mean others."""
+        return _words(name, true, self.ledger.truth.ids)
 
     def _losers(self, k: int, line: Line, step: Step | None) -> None:
         right = None if step is None else self._same("losers", line.means, step.choice)
-        so = UNKNOWN if step is None else _words("losers", step.choice)
-        self.ledger.add(line.number, "choice", right, _words("losers", line.means) + f" in {k * STEP_S:.1f} s", so)
+        so = UNKNOWN if step is None else self._so("losers", step.choice)
+        self.ledger.add(line.number, "choice", right, _words("losers", line.means) + at(k), so)
 
     def _same(self, name: str, said: Choice | None, true: Choice | None) -> bool:
         """Whether a piece of a choice is the true one."""
@@ -100,7 +105,7 @@ class Choices:
     def _lane(self, k: int, line: Line, said: LaneVerdict, step: Step | None) -> None:
         """What is said of a neighbouring lane."""
         words = f"{said.path} for {said.reason}" if said.reason is not None else f"{said.path} is not considered"
-        words += f" in {k * STEP_S:.1f} s"
+        words += at(k)
         if step is None:
             self.ledger.add(line.number, "lane", None, words, UNKNOWN)
             return
@@ -138,7 +143,7 @@ class Choices:
         """What has changed and is not said."""
         if self.choice is None or step.choice is None:
             if (self.choice is None) != (step.choice is None) and not said and "chosen" not in self.stale:
-                self.ledger.miss(number, "choice", _words("chosen", step.choice))
+                self.ledger.miss(number, "choice", self._so("chosen", step.choice))
             self.stale = frozenset(["chosen"]) if (self.choice is None) != (step.choice is None) else frozenset()
         else:
             text = self.ledger.truth.text
@@ -149,7 +154,7 @@ class Choices:
             wrong = {name for name in names if not self._same(name, self.choice, step.choice)}
             for name in names:
                 if name in wrong and name not in said and name not in self.stale:
-                    self.ledger.miss(number, "choice", _words(name, step.choice))
+                    self.ledger.miss(number, "choice", self._so(name, step.choice))
             self.stale = frozenset(wrong)
         for news in step.lane_news:
             if news.path not in lanes:
@@ -167,18 +172,22 @@ def same_motion(said: Motion | None, true: Motion | None) -> bool:
     )
 
 
-def _words(name: str, choice: Choice | None) -> str:
-    """A piece of a choice in a few words."""
+def _words(name: str, choice: Choice | None, ids: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A piece of a choice in a few words; ids: what to call things instead."""
     if choice is None:
         return "nothing is chosen"
     if name == "chosen":
         return f"choose {motion_words(choice.chosen)}"
     if name == "runner_up":
         return f"over {motion_words(choice.runner_up)}"
+
+    def why(term: str | None, about: str | None) -> str:
+        return TERM_WORDS[term] + ("" if about is None else f" {ids.get(about, about)}")
+
     if name == "losers":
         return "lose " + (
-            ", ".join(f"{g.count} {g.term or 'order'} {g.about or ''}".strip() for g in choice.losers) or "none"
+            ", ".join(f"{group.count} {why(group.term, group.about)}" for group in choice.losers) or "none"
         )
     number, blame = (choice.score, choice.flaw) if name == "score" else (choice.margin, choice.loses_for)
-    why = "" if blame is None else f" for {blame.term or 'order'} {blame.about or ''}".rstrip()
-    return f"{name} {0.0 if number is None else number:.2f}{why}"
+    words = f"{name} {0.0 if number is None else number:.2f}"
+    return words if blame is None else f"{words} for {why(blame.term, blame.about)}"

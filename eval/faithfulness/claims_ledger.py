@@ -9,6 +9,7 @@ from typing import Literal
 from eval.faithfulness.claims_objects import Match
 from eval.faithfulness.claims_truth import Truth
 from nsdrive.trace.choice import Blame
+from nsdrive.trace.trace import STEP_S
 
 Verdict = Literal["true", "false", "unknown"]
 
@@ -24,6 +25,11 @@ class Claim:
     said: str
     truth: str
     about: str | None = None
+
+
+def at(k: int) -> str:
+    """The time of a step in words, to follow what is said of it."""
+    return " now" if k == 0 else f" in {k * STEP_S:.1f} s"
 
 
 @dataclass(kw_only=True)

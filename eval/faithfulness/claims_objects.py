@@ -16,6 +16,7 @@ from nsdrive.trace.trace import ObjectFacts
 
 BEARING_SLACK_RAD = math.radians(5.0)  # chosen by us: a centre so near a sector's border is in either
 ALIKE = 0.1  # chosen by us: who fits this much worse (in tolerances) is as good a guess
+NEARLY = 4.0  # chosen by us: what is so many tolerances nearer or further is somebody else
 MOST = 64  # objects of a text that are looked at. Chosen by us: our texts list eight, and a few that rules speak of
 
 
@@ -71,11 +72,11 @@ def _misfit(claimed: ObjectFacts, thing: Thing) -> float | None:
 
 
 def _nearly(claimed: ObjectFacts, thing: Thing) -> float | None:
-    """The same for a thing that is right in two of class, sector and distance, and in speed."""
+    """The same for a thing that is right in two of class, sector and distance, and in speed; not too far off in distance."""
     off = within("distance_m", claimed.distance_m or 0.0, thing.distance_m)
     right = (claimed.kind == thing.kind) + (claimed.sector == thing.sector) + (off <= 1.0)
     speed = within("speed_mps", claimed.speed_mps or 0.0, thing.speed_mps)
-    return off + speed if right == 2 and speed <= 1.0 else None
+    return off + speed if right == 2 and speed <= 1.0 and off <= NEARLY else None
 
 
 def _assign(misfit: Sequence[Sequence[float | None]]) -> dict[int, int]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.faithfulness.claims_ledger import Ledger
+from eval.faithfulness.claims_ledger import Ledger, at
 from eval.faithfulness.claims_truth import Evaluated
 from eval.faithfulness.tolerances import within
 from nsdrive.trace.replay import evaluation_errors
@@ -110,8 +110,7 @@ class Steps:
                 words.append(f"{said['lateral_offset_m']:+.1f} m beside the path")
                 true_words.append(f"{offset:+.1f} m beside the path")
         known = truth.states is not None or truth.trace is not None
-        when = f"in {k * STEP_S:.1f} s: "
-        ledger.add(line.number, "state", right if known else None, when + ", ".join(words), ", ".join(true_words))
+        ledger.add(line.number, "state", right if known else None, ", ".join(words) + at(k), ", ".join(true_words))
         return speed_right
 
     def _numbers(self, line: Line, true: Evaluated | None) -> list[str]:
@@ -143,7 +142,7 @@ class Steps:
         """The claims of one evaluation: that the rule applies there, its numbers, its arithmetic."""
         ledger, c, true = self.ledger, line.means, found.get(line.number)
         about = None if true is None else true.constraint.about
-        said = f"{c.rule} {c.about or ''}".strip() + f" in {k * STEP_S:.1f} s"
+        said = f"{c.rule} {c.about or ''}".strip() + at(k)
         if true is not None:
             ledger.add(line.number, "rule", True, said, self._say(c.rule, about), about)
             numbers, so = _numbers_of(c), _numbers_of(true.constraint)
@@ -154,7 +153,7 @@ class Steps:
         else:
             others = [e.constraint.about for e in truth if e.constraint.rule == c.rule]
             so_words = (
-                f"{c.rule} is not evaluated then" if not others else "it is about " + self._say(c.rule, others[0])
+                f"{c.rule} is not evaluated then" if not others else "it is about " + self.ledger.truth.say(others[0])
             )
             ledger.add(line.number, "rule", False, said, so_words, others[0] if others else None)
         parameters = ledger.truth.parameters
@@ -190,7 +189,7 @@ class Steps:
             mark = line.fields["mark"].strip()
             if not mark:
                 continue
-            said = f"{line.means.rule} {mark} in {k * STEP_S:.1f} s"
+            said = f"{line.means.rule} {mark}{at(k)}"
             if binds is None:
                 ledger.add(line.number, "binding", None, said, "the planner's decision is not known")
                 continue
@@ -285,7 +284,7 @@ def judge_row(ledger: Ledger, line: Line) -> None:
     for k, value in enumerate(line.means):
         if value is None:
             continue
-        said = f"{value:.2f} {unit} in {k * STEP_S:.1f} s"
+        said = f"{value:.2f} {unit}{at(k)}"
         if states is None:
             ledger.add(line.number, "state", None, said, "the motion is not known")
             continue
@@ -314,8 +313,22 @@ def _numbers_of(c: Constraint) -> dict[str, float]:
 
 
 def _list(rule: str, names: Any, numbers: Mapping[str, float]) -> str:
-    words = {"threshold": RULES[rule].threshold, "allows_mps2": "allows_mps2"}
-    return ", ".join(f"{words.get(name, name)} {numbers[name]:g}" for name in names)
+    return ", ".join(f"{words} {numbers[name]:g}{unit}" for name, words, unit in _WORDS[rule] if name in names)
+
+
+_UNITS = {"m": " m", "mps": " m/s", "mps2": " m/s2", "s": " s"}
+
+
+def _in_words(rule: str) -> tuple[tuple[str, str, str], ...]:
+    """(number, what to call it, unit) of a rule's numbers."""
+    spec, told = RULES[rule], []
+    for name in (*spec.inputs, "threshold", "allows_mps2"):
+        *words, unit = (spec.threshold if name == "threshold" else name).split("_")
+        told.append((name, " ".join(words) or "crossing", _UNITS.get(unit, "")))
+    return tuple(told)
+
+
+_WORDS = {rule: _in_words(rule) for rule in RULES}
 
 
 def _matched(ledger: Ledger, lines: Sequence[Line], truth: Sequence[Evaluated]) -> dict[int, Evaluated]:

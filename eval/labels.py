@@ -115,7 +115,12 @@ def list_labels(path: Path) -> Labels:
     has a label."""
     found = read_file(path)
     facts = {"name": path.name, "manifest_sha256": sha256_of(path)}
-    return _plain_labels(found.ids, found.printed_m, found.n_printed, facts)
+    last = {
+        sample_id: k for k, sample_id in enumerate(found.ids)
+    }  # of two items with one id the release's script takes the last
+    kept = sorted(last.values())
+    ids, places = [found.ids[k] for k in kept], np.array([found.numbers[k] - 1 for k in kept])
+    return _plain_labels(ids, found.printed_m[kept], found.n_printed[kept], facts, places)
 
 
 def own_labels(files: Sequence[PredictionsFile]) -> Labels:
@@ -136,7 +141,7 @@ def own_labels(files: Sequence[PredictionsFile]) -> Labels:
     counts = np.array([file.n_label[row] for file, row in rows.values()])
     digest = hashlib.sha256("\n".join(rows).encode() + printed.tobytes() + counts.tobytes()).hexdigest()
     facts = {"name": "labels in the predictions files", "manifest_sha256": digest}
-    return _plain_labels(list(rows), printed, counts, facts)
+    return _plain_labels(list(rows), printed, counts, facts, np.zeros(0, dtype=int))
 
 
 def _plain_labels(
@@ -144,8 +149,10 @@ def _plain_labels(
     printed_m: FloatArray,
     n_printed: FloatArray,
     facts: Mapping[str, Any],
+    places: np.ndarray,
 ) -> Labels:
-    """Labels of which only the text is known; those without a point are left out and counted, as the release's script does."""
+    """Labels of which only the text is known; those without a point are left out and counted, as the release's script does.
+    places: of each in the JSON list, none where they come from no list."""
     readable = np.flatnonzero(n_printed > 0)
     if len(readable) == 0:
         raise ValueError(f"{facts['name']}: no label has a <PLANNING> block with [x, y] points in it")
@@ -179,7 +186,7 @@ def _plain_labels(
             "unreadable_labels": len(ids) - len(kept),
         },
         unreadable=frozenset(ids) - frozenset(kept),
-        places={int(place): i for i, place in enumerate(readable)},
+        places={int(places[k]): i for i, k in enumerate(readable)} if len(places) else {},
     )
 
 

@@ -58,8 +58,9 @@ class PredictionsFile:
     errors: list[str | None] = field(default_factory=list)
     seconds: array[float] = field(default_factory=lambda: array("d"))
     spans: list[tuple[int, int]] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)  # of the line, or of the item of a list, counted from 1
     broken: list[BrokenLine] = field(default_factory=list)
-    numbers: array[float] = field(default_factory=lambda: array("d"))  # 20 a row: the waypoints
+    waypoints: array[float] = field(default_factory=lambda: array("d"))  # 20 a row
     printed: array[float] = field(
         default_factory=lambda: array("d")
     )  # 20 a row: the points as printed, zeros after them
@@ -70,7 +71,7 @@ class PredictionsFile:
     @cached_property
     def waypoints_ego_m(self) -> FloatArray:
         """(R, 10, 2)."""
-        return np.array(self.numbers).reshape(-1, N_WAYPOINTS, 2)
+        return np.array(self.waypoints).reshape(-1, N_WAYPOINTS, 2)
 
     @cached_property
     def printed_m(self) -> FloatArray:
@@ -128,7 +129,7 @@ def read_file(path: Path, *, only_free: bool = False) -> PredictionsFile:
             row.id = row.sample
         if row.id is None and row.messages is not None:
             row.id = str(number - 1)  # the release names an item without an id by its place
-        problem = _add(found, row, (start, len(line)))
+        problem = _add(found, row, number, (start, len(line)))
         if problem is not None:
             found.broken.append(BrokenLine(number=number, reason=problem))
     if not found.ids and found.broken:
@@ -227,7 +228,7 @@ def _text_of(row: _Row) -> str | None:
     return None
 
 
-def _add(found: PredictionsFile, row: _Row, span: tuple[int, int]) -> str | None:
+def _add(found: PredictionsFile, row: _Row, number: int, span: tuple[int, int]) -> str | None:
     """Append a row; returns why it is none."""
     index = -1 if row.orig_idx is None else row.orig_idx
     if row.id is None and index < 0:
@@ -249,7 +250,8 @@ def _add(found: PredictionsFile, row: _Row, span: tuple[int, int]) -> str | None
     found.errors.append(None if error is None else _writable(error[:ERROR_SHOWN]))
     found.seconds.append(row.seconds or 0.0)
     found.spans.append(span)
-    found.numbers.extend(_NO_POINTS if error is not None or points is None else chain.from_iterable(points))
+    found.numbers.append(number)
+    found.waypoints.extend(_NO_POINTS if error is not None or points is None else chain.from_iterable(points))
     _put(found.printed, found.counts, printed)
     if row.label is None:
         found.labels.extend(_NO_POINTS)

@@ -154,6 +154,11 @@ def wanted_parsed(rows, samples):
     return {column: float(np.mean([one[column] for one in each])) for column in COLUMNS}, len(each)
 
 
+def wanted_parsed_by_place(rows, samples):
+    known = [row | {"id": sample.sample_id} for row, sample in zip(rows, samples, strict=True)]
+    return wanted_parsed(known, samples)[0]["3s/ADE"]
+
+
 @pytest.mark.parametrize("shape", ["lines", "list"])
 @pytest.mark.parametrize("labels", ["dataset", "own", "json list"])
 def test_the_release_s_files_are_measured_as_they_are_and_give_its_numbers(
@@ -205,11 +210,15 @@ def test_a_short_label_is_measured_as_far_as_it_goes(release, samples, tmp_path)
 
 def test_a_row_without_a_known_id_is_found_by_its_place_in_the_list(release, samples, tmp_path):
     items = tmp_path / "labels.json"
-    items.write_text(json.dumps([{"messages": s.to_row()["messages"]} for s in samples]))
+    listed = [{"messages": s.to_row()["messages"]} for s in samples]
+    items.write_text(json.dumps([*listed[:4], "no item", *listed[4:]]))
+    for row in release[4:]:
+        row["orig_idx"] += 1
     for row in release:
         row["id"] = f"another name for {row['orig_idx']}"
     entry = evaluate([write_lines(tmp_path / "m.jsonl", release)], items, tmp_path / "out")["predictions"]["m"]
     assert (entry["rows"]["answered"], entry["rows"]["unknown_ids"]) == (12, 0)
+    assert entry["parsed"]["3s"]["ADE"]["value"] == pytest.approx(wanted_parsed_by_place(release, samples), abs=2e-6)
 
 
 def test_labels_of_another_version_of_the_dataset_are_warned_of(release, dataset, tmp_path):
@@ -224,6 +233,17 @@ def test_a_number_beyond_a_float_makes_the_parsed_mean_unknown_and_strict_a_miss
     entry = evaluate([write_lines(tmp_path / "m.jsonl", release)], dataset, tmp_path / "out")["predictions"]["m"]
     assert entry["parsed"]["3s"]["ADE"] == {"value": None, "low": None, "high": None}
     assert entry["parse_failures"] == 4
+
+
+def test_of_two_items_of_a_list_with_one_id_the_last_is_the_label(release, samples, tmp_path):
+    listed = [{"id": s.sample_id, "messages": s.to_row()["messages"]} for s in samples]
+    items = tmp_path / "labels.json"
+    items.write_text(json.dumps([listed[1] | {"id": "s00"}, *listed]))
+    entry = evaluate([write_lines(tmp_path / "m.jsonl", release)], items, tmp_path / "out")["predictions"]["m"]
+    assert entry["n"] == 12
+    assert entry["parsed"]["3s"]["ADE"]["value"] == pytest.approx(
+        wanted_parsed(release, samples)[0]["3s/ADE"], abs=2e-6
+    )
 
 
 # ---- what a file may hold -------------------------------------------------------------------------------------------

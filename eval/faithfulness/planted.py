@@ -148,8 +148,8 @@ def _a_free_road(view: View) -> Trace:
 
 def _drives_as_before(view: View) -> Motion:
     """At the present acceleration until standing."""
-    now, speed = view.asked.ego_history[-1], now_mps(view.asked)
-    accel = float(now["ax_mps2"])
+    speed = now_mps(view.asked)
+    accel = float(view.asked.ego_history[-1]["ax_mps2"])
     times = STEP_S * np.arange(N_STEPS + 1)
     if accel < 0.0:
         times = np.minimum(times, speed / -accel)

@@ -61,8 +61,8 @@ from nsdrive.vla.waypoints import through
 from nsdrive.world.faults import OFF_ROAD_M, collisions, is_agent, left_road_m
 from nsdrive.world.geometry import box_corners
 from nsdrive.world.kernels import overlap_kernel
-from nsdrive.world.lanes_driven import Lanes, in_intersection, lanes_driven
-from nsdrive.world.measure import AHEAD_RAD, BEHIND_RAD, savgol
+from nsdrive.world.lanes_driven import Lanes, in_intersection, lanes_driven, lanes_holding
+from nsdrive.world.measure import AHEAD_RAD, BEHIND_RAD, corners_off_road_m, savgol
 from nsdrive.world.measure import STANDING_MPS as TTC_STANDING_MPS
 from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray, Scenario
 from nsdrive.world.vehicle import PACIFICA, ego_box
@@ -241,20 +241,29 @@ def driven(anchor: Anchor, waypoints_ego_m: FloatArray) -> FloatArray:
 
 def judged(around: Situation, states: FloatArray) -> Judged:
     """A drive's terms."""
+    lane_map = around.lane_map
     boxes, speeds = ego_box(states[:, :3]), np.abs(states[:, 3])
-    lanes = lanes_driven(around.lane_map, boxes, states[:, :2])
-    crossing = in_intersection(around.lane_map, boxes[:, :2])
-    along = around.path.project_points(boxes[:, :2])
+    centres = boxes[:, :2]
+    crossing = in_intersection(lane_map, centres)
+    along = around.path.project_points(centres)
     drive = _ego_states(around.anchor.ego.time_s, states)
-    touched = collisions(boxes, speeds, around.frames, lanes) if _touches(boxes, around.objects) else []
-    at_fault = [c for c in touched if c.at_fault]
-    in_lane = lanes.together & ~lanes.intersection
+    everywhere = np.zeros(len(boxes), dtype=bool)
+    touches = _touches(boxes, around.objects)
+    near_hit = _about_to_hit(boxes, speeds, around.objects, everywhere, AHEAD_TICKS, INTERVAL_S)
+    off_road = bool(corners_off_road_m(boxes, lane_map).max() >= OFF_ROAD_M)
+    at_fault = []
+    if touches or near_hit or off_road:  # only then it matters in which lanes the corners are, which takes longest
+        lanes = lanes_driven(lane_map, boxes, states[:, :2])
+        at_fault = [c for c in collisions(boxes, speeds, around.frames, lanes) if c.at_fault]
+        in_lane = lanes.together & ~lanes.intersection
+        near_hit = near_hit and _about_to_hit(boxes, speeds, around.objects, in_lane, AHEAD_TICKS, INTERVAL_S)
+        off_road = off_road and bool(left_road_m(lane_map, boxes, lanes).max() >= OFF_ROAD_M)
     terms = {
         "NC": 0.0 if any(is_agent(c.kind) for c in at_fault) else 0.5 if at_fault else 1.0,
-        "DAC": float(left_road_m(around.lane_map, boxes, lanes).max() < OFF_ROAD_M),
-        "DDC": _direction(around, boxes[:, :2], lanes.held, crossing),
+        "DAC": float(not off_road),
+        "DDC": _direction(around, centres, lanes_holding(lane_map, centres), crossing),
         "TLC": float(not any(_runs(light, boxes) for light in around.red_lights)),
-        "TTC": float(not _about_to_hit(boxes, speeds, around.objects, in_lane, AHEAD_TICKS, INTERVAL_S)),
+        "TTC": float(not near_hit),
         "LK": float(not _off_line(np.abs(along[:, 1]), crossing)),
         "C": float(not uncomfortable(drive)),
         "HC": float(not uncomfortable((*around.anchor.history, *drive))),

@@ -36,7 +36,6 @@ class LanesDriven:
     corners: tuple[tuple[Lanes, Lanes, Lanes, Lanes], ...]
     together: np.ndarray
     intersection: np.ndarray
-    held: tuple[Lanes, ...]
 
 
 def lanes_driven(lane_map: LaneMap, ego_boxes: FloatArray, rear_axles: FloatArray) -> LanesDriven:
@@ -45,13 +44,11 @@ def lanes_driven(lane_map: LaneMap, ego_boxes: FloatArray, rear_axles: FloatArra
     corner_points = box_corners(boxes).reshape(-1, 2)
     inside = lanes_holding(lane_map, np.concatenate([corner_points, boxes[:, :2]]))
     corners = _corner_lanes(lane_map, corner_points, inside[: len(corner_points)])
-    held = inside[len(corner_points) :]
     return LanesDriven(
-        centre=_lanes_along(lane_map, boxes[:, :2], held),
+        centre=_lanes_along(lane_map, boxes[:, :2], inside[len(corner_points) :]),
         corners=corners,
         together=np.array([_together(lane_map, moment) for moment in corners], dtype=bool),
         intersection=in_intersection(lane_map, np.asarray(rear_axles, dtype=np.float64)[:, :2]),
-        held=tuple(held),
     )
 
 

@@ -292,14 +292,15 @@ class Template:
 
 
 def _reader(kind: Kind) -> Callable[[str], tuple[Any, bool]]:
-    """Of a text: what it reads, and whether that is written so. Most of what a text says has been said before."""
+    """Of a text: what it reads, and whether that is written so. Most of what a text says has been said before; what is long has
+    not, and would be long to keep."""
 
-    @lru_cache(maxsize=4096)
     def read(text: str) -> tuple[Any, bool]:
         value = kind.read(text)
         return value, kind.show(value) == text
 
-    return read
+    known = lru_cache(maxsize=4096)(read)
+    return lambda text: (known if len(text) < 64 else read)(text)
 
 
 def _optional(before: str, kind: Kind, after: str) -> Kind:

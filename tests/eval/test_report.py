@@ -3,6 +3,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -44,14 +45,24 @@ class Page(HTMLParser):
         self.balanced &= bool(self.open) and self.open.pop() == tag
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where the first test leaves its evaluation for the others: measuring is not what they are about."""
+    return tmp_path_factory.mktemp("kept") / "all"
+
+
 @pytest.fixture
-def evaluated(dataset, samples, write_predictions, tmp_path):
+def evaluated(dataset, samples, write_predictions, tmp_path, kept):
+    if kept.exists():
+        shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+        return tmp_path / "eval"
     rng = np.random.default_rng([11])
     rows = [answer(s, (s.waypoints_ego_m + rng.normal(0, 0.3, (10, 2))).round(2)) for s in samples]
     rows[2] = Prediction(sample_id="s02", text=ATTACK, waypoints_ego_m=None, error=f"0 blocks {ATTACK}", seconds=0.3)
     write_baseline("oracle", dataset, "test", tmp_path / "oracle.jsonl")
     files = {"tiny|<b>vla": write_predictions("tiny", rows), "oracle": tmp_path / "oracle.jsonl"}
     evaluate(files, dataset, tmp_path / "eval", about={"tiny|<b>vla": "random weights & 60 steps"})
+    shutil.copytree(tmp_path, kept)
     return tmp_path / "eval"
 
 

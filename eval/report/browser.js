@@ -217,6 +217,10 @@
         known.why.forEach((why) => chips.push(el("span", { class: "chip why", text: why })));
         for (const [name, value] of Object.entries(known.facts)) chips.push(el("span", { class: "chip", text: `${name}: ${value}` }));
         if (known.edit) chips.push(el("span", { class: "chip edit", text: `edited: ${known.edit}` }));
+        if (known.moved) {
+          const own = known.moved.answers[this.state.answers];
+          chips.push(el("span", { class: "chip edit", text: `the edit moves the label by ${known.moved.label.toFixed(2)} m${own === undefined ? "" : `, this answer by ${own.toFixed(2)} m`}` }));
+        }
         known.pair.forEach((other) => chips.push(el("button", {
           type: "button", class: "chip", text: known.edit ? "before the edit" : `after an edit: ${other}`, onclick: () => this.open(other) })));
       }

@@ -46,6 +46,7 @@ SURROUND = (
     "CAM_B0",
     "CAM_R2",
 )  # as they lie around the ego
+COMPARED_WAYPOINTS = 6  # 3 s
 DATA_ID = "browser-data"
 
 
@@ -120,6 +121,7 @@ def browser_of(
         for sample_id, detail in details.items():
             others = [before for after, before in facts.pairs.items() if after == sample_id]
             others += [after for after, before in facts.pairs.items() if before == sample_id]
+            detail["moved"] = _moved(sample_id, facts.pairs, {one.sample.sample_id: one for one in shown})
             detail |= {"why": chosen[sample_id], "pair": [other for other in others if other in chosen]}
     if len(main_rows) > len(table["rows"]):
         notes.append(
@@ -181,6 +183,26 @@ def _detail(one: Shown, scene_of: Scenes | None, parameters: IdmParameters | Non
         "prompt": sample.prompt[:4000],
         "answers": {name: _answer(sample, answer, parameters) for name, answer in answers.items()},
     }
+
+
+def _moved(after: str, pairs: Mapping[str, str], shown: Mapping[str, Shown]) -> dict[str, Any] | None:
+    """How far the edit moves the label and each file's answer, mean over the waypoints up to 3 s, m; None for no edited sample, or
+    one whose sample before is not here."""
+    here, there = shown[after], shown.get(pairs.get(after, ""))
+    if there is None:
+        return None
+    moved: dict[str, Any] = {}
+    for name, answer in here.answers.items():
+        before = there.answers.get(name)
+        points = [None if a is None else a.waypoints_ego_m for a in (before, answer)]
+        if all(usable(p) for p in points):
+            moved[name] = _apart_m(*points)
+    return {"label": _apart_m(there.sample.waypoints_ego_m, here.sample.waypoints_ego_m), "answers": moved}
+
+
+def _apart_m(before: Any, after: Any) -> float:
+    steps = (np.asarray(after) - np.asarray(before))[:COMPARED_WAYPOINTS]
+    return round(float(np.hypot(steps[:, 0], steps[:, 1]).mean()), 3)
 
 
 def _above(sample: Sample, objects: list[dict[str, Any]], scene_of: Scenes | None) -> tuple[dict[str, Any], str]:

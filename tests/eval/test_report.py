@@ -253,6 +253,22 @@ def test_a_file_of_the_published_release_has_a_report_though_nothing_else_is_kno
     assert "By length of the label" in text
 
 
+def test_a_pair_says_how_far_the_edit_moves_the_label_and_the_answer(samples, write_predictions, tmp_path):
+    before = samples[0]
+    further = before.waypoints_ego_m + np.column_stack([np.arange(10) * 0.5, np.zeros(10)])
+    edit = {"of": "s00", "name": "remove-lead", "words": "the lead is gone <b>", "about": "car-1"}
+    after = dataclasses.replace(before, sample_id="s00+remove-lead", waypoints_ego_m=further, extra={"edit": edit})
+    pair = [before, after]
+    dataset = write_dataset(tmp_path / "data", pair)
+    stubborn = [answer(before), answer(after, before.waypoints_ego_m + np.array([0.1, 0.0]))]
+    evaluate([write_predictions("m", stubborn)], dataset, tmp_path / "eval")
+    details = data_of(report([tmp_path / "eval"], tmp_path / "report").read_text(encoding="utf-8"))[0]["details"]
+    assert details["s00+remove-lead"]["edit"] == "the lead is gone <b>"
+    assert details["s00+remove-lead"]["moved"] == {"label": 1.25, "answers": {"m": 0.1}}  # mean of 0, 0.5 ... 2.5
+    assert details["s00"]["moved"] is None
+    assert (details["s00"]["pair"], details["s00+remove-lead"]["pair"]) == (["s00+remove-lead"], ["s00"])
+
+
 def test_causes_validation_plans_and_missing_controls_have_their_places(evaluated, tmp_path):
     path = evaluated / "results.json"
     results = json.loads(path.read_text())

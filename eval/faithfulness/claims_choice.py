@@ -31,7 +31,7 @@ class Choices:
 
     def judge(self, k: int, state: Line, lines: Sequence[Line], complete: bool) -> None:
         """Step k; lines: its choice, losers and lane lines."""
-        trace = self.ledger.truth.trace
+        trace = self.ledger.truth.told
         step = None if trace is None else trace.steps[k]
         said: set[str] = set()
         for line in lines:
@@ -134,7 +134,8 @@ class Choices:
 
     def _verdict(self, k: int, step: Step, path: str) -> LaneVerdict | None:
         """What the planner thought of a lane at a step, None where it did not consider it."""
-        change = next((c for c in self.ledger.truth.changes[k] if c.path == path), None)
+        trace = self.ledger.truth.trace
+        change = next((c for c in trace.steps[k].lane_changes if c.path == path), None) if trace is not None else None
         if change is not None:
             return LaneVerdict.of(change)
         return next((v for v in step.lane_news if v.path == path and v.reason is not None), None)

@@ -79,7 +79,7 @@ class Steps:
                 self._evaluation(k, line, found, truth, state, target, wrong, rests)
         self._binding(k, evaluations, found, truth)
         if complete and truth is not None:
-            self._missing(state.number, evaluations, found, truth)
+            self._missing(k, state.number, evaluations, found, truth)
 
     def end(self, state: Line) -> None:
         self._state(N_STEPS, state)
@@ -202,13 +202,14 @@ class Steps:
                 ledger.binding_right.append(near)
 
     def _missing(
-        self, number: int, lines: Sequence[Line], found: Mapping[int, Evaluated], truth: Sequence[Evaluated]
+        self, k: int, number: int, lines: Sequence[Line], found: Mapping[int, Evaluated], truth: Sequence[Evaluated]
     ) -> None:
         """What a full text says at this step and this one does not; a rule said of somebody else is wrong, not missing."""
         said = {id(e) for e in found.values()}
+        needed = self.ledger.truth.needed[k]
         misplaced = Counter(line.means.rule for line in lines if line.number not in found)
         for e in truth:
-            if not e.needed:
+            if e.key not in needed:
                 continue
             c = e.constraint
             self.ledger.expected["rule"] += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from nsdrive.dataset import Sample
 from nsdrive.trace.record import from_json
 from nsdrive.trace.rounding import of_record, shortened
 from nsdrive.trace.trace import KIND_WORDS, N_STEPS, SECTORS, STEP_S, Trace
-from nsdrive.world.decision import Constraint, LaneChange
+from nsdrive.world.decision import Constraint
 from nsdrive.world.geometry import box_corners
 from nsdrive.world.rules import RULES, IdmParameters
 from nsdrive.world.types import INTERVAL_S
@@ -59,26 +59,25 @@ class Thing:
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """A rule as the planner evaluated it. constraint: its `about` is the scenario's id; numbers as a text would print them.
-    mark: binds, ties or "". needed: whether a detailed text says it (far from binding it may be left out of a long one)."""
+    mark: binds, ties or ""."""
 
     constraint: Constraint
     mark: str
-    needed: bool
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        return self.constraint.rule, self.constraint.about
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Truth:
-    """Of one sample. trace: as printed in detail, with its own names, and text: what a detailed text keeps of it, which may be too
-    long otherwise. changes: all that was thought of neighbouring lanes, by step. ids: what the trace's names stand for. around:
-    None where it is not known. listed: what the planner's text lists, nearest first. later: (kind, id) of what comes later.
-    steps: every evaluation of each of the ten times. states: speed, acceleration, how far since the anchor [m], of the motion
-    that the text explains, at the eleven half seconds. turned_deg: how far it turns in five seconds. parameters: of the laws, None
-    where nobody knows them."""
+    """Of one sample. trace: all that was recorded, with its own names, and ids: what those stand for. around: None where it is not
+    known. listed: what the planner's text lists, nearest first. later: (kind, id) of what comes later. steps: every evaluation of
+    each of the ten times. states: speed, acceleration, how far since the anchor [m], of the motion that the text explains, at the
+    eleven half seconds. turned_deg: how far it turns in five seconds. parameters: of the laws, None where nobody knows them."""
 
     sample: Sample
     trace: Trace | None
-    text: Trace | None
-    changes: tuple[tuple[LaneChange, ...], ...]
     ids: Mapping[str, str]
     around: tuple[Thing, ...] | None
     listed: tuple[Thing, ...]
@@ -88,12 +87,29 @@ class Truth:
     turned_deg: float | None
     parameters: IdmParameters | None
 
+    @cached_property
+    def told(self) -> Trace | None:
+        """The trace as printed in detail: with choices, and news of lanes. A brief text never asks for it."""
+        return None if self.trace is None else of_record(self.trace)
+
+    @cached_property
+    def text(self) -> Trace | None:
+        """What a detailed text keeps of that, which may be too long otherwise."""
+        return None if self.told is None else shortened(self.told)
+
+    @cached_property
+    def needed(self) -> tuple[frozenset[tuple[str, str | None]], ...]:
+        """Keys of the evaluations that a detailed text states, by step: what is far from binding it may leave out."""
+        steps = () if self.text is None else self.text.steps
+        return tuple(frozenset((c.rule, _id(c.about, self.ids)) for c in step.constraints) for step in steps)
+
     def wanted(self, level: str) -> frozenset[str]:
         """The scenario's ids of the objects that the planner's text of this level lists."""
-        if self.trace is None or self.text is None:
+        if self.trace is None:
             return frozenset()
         named = {phase.about for phase in self.trace.phases}
-        names = [o.name for o in self.text.objects if level == "detailed" or o.name in named]
+        objects = self.text.objects if level == "detailed" and self.text is not None else self.trace.objects
+        names = [o.name for o in objects if level == "detailed" or o.name in named]
         return frozenset(self.ids.get(name, name) for name in names)
 
     def thing(self, thing_id: str) -> Thing | None:
@@ -115,27 +131,23 @@ def truth_of(sample: Sample, parameters: IdmParameters | None = None) -> Truth:
 
 @lru_cache(maxsize=8)  # several answers to one sample come one after the other
 def _truth_of(sample: Sample, parameters: IdmParameters | None) -> Truth:
+    ids = {str(name): str(thing_id) for name, thing_id in dict(sample.trace_names).items()}
     try:
-        recorded = from_json(sample.trace)
-        changes = tuple(step.lane_changes for step in recorded.steps)
-        trace = of_record(recorded)
-        text = shortened(trace)
-        steps = _evaluated(trace, text, sample.trace_names)
+        trace: Trace | None = from_json(sample.trace)
+        steps = [] if trace is None else _evaluated(trace, ids)
     except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-        trace, text, steps, changes = None, None, [], ()
-    listed = () if trace is None else tuple(_listed(trace, sample.trace_names))
+        trace, steps = None, []
+    listed = () if trace is None else tuple(_listed(trace, ids))
     states, turned = _motion(sample)
     return Truth(
         sample=sample,
         trace=trace,
-        text=text,
-        changes=changes,
-        ids=sample.trace_names,
+        ids=ids,
         around=_around(sample, {t.thing_id: t for t in listed}),
         listed=listed,
         later=()
         if trace is None
-        else tuple((o.kind, sample.trace_names.get(o.name, o.name)) for o in trace.objects if o.distance_m is None),
+        else tuple((o.kind, ids.get(o.name, o.name)) for o in trace.objects if o.distance_m is None),
         steps=tuple(steps),
         states=states,
         turned_deg=turned,
@@ -216,23 +228,25 @@ def _around(sample: Sample, listed: Mapping[str, Thing]) -> tuple[Thing, ...] | 
     return (*told, *(t for t in things if t.thing_id not in listed))
 
 
-def _evaluated(trace: Trace, text: Trace, ids: Mapping[str, str]) -> list[tuple[Evaluated, ...]]:
+def _id(name: str | None, ids: Mapping[str, str]) -> str | None:
+    return None if name is None else ids.get(name, name)
+
+
+def _evaluated(trace: Trace, ids: Mapping[str, str]) -> list[tuple[Evaluated, ...]]:
+    """ValueError for a trace of another length, KeyError for an unknown rule or one that lacks an input."""
     if len(trace.steps) != N_STEPS:
         raise ValueError(f"a trace has {N_STEPS} steps, not {len(trace.steps)}")
     steps = []
-    for step, short in zip(trace.steps, text.steps, strict=True):
-        kept = {(c.rule, c.about) for c in short.constraints}
-        steps.append(
-            tuple(
-                Evaluated(
-                    constraint=replace(c, about=None if c.about is None else ids.get(c.about, c.about)),
-                    mark="binds" if i == step.binding else "ties" if i in step.tied else "",
-                    needed=(c.rule, c.about) in kept,
-                )
-                for i, c in enumerate(step.constraints)
-                if c.rule in RULES
+    for step in trace.steps:
+        evaluated = []
+        for i, c in enumerate(step.constraints):
+            numbers = {name: float(c.inputs[name]) for name in RULES[c.rule].inputs}
+            told = Constraint(
+                rule=c.rule, about=_id(c.about, ids), inputs=numbers, threshold=c.threshold, allows_mps2=c.allows_mps2
             )
-        )
+            mark = "binds" if i == step.binding else "ties" if i in step.tied else ""
+            evaluated.append(Evaluated(constraint=told, mark=mark))
+        steps.append(tuple(evaluated))
     return steps
 
 

@@ -214,8 +214,8 @@ def _of_claims(truth: TextTruth, level: str) -> dict[str, Part]:
     ledger = truth.ledger
     expected = dict(ledger.expected)
     if not truth.readable and level != "none":
-        needed = [e for step in truth.truth.steps for e in step if e.needed]
-        expected = {"rule": len(needed) if level == "detailed" else 0, "object": len(truth.truth.wanted(level))}
+        rules = sum(map(len, truth.truth.needed)) if level == "detailed" else 0
+        expected = {"rule": rules, "object": len(truth.truth.wanted(level))}
     count = Counter((claim.kind, claim.verdict) for claim in truth.claims)
 
     def share(*kinds: str) -> Part:

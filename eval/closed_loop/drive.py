@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eval.closed_loop.film import FilmJob, Films, choose, kept_for_film, make_films
+from eval.closed_loop.film import FilmJob, Films, check_films, choose, kept_for_film, make_films
 from eval.closed_loop.timing import TIMING, Timed, lines, timing_json
 from eval.manoeuvres.judge import judge
 from eval.manoeuvres.judge import table as manoeuvre_lines
@@ -83,9 +83,9 @@ class ClosedLoop:
         if counted := groups["all"].get("answers"):
             printed.append("answers: " + ", ".join(f"{counted[name]} {name}" for name in ANSWERS))
         printed += lines(self.timing) if self.timing else []
-        printed += [
-            f"film: {row['file']} ({row['which']} of {row['family']}, {row['score']:.4f})" for row in self.films
-        ]
+        for row in self.films:
+            made = row["file"] if row["error"] is None else f"not made: {row['error']}"
+            printed.append(f"film of {row['family']}, {row['which']} ({row['score']:.4f}): {made}")
         return "\n".join(printed)
 
 
@@ -128,6 +128,8 @@ def closed_loop(
     """
     source = open_source(config.scenarios.name, config.scenarios.config)
     items = list(source.items())
+    if config.films != "none":
+        check_films()
     claim_folder(out, resume=resume, overwrite=overwrite, marker="config.json")
     settings = json.dumps({"nsdrive": __version__, "config": to_plain(config)}, indent=2, sort_keys=True) + "\n"
     if (out / "config.json").is_file() and (out / "config.json").read_text(encoding="utf-8") != settings:

@@ -45,12 +45,9 @@ Kept = Mapping[str, Any]
 
 def film(scenario: Scenario, drive: Kept, title: str, *, score: float, agents: str = "replay") -> bytes:
     """The WebP. drive: `kept_for_film`. title: what stands above, without the score."""
-    from PIL import Image, features
+    from PIL import Image
 
-    if not features.check("webp"):
-        raise ValueError(
-            "films need a Pillow that can write WebP; this one cannot: pip install --force-reinstall pillow"
-        )
+    check_films()
     pictures = [Image.fromarray(picture) for picture in frames_of(scenario, drive, title, score=score, agents=agents)]
     pace_ms = round(1000 * TICKS_PER_FRAME * INTERVAL_S)
     durations = [pace_ms] * (len(pictures) - 1) + [REST_MS]
@@ -73,6 +70,16 @@ def film(scenario: Scenario, drive: Kept, title: str, *, score: float, agents: s
         if len(made) < MOST_BYTES:
             break
     return made
+
+
+def check_films() -> None:
+    """ValueError where this machine cannot write films: better before hours of driving than after."""
+    from PIL import features
+
+    if not features.check("webp"):
+        raise ValueError(
+            "films need a Pillow that can write WebP; this one cannot: pip install --force-reinstall pillow"
+        )
 
 
 def frames_of(scenario: Scenario, drive: Kept, title: str, *, score: float, agents: str = "replay") -> list[np.ndarray]:
@@ -189,18 +196,22 @@ class FilmJob:
 
 
 def make_films(jobs: Sequence[FilmJob], workers: int) -> list[dict[str, Any]]:
-    """Write them all; a row for each: `Chosen`'s fields, the file and its bytes."""
+    """Write them all; a row for each: `Chosen`'s fields, the file, its bytes, and None or why there is none."""
     return list(in_order(make_film, jobs, workers))
 
 
 def make_film(job: FilmJob) -> dict[str, Any]:
     """One film, written."""
-    scenario = open_source(job.source.name, job.source.config).load(job.chosen.item)
+    row = {**to_plain(job.chosen), "file": job.chosen.file, "bytes": 0, "error": None}
     which = f", {job.chosen.which}" if job.chosen.which in ("best", "worst") else ""
-    title = f"{job.chosen.family}{which}: {job.planner}"
-    made = film(scenario, job.drive, title, score=job.chosen.score, agents=job.agents)
+    try:
+        scenario = open_source(job.source.name, job.source.config).load(job.chosen.item)
+        title = f"{job.chosen.family}{which}: {job.planner}"
+        made = film(scenario, job.drive, title, score=job.chosen.score, agents=job.agents)
+    except ValueError as error:  # the drive is scored all the same
+        return {**row, "error": " ".join(str(error).split())}
     write_atomically(job.out / job.chosen.file, made)
-    return {**to_plain(job.chosen), "file": job.chosen.file, "bytes": len(made)}
+    return {**row, "bytes": len(made)}
 
 
 # ---- a frame -------------------------------------------------------------------------------------------------------

@@ -149,6 +149,28 @@ def test_simulate_writes_the_films_and_the_page_holds_them(tmp_path):
     assert len([line for line in films_markdown([(tmp_path / "run", results)]) if line.startswith("- ")]) == 2
 
 
+def test_a_film_that_cannot_be_made_costs_no_result(tmp_path, monkeypatch):
+    def torn(*arguments, **more):
+        raise ValueError("the reel is torn")
+
+    monkeypatch.setattr(films, "frames_of", torn)
+    config = SimulateConfig(
+        scenarios=Setting(name="synthetic", config=SyntheticConfig(n_scenarios=1, families=("free_road",))),
+        planner=Setting(name="idm", config=IdmConfig()),
+        duration_s=0.5,
+        films="all",
+    )
+    done = closed_loop(config, IDM, IDM, out=tmp_path / "run")
+    assert len(done.rows) == 1
+    assert "not made: the reel is torn" in done.table()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert "The film is not there" in films_html([(tmp_path / "run", results)])
+    monkeypatch.setattr("PIL.features.check", lambda name: False)
+    with pytest.raises(ValueError, match="WebP"):
+        closed_loop(config, IDM, IDM, out=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
 def test_films_that_a_stranger_wrote_stay_out_of_the_page(tmp_path):
     (tmp_path / "secret.webp").write_bytes(b"RIFF\0\0\0\0WEBPsecret")
     run = tmp_path / "run"

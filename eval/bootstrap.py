@@ -20,8 +20,8 @@ from nsdrive.world.types import FloatArray
 
 RESAMPLES = 1000  # chosen by us: the percentile's own noise is then a few percent of the interval's width
 LEVEL = 0.95
-# Chosen by us: an interval's width then has a relative noise of 1 / sqrt(2 * 2000), 1.6 %, of its resamples' own of 4 %.
-MAX_CLUSTERS = 2000
+# Chosen by us: adds 1 / sqrt(2 * 1000), 2 %, to the 4 % by which a width is uncertain for its number of resamples.
+MAX_CLUSTERS = 1000
 NUMBERS = 400_000  # of draws in memory at once, as floats
 
 
@@ -84,7 +84,7 @@ def _bundles(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, n, 1]).permutation(np.arange(n) % MAX_CLUSTERS)
 
 
-@lru_cache(maxsize=32)  # at most 32 * 4 MB
+@lru_cache(maxsize=32)  # at most 32 * 2 MB
 def _draws(n: int, seed: int) -> np.ndarray:
     """(RESAMPLES, n): how often each of n clusters is drawn when n are drawn with replacement."""
     rng = np.random.default_rng([seed, n])

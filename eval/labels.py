@@ -12,16 +12,17 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from eval.baselines import EgoStates, ego_numbers
-from eval.groups import IMAGE_PX, length_groups, speed_groups, visibility_group
+from eval.baselines import EgoStates
+from eval.groups import IMAGE_PX, NOT_AN_OBJECT, length_groups, speed_groups, visibility_group
 from eval.predictions_file import PredictionsFile, read_file
 from eval.release_format import printed_points
 from nsdrive.dataset import MANIFEST, Dataset, sha256_of
@@ -195,7 +196,15 @@ def _plain_labels(
 
 class _Turn(msgspec.Struct):
     role: str
-    content: str
+    content: msgspec.Raw
+
+
+class _State(msgspec.Struct):
+    t_s: float
+    vx_mps: float
+    vy_mps: float
+    ax_mps2: float
+    ay_mps2: float
 
 
 class _Camera(msgspec.Struct):
@@ -216,14 +225,16 @@ class _Trace(msgspec.Struct):
 
 
 class _More(msgspec.Struct):
-    ego_history: list[dict[str, float]]
+    """What is Raw is read only where it is needed."""
+
+    ego_history: list[_State]
     waypoints_ego_m: list[tuple[float, float]]
     speed_limit_mps: float | None
     binding_rule: str
     trace: _Trace
-    trace_names: dict[str, str]
-    rig: _Rig
-    seen: dict[str, dict[str, float]] | None = None
+    trace_names: msgspec.Raw
+    rig: msgspec.Raw
+    seen: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Sample(msgspec.Struct):
@@ -240,6 +251,16 @@ class _Sample(msgspec.Struct):
 
 
 _SAMPLE = msgspec.json.Decoder(_Sample)
+_TEXT = msgspec.json.Decoder(str)
+_NAMES = msgspec.json.Decoder(dict[str, str])
+_SEEN = msgspec.json.Decoder(dict[str, dict[str, float]] | None)
+
+
+@lru_cache(maxsize=64)
+def _image_px(rig: bytes) -> float:
+    """The pixels of one image of a rig's JSON, which is the same in all samples of most datasets."""
+    cameras = msgspec.json.decode(rig, type=_Rig).cameras
+    return cameras[0].width_px * cameras[0].height_px if cameras else IMAGE_PX
 
 
 @dataclass(kw_only=True, eq=False)
@@ -272,16 +293,24 @@ class _Columns:
         self.levels.append(row.trace_level)
         self.cameras.append(len(row.images))
         about = more.trace.phases[0].about if more.trace.phases else None
-        image_px = more.rig.cameras[0].width_px * more.rig.cameras[0].height_px if more.rig.cameras else IMAGE_PX
-        self.visibilities.append(visibility_group(about, more.trace_names, more.seen, image_px))
+        if about is None:
+            self.visibilities.append(NOT_AN_OBJECT)
+        else:
+            names, seen = _NAMES.decode(more.trace_names), _SEEN.decode(more.seen)
+            self.visibilities.append(visibility_group(about, names, seen, _image_px(bytes(more.rig))))
         self.waypoints.extend(chain.from_iterable(more.waypoints_ego_m))
-        points = printed_points(row.messages[1].content) or [
+        points = printed_points(_TEXT.decode(row.messages[1].content)) or [
             (round(x, 2), round(y, 2)) for x, y in more.waypoints_ego_m
         ]
         self.printed.extend(chain.from_iterable(points))
         self.printed.extend([0.0] * (2 * (N_WAYPOINTS - len(points))))
         self.counts.append(len(points))
-        self.ego.extend(ego_numbers(more.ego_history, more.speed_limit_mps))
+        if not more.ego_history:
+            raise ValueError("it has no ego history: baselines need at least the present state")
+        now, before = more.ego_history[-1], more.ego_history[-2 if len(more.ego_history) > 1 else -1]
+        limit_mps = nan if more.speed_limit_mps is None else more.speed_limit_mps
+        velocities = now.vx_mps, now.vy_mps, now.ax_mps2, now.ay_mps2, before.vx_mps, before.vy_mps
+        self.ego.extend((*velocities, now.t_s - before.t_s, limit_mps))
 
     def labels(self, facts: Mapping[str, Any]) -> Labels:
         waypoints = np.array(self.waypoints).reshape(-1, N_WAYPOINTS, 2)

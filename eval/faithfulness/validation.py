@@ -118,6 +118,7 @@ def validate(runs: Mapping[str, Run], seed: int = 0) -> dict[str, Any] | None:
         "some": SOME,
         "axes": AXES,
         "predictors": {name: {"says": named(name)[0].says, "holds": dict(named(name)[0].holds)} for name in known},
+        "not_among_them": [name for name in PLANTED if name not in known],
         "metrics": metrics,
     }
 
@@ -145,6 +146,7 @@ def table(validation: Mapping[str, Any]) -> str:
             f"power: of {t['power_scenarios']} scenarios, against the hardest of them; then against one that lies in only "
             f"{validation['some']:.0%} of the scenarios",
             f"no claim: {', '.join(claimless) or 'none'}",
+            *([f"not tried: {', '.join(validation['not_among_them'])}"] if validation["not_among_them"] else []),
         ]
     )
 

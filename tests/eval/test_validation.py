@@ -221,6 +221,12 @@ def test_noisier_faithful_ones_are_set_beside_and_models_are_left_out():
     assert validate({"shuffled_text": runs["shuffled_text"]}) is None
 
 
+def test_a_table_without_some_of_the_liars_says_so():
+    found = validate({"faithful": (None, rows("replay", [1] * 60), []), "blind": (None, rows("replay", [0] * 60), [])})
+    assert set(found["not_among_them"]) == set(PLANTED) - {"faithful", "blind"}
+    assert table(found).splitlines()[-1].startswith("not tried: shuffled_text, ignores_text")
+
+
 def test_the_table_is_the_same_bytes_again_and_holds_no_number_that_json_cannot():
     runs = {"faithful": (None, rows("replay", [1] * 30), []), "blind": (None, rows("replay", [0, None] * 15), [])}
     once, twice = (json.dumps(validate(runs, seed=3), allow_nan=False) for _ in range(2))

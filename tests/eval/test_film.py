@@ -22,7 +22,7 @@ from nsdrive.world.types import HISTORY_TICKS
 from planners.idm import IdmConfig, IdmPlanner
 
 IDM = partial(IdmPlanner, IdmConfig())
-WORLD = scenario(straight_map(200.0), [car("parked", 60.0)], duration_s=3.0)
+WORLD = scenario(straight_map(200.0), [car("parked", 60.0)], duration_s=1.0)
 
 
 def drawn(drive, world=WORLD, **more):
@@ -37,13 +37,13 @@ def drive():
 def test_a_film_goes_at_the_drives_pace_and_rests_at_its_end(drive):
     made = Image.open(BytesIO(film(WORLD, drive, "a title", score=0.5)))
     frames = list(ImageSequence.Iterator(made))
-    assert len(frames) == 16  # 3 s, five a second, and the first
+    assert len(frames) == 6  # a second, five in it, and the first
     pauses = []
     for k in range(made.n_frames):
         made.seek(k)
         made.load()
         pauses.append(made.info["duration"])
-    assert pauses == [200] * 15 + [1500]
+    assert pauses == [200] * 5 + [1500]
     assert frames[0].size == (360, 492)
 
 
@@ -131,7 +131,7 @@ def test_simulate_writes_the_films_and_the_page_holds_them(tmp_path):
     config = SimulateConfig(
         scenarios=Setting(name="synthetic", config=source),
         planner=Setting(name="idm", config=IdmConfig()),
-        duration_s=1.0,
+        duration_s=0.4,
         films="best_and_worst",
     )
     done = closed_loop(config, IDM, IDM, out=tmp_path / "run")

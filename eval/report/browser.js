@@ -29,6 +29,8 @@
     return node;
   }
 
+  // names come from strangers: one called "constructor" must not find what every object has
+  const own = (object, name) => (Object.prototype.hasOwnProperty.call(object, name) ? object[name] : undefined);
   const points = (list) => list.map(([x, y]) => `${x},${y}`).join(" ");
   const number = (value, column) => (value === null || value === undefined ? "–" : (value * (column.scale || 1)).toFixed(column.digits));
   const isWrong = (column, value) => value !== null && (column.key === "error" || (column.least !== undefined && value < column.least));
@@ -107,7 +109,7 @@
       this.data.table.rows.forEach((row, index) => {
         const values = this.values(index);
         if (this.rule && row[2] !== this.rule) return;
-        if (this.onlyFull && !(row[0] in this.data.details)) return;
+        if (this.onlyFull && !own(this.data.details, row[0])) return;
         if (this.onlyWrong && !this.wrong(values)) return;
         const text = this.columns.map((c, k) => (c.text && values[k] !== null ? values[k] : "")).join(" ").toLowerCase();
         if (words.every((word) => text.includes(word))) found.push([index, values]);
@@ -138,7 +140,7 @@
 
     row(values) {
       const id = values[0];
-      const full = id in this.data.details;
+      const full = own(this.data.details, id) !== undefined;
       const cells = this.columns.map((column, k) => {
         const value = values[k];
         if (k === 0) return el("td", { class: "words id" }, el("i", { class: full ? "full" : "", text: full ? "●" : "", title: full ? "here in full" : null }), ...this.breakable(id));
@@ -162,7 +164,7 @@
     }
 
     step(by, onlyFull) {
-      const ids = onlyFull ? this.ids.filter((id) => id in this.data.details) : this.ids;
+      const ids = onlyFull ? this.ids.filter((id) => own(this.data.details, id)) : this.ids;
       if (!ids.length) return;
       const now = ids.indexOf(this.state.sample);
       this.open(ids[now < 0 ? 0 : Math.min(ids.length - 1, Math.max(0, now + by))]);
@@ -192,12 +194,12 @@
       this.host.dataset.open = id === null ? "" : id;
       if (index < 0) { this.detail.replaceChildren(el("p", { class: "note", text: "Choose a sample above." })); return; }
       const values = this.values(index);
-      const known = this.data.details[id];
+      const known = own(this.data.details, id);
       this.marks = [];
       const parts = [this.header(id, values, known)];
       if (!known) parts.push(el("p", { class: "note", text: "This sample is in the table only; those with ● are here in full." }));
       else {
-        const answer = known.answers[this.state.answers] || null;
+        const answer = own(known.answers, this.state.answers) || null;
         this.names = new Map((known.objects || []).map((o) => [o.id, o]));
         parts.push(this.cameras(known), this.legend(answer),
           el("div", { class: "below" },
@@ -218,8 +220,8 @@
         for (const [name, value] of Object.entries(known.facts)) chips.push(el("span", { class: "chip", text: `${name}: ${value}` }));
         if (known.edit) chips.push(el("span", { class: "chip edit", text: `edited: ${known.edit}` }));
         if (known.moved) {
-          const own = known.moved.answers[this.state.answers];
-          chips.push(el("span", { class: "chip edit", text: `the edit moves the label by ${known.moved.label.toFixed(2)} m${own === undefined ? "" : `, this answer by ${own.toFixed(2)} m`}` }));
+          const moved = own(known.moved.answers, this.state.answers);
+          chips.push(el("span", { class: "chip edit", text: `the edit moves the label by ${known.moved.label.toFixed(2)} m${moved === undefined ? "" : `, this answer by ${moved.toFixed(2)} m`}` }));
         }
         known.pair.forEach((other) => chips.push(el("button", {
           type: "button", class: "chip", text: known.edit ? "before the edit" : `after an edit: ${other}`, onclick: () => this.open(other) })));
@@ -261,7 +263,7 @@
         drawn.dots.forEach(([x, y, r]) => layer.append(svg("circle", { class: `spot ${css}`, cx: x, cy: y, r: r * width / 640 })));
       };
       way(camera.label, "truth");
-      way(camera.answers[this.state.answers], "told");
+      way(own(camera.answers, this.state.answers), "told");
       camera.boxes.forEach(([id, outline, edges, visible]) => {
         const group = svg("g", { class: visible ? "thing" : "thing hidden", onclick: () => this.toggle([id]) },
           svg("path", { class: "outline", d: outline }), svg("path", { class: "edges", d: edges }), svg("title", { text: this.named(id) }));

@@ -103,7 +103,12 @@ def browser_of(
     answered: dict[str, dict[str, Prediction]] = {}
     chosen: dict[str, list[str]] = {}
     if dataset is not None:
-        chosen = choose([row for row in main_rows if row["id"] in facts.spans], facts.pairs, limit)
+        there = [row for row in main_rows if row["id"] in facts.spans]
+        if len(there) < len(main_rows):
+            notes.append(
+                f"{len(main_rows) - len(there)} samples cannot be read from the data set: they are in the table only."
+            )
+        chosen = choose(there, facts.pairs, limit)
         for row in rows:
             if row.entry.get("file") is not None:
                 try:
@@ -117,7 +122,7 @@ def browser_of(
         scene_of = None if scenes is None else scenes(dataset)
         shown = _shown(dataset, facts, chosen, answered, notes)
         parameters = parameters_of(dataset.manifest.get("config") or {})
-        details = {one.sample.sample_id: _detail(one, scene_of, parameters) for one in shown}
+        details, shown = _details(shown, scene_of, parameters, notes)
         for sample_id, detail in details.items():
             others = [before for after, before in facts.pairs.items() if after == sample_id]
             others += [after for after, before in facts.pairs.items() if before == sample_id]
@@ -158,6 +163,20 @@ def _shown(
     if without:
         notes.append(f"The last {without} of them are without camera images, to keep the page small.")
     return shown
+
+
+def _details(
+    chosen: Sequence[Shown], scene_of: Scenes | None, parameters: IdmParameters | None, notes: list[str]
+) -> tuple[dict[str, Any], list[Shown]]:
+    """Sample id -> what the page shows of it, and the samples of which it can: a data set may come from anywhere."""
+    details, shown = {}, []
+    for one in chosen:
+        try:
+            details[one.sample.sample_id] = _detail(one, scene_of, parameters)
+            shown.append(one)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            notes.append(f"{one.sample.sample_id} is not here in full, its data are misshapen: {error!r}")
+    return details, shown
 
 
 def _detail(one: Shown, scene_of: Scenes | None, parameters: IdmParameters | None) -> dict[str, Any]:

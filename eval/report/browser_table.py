@@ -82,7 +82,7 @@ class SplitFacts:
 
 class _More(msgspec.Struct):
     ego_history: list[dict[str, float]]
-    edit: dict[str, Any] | None = None
+    edit: Any = None
 
 
 class _Row(msgspec.Struct):
@@ -101,6 +101,6 @@ def split_facts(dataset: Dataset, split: str) -> SplitFacts:
         except (msgspec.MsgspecError, LookupError):
             continue
         facts.spans[row.id] = (line.shard, line.start, len(line.data))
-        if row.nsdrive.edit is not None and "of" in row.nsdrive.edit:
+        if isinstance(row.nsdrive.edit, dict) and "of" in row.nsdrive.edit:
             facts.pairs[row.id] = str(row.nsdrive.edit["of"])
     return facts

@@ -199,6 +199,24 @@ def test_a_failed_answer_shows_its_error_and_the_label_alone(chromium, page):
     assert chromium.run("document.querySelectorAll('svg.road .way.told').length") == 1
 
 
+@needs_browser
+def test_names_that_every_object_of_the_language_has_are_names_like_others(chromium, tmp_path):
+    names = ["constructor", "__proto__", "toString", "hasOwnProperty"]
+    samples = [
+        dataclasses.replace(told(make_sample(f"s{i}", scenario=f"{i}"), 1), sample_id=name)
+        for i, name in enumerate(names)
+    ]
+    dataset = write_dataset(tmp_path / "data", samples)
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(answer(s).to_row()) + "\n" for s in samples))
+    evaluate({"constructor": tmp_path / "p.jsonl"}, dataset, tmp_path / "eval")
+    path = report([tmp_path / "eval"], tmp_path / "report", in_full=2)
+    for name in names:
+        chromium.open(path, f"sample={name}&answers=blind_idm")
+        assert chromium.problems == []
+        assert chromium.run("document.querySelector('.sample h3').textContent") == name
+        assert chromium.run("document.querySelectorAll('.samples td i.full').length") == 2
+
+
 # ---- what is drawn --------------------------------------------------------------------------------------------------
 
 

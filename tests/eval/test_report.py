@@ -192,6 +192,21 @@ def test_a_picture_that_is_none_and_a_path_that_leaves_are_survived(samples, wri
     assert [camera["image"] for camera in data_of(text)[0]["details"]["s00"]["cameras"]] == [None, None]
 
 
+def test_a_sample_of_misshapen_data_is_named_and_the_others_are_shown(samples, write_predictions, tmp_path):
+    nowhere = tuple({k: v for k, v in h.items() if k != "x_m"} for h in samples[0].ego_history)
+    bad = [
+        dataclasses.replace(samples[0], ego_history=nowhere),
+        dataclasses.replace(samples[1], rig={"cameras": "none"}, extra={"objects": {}, "seen": 3, "edit": "none"}),
+        *samples[2:],
+    ]
+    dataset = write_dataset(tmp_path / "data", bad)
+    evaluate([write_predictions("m", [*map(answer, samples)])], dataset, tmp_path / "eval")
+    text = report([tmp_path / "eval"], tmp_path / "report").read_text(encoding="utf-8")
+    assert "s00 is not here in full, its data are misshapen: KeyError" in text
+    assert len(data_of(text)[0]["details"]) == 11
+    assert data_of(text)[0]["details"]["s01"]["objects"] is None
+
+
 def test_what_is_shown_in_full_is_chosen_the_same_each_time_and_said(evaluated, tmp_path):
     text = report([evaluated], tmp_path / "report", in_full=4).read_text(encoding="utf-8")
     (browser,) = data_of(text)

@@ -33,7 +33,7 @@ from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import FloatArray
 
 CAMERA_WIDTH_PX = 400  # chosen by us: sharp enough beside two others, 15 kB each
-IMAGE_BYTES = 9_000_000  # chosen by us: of all images together; as text they are a third more
+IMAGE_BYTES = 6_500_000  # chosen by us: of all images together; as text they are a third more
 MOST_FILES = 8  # predictions files that can be looked at sample by sample
 SURROUND = (
     "CAM_L0",
@@ -90,8 +90,9 @@ def browser_of(
     *,
     scenes: Callable[[Dataset], Scenes] | None = None,
     limit: int = SHOWN_IN_FULL,
+    image_bytes: int = IMAGE_BYTES,
 ) -> Browser:
-    """Gather what the browser shows; scenes as `eval.report.compose.report` has them."""
+    """Gather what the browser shows; scenes as `eval.report.compose.report` has them. image_bytes: what all images may weigh."""
     rows = [row for row in comparison.rows if row.run.sample_rows(row.key)][:MOST_FILES]
     if not rows:
         return Browser(data={}, notes=["There are no samples to browse."])
@@ -120,7 +121,7 @@ def browser_of(
     shown: list[Shown] = []
     if dataset is not None and chosen:
         scene_of = None if scenes is None else scenes(dataset)
-        shown = _shown(dataset, facts, chosen, answered, notes)
+        shown = _shown(dataset, facts, chosen, answered, image_bytes, notes)
         parameters = parameters_of(dataset.manifest.get("config") or {})
         details, shown = _details(shown, scene_of, parameters, notes)
         for sample_id, detail in details.items():
@@ -149,10 +150,11 @@ def _shown(
     facts: SplitFacts,
     chosen: Mapping[str, list[str]],
     answered: Mapping[str, Mapping[str, Prediction]],
+    left_bytes: int,
     notes: list[str],
 ) -> list[Shown]:
     """The chosen samples in the order of their choice, with images as long as there is room for them."""
-    left_bytes, without, shown = IMAGE_BYTES, 0, []
+    without, shown = 0, []
     for sample_id in chosen:
         sample = facts.sample(sample_id)
         images = _images(sample, dataset) if left_bytes > 0 else {}

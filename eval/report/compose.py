@@ -17,7 +17,7 @@ from eval.closed_loop.tables import ClosedLoopRun, closed_loop_html, closed_loop
 from eval.evaluate import DEFINITIONS, SCORE_VERSION
 from eval.manoeuvres.tables import has_manoeuvres, manoeuvres_html, manoeuvres_markdown
 from eval.report.block import Block
-from eval.report.browser import Browser, browser_of, embedded, script, style
+from eval.report.browser import IMAGE_BYTES, Browser, browser_of, embedded, script, style
 from eval.report.cases import SHOWN_IN_FULL
 from eval.report.chapters import blocks_of, published
 from eval.report.page import clean, page
@@ -58,7 +58,8 @@ def report(
     comparisons, drives = load_runs(runs)
     manoeuvres = [drive for drive in drives if has_manoeuvres(drive)]
     loops = [drive for drive in drives if not has_manoeuvres(drive)]
-    browsers = [browser_of(c, scenes=scenes, limit=in_full) for c in comparisons]
+    share = IMAGE_BYTES // max(1, len(comparisons))
+    browsers = [browser_of(c, scenes=scenes, limit=in_full, image_bytes=share) for c in comparisons]
     blocks = [blocks_of(comparison, k) for k, comparison in enumerate(comparisons)]
     last = [published(comparisons)] if comparisons else []
     again = _commands(runs, comparisons)

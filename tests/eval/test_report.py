@@ -218,6 +218,16 @@ def test_what_is_shown_in_full_is_chosen_the_same_each_time_and_said(evaluated, 
     assert "4 of 12 samples are here in full" in text
 
 
+def test_images_stop_where_the_page_would_grow_too_large_and_that_is_said(evaluated, monkeypatch, tmp_path):
+    monkeypatch.setattr("eval.report.compose.IMAGE_BYTES", 20_000)
+    text = report([evaluated], tmp_path / "report").read_text(encoding="utf-8")
+    shown = [[c["image"] is not None for c in d["cameras"]] for d in data_of(text)[0]["details"].values()]
+    with_images = sum(map(all, shown))
+    assert 0 < with_images < 12
+    assert sum(not any(cameras) for cameras in shown) == 12 - with_images
+    assert f"The last {12 - with_images} of them are without camera images" in text
+
+
 def test_both_of_a_minimal_pair_are_shown():
     rows = [{"id": f"s{i:03d}", "error": None, "3s/ADE": i / 100, "binding_rule": "lead"} for i in range(100)] + [
         {"id": "s000+remove-lead", "error": None, "3s/ADE": 9.0, "binding_rule": "target_speed"}

@@ -3,7 +3,7 @@
 nuPlan's tracker looks along the path at the speed alone, for its planners answer anew from where the ego is. A plan that is given
 once has nobody to correct it: it would roll one or two metres too far before a stop, which is more than a queue leaves free. So
 here the ego also makes up, within the tracker's one second, what it is ahead or behind. Without that (catch_up = 0) the numbers are
-those of `EgoModel.advance`, called once a tick with the same trajectory, a hundred times faster: its profiles are fitted once.
+those of `EgoModel.advance`, called once a tick with the same trajectory, forty times faster: its profiles are fitted once.
 """
 
 from __future__ import annotations

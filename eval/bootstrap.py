@@ -48,7 +48,7 @@ def cluster_mean(values: FloatArray, counts: np.ndarray, clusters: np.ndarray, s
     labels, of all rows (a scenario without a counting row can still be drawn: it then adds nothing).
     """
     finite = np.isfinite(values)
-    if finite.all():  # one whole for all columns
+    if finite[counts].all():  # one whole for all columns
         return cluster_ratio(np.where(counts[:, None], values, 0.0), counts[:, None].astype(float), clusters, seed)
     here = counts[:, None] & finite
     return cluster_ratio(np.where(here, values, 0.0), here.astype(float), clusters, seed)
@@ -60,21 +60,29 @@ def cluster_ratio(parts: FloatArray, wholes: FloatArray, clusters: np.ndarray, s
     parts (N, C), wholes (N, C) or (N, 1): a row to which a measure does not apply has 0 in both. The draws are those of
     `cluster_mean`.
     """
-    above, below = cluster_sums(parts, clusters, seed), cluster_sums(wholes, clusters, seed)
+    index, n = cells_of(clusters, seed)
+    return ratio_of_sums(sums_by(index, parts, n), sums_by(index, wholes, n), seed)
+
+
+def ratio_of_sums(above: FloatArray, below: FloatArray, seed: int) -> Estimate:
+    """`cluster_ratio` from the sums of parts and wholes over each cluster or bundle, (S, C) and (S, C) or (S, 1)."""
     value = _divide(above.sum(axis=0), below.sum(axis=0))
-    unknown = np.full((RESAMPLES, parts.shape[1]), np.nan)
+    unknown = np.full((RESAMPLES, above.shape[1]), np.nan)
     resampled = _resample(above, below, seed) if len(above) > 1 else unknown
     low, high = _percentiles(resampled)
     return Estimate(value=value, low=low, high=high, resampled=resampled)
 
 
-def cluster_sums(values: FloatArray, clusters: np.ndarray, seed: int) -> FloatArray:
-    """(S, C): the sum of values (N, C) over each cluster, in the order of their labels, or over each of MAX_CLUSTERS bundles."""
+def cells_of(clusters: np.ndarray, seed: int) -> tuple[np.ndarray, int]:
+    """(N,) which cluster, in the order of their labels, or which of MAX_CLUSTERS bundles each row belongs to; and how many."""
     labels, index = np.unique(clusters, return_inverse=True)
-    n = len(labels)
-    if n > MAX_CLUSTERS:
-        index = _bundles(n, seed)[index]
-        n = MAX_CLUSTERS
+    if len(labels) <= MAX_CLUSTERS:
+        return index, len(labels)
+    return _bundles(len(labels), seed)[index], MAX_CLUSTERS
+
+
+def sums_by(index: np.ndarray, values: FloatArray, n: int) -> FloatArray:
+    """(n, C): the sum of values (N, C) over the rows of each index."""
     return np.stack([np.bincount(index, weights=column, minlength=n) for column in values.T], axis=1)
 
 

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from eval.answers import Answers
-from eval.bootstrap import Estimate, cluster_mean
+from eval.bootstrap import Estimate, cells_of, cluster_mean, ratio_of_sums, sums_by
 from eval.displacement import COLUMNS, HORIZONS, displacements_m, measure
 from eval.groups import ordered
 from eval.labels import Labels
@@ -38,10 +38,42 @@ class Measured:
         self.counted = np.minimum(answers.n_printed, labels.n_printed) > 0
 
 
-def entry_of(answers: Answers, measured: Measured, overall: Estimate, labels: Labels, seed: int) -> dict[str, Any]:
+class Grouping:
+    """The groups of one kind, each with its own clusters: one pass over the samples then serves all of them.
+
+    index (N,): the cell of each sample, cells numbered group by group; parts: group -> its cells.
+    """
+
+    def __init__(self, title: str, names: Sequence[str], clusters: np.ndarray, seed: int) -> None:
+        member = np.array(names)
+        self.index = np.zeros(len(names), dtype=np.int64)
+        self.parts: dict[str, slice] = {}
+        self.rows: dict[str, np.ndarray] = {}
+        self.scenarios: dict[str, int] = {}
+        self.n_cells = 0
+        for group in ordered(title, names):
+            rows = np.flatnonzero(member == group)
+            index, n = cells_of(clusters[rows], seed)
+            self.index[rows] = self.n_cells + index
+            self.parts[group], self.n_cells = slice(self.n_cells, self.n_cells + n), self.n_cells + n
+            self.rows[group], self.scenarios[group] = rows, len(np.unique(clusters[rows]))
+
+
+def groupings_of(labels: Labels, seed: int) -> dict[str, Grouping]:
+    return {title: Grouping(title, names, labels.clusters, seed) for title, names in labels.groups.items()}
+
+
+def entry_of(
+    answers: Answers,
+    measured: Measured,
+    overall: Estimate,
+    labels: Labels,
+    groupings: Mapping[str, Grouping],
+    seed: int,
+) -> dict[str, Any]:
     """The part of an entry that needs waypoints only. overall: the strict estimate of all samples."""
-    everything = np.ones(len(measured.strict), dtype=bool)
-    parsed = _parsed(measured, everything, labels.clusters, seed)
+    parsed = cluster_mean(measured.parsed, measured.counted, labels.clusters, seed)
+    _forget_endless(parsed, measured.parsed[measured.counted])
     failures = Counter(error[:200] for error in answers.errors if error is not None)
     named = sorted(failures.items(), key=lambda item: (-item[1], item[0]))
     shown = dict(named[:REASONS_SHOWN])
@@ -63,12 +95,7 @@ def entry_of(answers: Answers, measured: Measured, overall: Estimate, labels: La
         "parsed": cells(parsed),
         "displacement_m": {"strict": _curve(overall), "parsed": _curve(parsed)},
     }
-    for title, names in labels.groups.items():
-        member = np.array(names)
-        entry[title] = {
-            group: _group(measured, member == group, labels.clusters, seed) for group in ordered(title, names)
-        }
-    return entry
+    return entry | {title: _groups(measured, grouping, seed) for title, grouping in groupings.items()}
 
 
 def overall_of(measured: Measured, labels: Labels, seed: int) -> Estimate:
@@ -103,26 +130,40 @@ def text_range(found: Mapping[str, float | None], *, scale: float = 1.0, digits:
     return f"{text} [{scale * found['low']:.{digits}f}, {scale * found['high']:.{digits}f}]"
 
 
-def _group(measured: Measured, rows: np.ndarray, clusters: np.ndarray, seed: int) -> dict[str, Any]:
-    strict = cluster_mean(measured.strict[rows], np.ones(int(rows.sum()), dtype=bool), clusters[rows], seed)
-    return {
-        "n": int(rows.sum()),
-        "scenarios": len(np.unique(clusters[rows])),
-        "parse_failures": int((~measured.complete[rows]).sum()),
-        "parsed_n": int(measured.counted[rows].sum()),
-        "strict": cells(strict),
-        "parsed": cells(_parsed(measured, rows, clusters, seed)),
-    }
+def _groups(measured: Measured, grouping: Grouping, seed: int) -> dict[str, Any]:
+    """group -> its counts and cells."""
+    n = len(COLUMNS)
+    strict = _sums(measured.strict[:, :n], np.ones(len(measured.strict), dtype=bool), grouping)
+    parsed = _sums(measured.parsed[:, :n], measured.counted, grouping)
+    found = {}
+    for group, part in grouping.parts.items():
+        rows = grouping.rows[group]
+        of_parsed = ratio_of_sums(parsed[0][part], parsed[1][part], seed)
+        _forget_endless(of_parsed, measured.parsed[rows[measured.counted[rows]]])
+        found[group] = {
+            "n": len(rows),
+            "scenarios": grouping.scenarios[group],
+            "parse_failures": int((~measured.complete[rows]).sum()),
+            "parsed_n": int(measured.counted[rows].sum()),
+            "strict": cells(ratio_of_sums(strict[0][part], strict[1][part], seed)),
+            "parsed": cells(of_parsed),
+        }
+    return found
 
 
-def _parsed(measured: Measured, rows: np.ndarray, clusters: np.ndarray, seed: int) -> Estimate:
-    """The script's means. Where an answer prints a number beyond a float, the script's mean is no number, and so is this."""
-    values, counted = measured.parsed[rows], measured.counted[rows]
-    found = cluster_mean(values, counted, clusters[rows], seed)
-    endless = ~np.isfinite(values[counted, : len(COLUMNS)]).all(axis=0)
+def _sums(values: FloatArray, counts: np.ndarray, grouping: Grouping) -> tuple[FloatArray, FloatArray]:
+    """Sums of the values that count, and how many do, (cells, C) and (cells, C) or (cells, 1)."""
+    known = np.isfinite(values)
+    here = counts[:, None] if known[counts].all() else counts[:, None] & known
+    index, n = grouping.index, grouping.n_cells
+    return sums_by(index, np.where(here, values, 0.0), n), sums_by(index, here.astype(float), n)
+
+
+def _forget_endless(found: Estimate, counted: FloatArray) -> None:
+    """Where a counted answer prints a number beyond a float, the script's mean is no number, and so is this."""
+    endless = ~np.isfinite(counted[:, : len(COLUMNS)]).all(axis=0)
     for column in (found.value, found.low, found.high):
         column[: len(COLUMNS)][endless] = np.nan
-    return found
 
 
 def _curve(estimate: Estimate) -> dict[str, list[float | None]]:

@@ -26,7 +26,7 @@ from eval.answers import Answers, blind_answers, matched
 from eval.bootstrap import LEVEL, MAX_CLUSTERS, RESAMPLES, Estimate
 from eval.controls import CONTROLS, missing_controls, with_controls
 from eval.displacement import COLUMNS, FAILED_DISPLACEMENT_M, FAILED_HEADING_DEG, MEASURES, MISS_M, STATIONARY_STEP_M
-from eval.entries import Measured, cells, entry_of, overall_of, text_range
+from eval.entries import Measured, cells, entry_of, groupings_of, overall_of, text_range
 from eval.labels import Labels, dataset_labels, list_labels, own_labels
 from eval.paired import FLIPS, paired_tests
 from eval.predictions_file import PredictionsFile, read_file
@@ -223,9 +223,10 @@ def _entries(
 ) -> dict[str, dict[str, Any]]:
     entries: dict[str, dict[str, Any]] = {}
     first: Estimate | None = None
+    groupings = groupings_of(labels, seed)
     for answers in everyone:
         overall = overall_of(measured[answers.name], labels, seed)
-        entry = entry_of(answers, measured[answers.name], overall, labels, seed)
+        entry = entry_of(answers, measured[answers.name], overall, labels, groupings, seed)
         add_texts(entry, answers.name, texts, labels, seed)
         if first is None:
             first = overall

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.bootstrap import cluster_mean, cluster_sums
+from eval.bootstrap import cells_of, cluster_mean, sums_by
 from nsdrive.world.types import FloatArray
 
 FLIPS = 8192  # chosen by us: the least p is then 1e-4
@@ -44,7 +44,8 @@ def paired_tests(
     flat = differences.reshape(len(differences), -1)
     everywhere = np.ones(len(flat), dtype=bool)
     estimate = cluster_mean(flat, everywhere, clusters, seed)
-    p = sign_flip_p(cluster_sums(np.nan_to_num(flat), clusters, seed), seed).reshape(len(pairs), len(measures))
+    index, n = cells_of(clusters, seed)
+    p = sign_flip_p(sums_by(index, np.nan_to_num(flat), n), seed).reshape(len(pairs), len(measures))
     rows = []
     for k, measure in enumerate(measures):
         corrected = holm(p[:, k])

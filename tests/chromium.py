@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 PROGRAM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
+PATIENCE_S = 60.0  # on a machine that is busy with everything else
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -35,19 +36,20 @@ class Chromium:
         assert PROGRAM is not None
         self.profile = tempfile.mkdtemp(prefix="chromium-")
         (to_read, self.write_to), (self.read_from, to_write) = os.pipe(), os.pipe()
-
-        def hand_over() -> None:  # the browser reads commands from 3 and answers on 4
-            os.dup2(to_read, 63)
-            os.dup2(to_write, 64)
-            os.dup2(63, 3)
-            os.dup2(64, 4)
-
-        self.process = subprocess.Popen(
+        spare = 200, 201  # a pipe's own end may be 3 or 4
+        self.pid = os.posix_spawn(  # the browser reads commands from 3 and answers on 4
+            PROGRAM,
             [PROGRAM, *FLAGS, f"--user-data-dir={self.profile}", "about:blank"],
-            preexec_fn=hand_over,
-            close_fds=False,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, to_read, spare[0]),
+                (os.POSIX_SPAWN_DUP2, to_write, spare[1]),
+                (os.POSIX_SPAWN_DUP2, spare[0], 3),
+                (os.POSIX_SPAWN_DUP2, spare[1], 4),
+                (os.POSIX_SPAWN_CLOSE, spare[0]),
+                (os.POSIX_SPAWN_CLOSE, spare[1]),
+                *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)),
+            ],
         )
         os.close(to_read)
         os.close(to_write)
@@ -110,8 +112,9 @@ class Chromium:
         path.write_bytes(base64.b64decode(self("Page.captureScreenshot", format="png")["data"]))
 
     def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=10)
+        self.session = None
+        self("Browser.close")
+        os.waitpid(self.pid, 0)
         os.close(self.write_to)
         os.close(self.read_from)
         shutil.rmtree(self.profile, ignore_errors=True)
@@ -122,6 +125,7 @@ class Chromium:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self.said:
+            assert select.select([self.read_from], [], [], PATIENCE_S)[0], "the browser does not answer"
             more = os.read(self.read_from, 1 << 16)
             assert more, "the browser has gone"
             self.said += more

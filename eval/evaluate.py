@@ -16,7 +16,8 @@ besides one readable row per sample is counted by name (`eval.answers`). Same in
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +93,28 @@ def evaluate(
     if (out / RESULTS).exists() and not overwrite:
         raise ValueError(f"{out} has results. Replace them with --overwrite, or choose another --out")
     probe_files = {name: Path(path) for name, path in (probes or {}).items()}
-    files = with_controls(name_files(predictions) if predictions or not probe_files else {})
+    named = name_files(predictions) if predictions or not probe_files else {}
+    files = with_controls(named)
     unknown = sorted(set(about or {}) - set(files) - set(probe_files))
     if unknown:
         raise ValueError(f"'about' names {unknown}, but the predictions are called {', '.join([*files, *probe_files])}")
     if probe_files and not isinstance(dataset, Dataset):
         raise ValueError("Probes need the dataset whose questions they answer: give its folder with --data")
 
-    read = {name: read_file(path) for name, (path, _, _) in files.items()}
+    read: dict[str, PredictionsFile] = {}
+    unfit: list[str] = []
+    for name, (path, _, _) in files.items():
+        with _unless_found(name, named, unfit):
+            read[name] = read_file(path)
     free = {name: read_file(path, only_free=True) for name, path in probe_files.items() if name not in read}
     labels = _labels(dataset, split, list(read.values()), progress)
     if isinstance(dataset, Dataset) and not read:
         labels = labels.asked_in([file.ids for file in free.values()])
-    from_files = [matched(name, file, labels, split) for name, file in {**read, **free}.items()]
+    from_files = []
+    for name, file in {**read, **free}.items():
+        with _unless_found(name, {**named, **free}, unfit):
+            from_files.append(matched(name, file, labels, split))
+    files = {name: file for name, file in files.items() if name in {answers.name for answers in from_files}}
     for answers in from_files:
         _, answers.control, answers.control_of = files.get(answers.name, (None, None, None))
     blind = blind_answers(labels, but=read)
@@ -115,8 +125,13 @@ def evaluate(
 
     measured = {answers.name: Measured(answers, labels) for answers in everyone}
     entries = _entries(everyone, measured, texts, labels, seed)
-    for name, file in {**read, **free}.items():
-        entries[name] |= {"file": _relative(file.path, out), "sha256": sha256_of(file.path), "probes": name in free}
+    for answers in from_files:
+        path = {**read, **free}[answers.name].path
+        entries[answers.name] |= {
+            "file": _relative(path, out),
+            "sha256": sha256_of(path),
+            "probes": answers.name in free,
+        }
     for name, entry in entries.items():
         entry["about"] = (about or {}).get(name) or CONTROLS.get(entry["control"] or "")
     causes = None
@@ -149,6 +164,7 @@ def evaluate(
         "controls_missing": missing_controls(files, dataset.folder, split) if isinstance(dataset, Dataset) else {},
         "validation": None if causes is None else causes.validation,
         "warnings": [
+            *unfit,
             *(text for answers in from_files for text in answers.warnings()),
             *([] if causes is None else causes.warnings),
         ],
@@ -205,6 +221,17 @@ def table(results: Mapping[str, Any], horizon: str = "3s") -> str:
 
 
 # ---- the run as a whole ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _unless_found(name: str, named: Collection[str], unfit: list[str]) -> Iterator[None]:
+    """A file that somebody named must be fit to be measured; one that was only found beside it is left out with a warning."""
+    try:
+        yield
+    except ValueError as error:
+        if name in named:
+            raise
+        unfit.append(f"{name}: not measured: {error}")
 
 
 def _labels(

@@ -59,6 +59,17 @@ def test_a_control_given_by_itself_is_no_model_and_is_not_added_twice(dataset, s
     assert (entries["no eyes"]["control"], entries["no eyes"]["control_of"]) == ("black", "mine")
 
 
+@pytest.mark.parametrize("content", ["not a row\n", '{"id": "of another split", "text": ""}\n'])
+def test_a_control_that_is_no_use_is_left_out_with_a_warning(content, dataset, samples, write_predictions, tmp_path):
+    model = write_predictions("m", shifted(samples, 0.1))
+    (tmp_path / "m.black.jsonl").write_text(content)
+    results = evaluate([model], dataset, tmp_path / "out")
+    assert list(results["predictions"]) == ["m"]
+    assert any(line.startswith("m.black: not measured") for line in results["warnings"])
+    with pytest.raises(ValueError, match=r"m.black.jsonl"):
+        evaluate([model, tmp_path / "m.black.jsonl"], dataset, tmp_path / "asked for")
+
+
 def test_a_baseline_s_file_needs_no_controls(dataset, samples, write_predictions, tmp_path):
     results = evaluate([write_predictions("blind_idm", shifted(samples, 0.1))], dataset, tmp_path / "out")
     assert results["controls_missing"] == {}

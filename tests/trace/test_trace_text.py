@@ -183,7 +183,7 @@ def test_json_keeps_a_trace_exactly(seed):
 
 
 @given(seed=SEEDS)
-@settings_for(60)
+@settings_for(25)
 def test_a_record_tells_the_detailed_text(seed):
     trace = invent(seed)
     told = of_record(recorded(trace))
@@ -192,7 +192,7 @@ def test_a_record_tells_the_detailed_text(seed):
 
 
 @given(seed=SEEDS, place=st.floats(0.0, 1.0, exclude_max=True))
-@settings_for(60)
+@settings_for(25)
 def test_every_line_is_read_and_what_stands_above_a_broken_one_stays_read(seed, place):
     trace = invent(seed)
     for level in ("brief", "detailed"):

@@ -36,6 +36,26 @@ class Measured:
         self.strict: FloatArray = np.concatenate([measure(*strict), displacements_m(*strict)], axis=1)
         self.parsed: FloatArray = np.concatenate([measure_printed(*parsed), displacements_printed_m(*parsed)], axis=1)
         self.counted = np.minimum(answers.n_printed, labels.n_printed) > 0
+        n = len(COLUMNS)
+        self.strict_parts = _Parts(self.strict[:, :n], np.ones(len(self.strict), dtype=bool))
+        self.parsed_parts = _Parts(self.parsed[:, :n], self.counted)
+        # answers that print a number beyond a float
+        self.endless = self.counted & ~np.isfinite(self.parsed[:, :n]).all(axis=1)
+
+
+class _Parts:
+    """Measures made ready to be summed: what counts of each (C, N), 0 elsewhere, and whether it counts (C, N) or (1, N)."""
+
+    def __init__(self, values: FloatArray, counts: np.ndarray) -> None:
+        known = np.isfinite(values)
+        here = counts[:, None] if known[counts].all() else counts[:, None] & known
+        self.values = np.ascontiguousarray(np.where(here, values, 0.0).T)
+        self.counts = np.ascontiguousarray(here.T, dtype=float)
+
+    def sums(self, grouping: Grouping) -> tuple[FloatArray, FloatArray]:
+        """Over each cell, (cells, C) and (cells, C) or (cells, 1)."""
+        index, n = grouping.index, grouping.n_cells
+        return sums_by(index, self.values.T, n), sums_by(index, self.counts.T, n)
 
 
 class Grouping:
@@ -73,7 +93,7 @@ def entry_of(
 ) -> dict[str, Any]:
     """The part of an entry that needs waypoints only. overall: the strict estimate of all samples."""
     parsed = cluster_mean(measured.parsed, measured.counted, labels.clusters, seed)
-    _forget_endless(parsed, measured.parsed[measured.counted])
+    _forget_endless(parsed, measured.parsed[measured.endless])
     failures = Counter(error[:200] for error in answers.errors if error is not None)
     named = sorted(failures.items(), key=lambda item: (-item[1], item[0]))
     shown = dict(named[:REASONS_SHOWN])
@@ -132,14 +152,12 @@ def text_range(found: Mapping[str, float | None], *, scale: float = 1.0, digits:
 
 def _groups(measured: Measured, grouping: Grouping, seed: int) -> dict[str, Any]:
     """group -> its counts and cells."""
-    n = len(COLUMNS)
-    strict = _sums(measured.strict[:, :n], np.ones(len(measured.strict), dtype=bool), grouping)
-    parsed = _sums(measured.parsed[:, :n], measured.counted, grouping)
+    strict, parsed = measured.strict_parts.sums(grouping), measured.parsed_parts.sums(grouping)
     found = {}
     for group, part in grouping.parts.items():
         rows = grouping.rows[group]
         of_parsed = ratio_of_sums(parsed[0][part], parsed[1][part], seed)
-        _forget_endless(of_parsed, measured.parsed[rows[measured.counted[rows]]])
+        _forget_endless(of_parsed, measured.parsed[rows[measured.endless[rows]]])
         found[group] = {
             "n": len(rows),
             "scenarios": grouping.scenarios[group],
@@ -151,17 +169,9 @@ def _groups(measured: Measured, grouping: Grouping, seed: int) -> dict[str, Any]
     return found
 
 
-def _sums(values: FloatArray, counts: np.ndarray, grouping: Grouping) -> tuple[FloatArray, FloatArray]:
-    """Sums of the values that count, and how many do, (cells, C) and (cells, C) or (cells, 1)."""
-    known = np.isfinite(values)
-    here = counts[:, None] if known[counts].all() else counts[:, None] & known
-    index, n = grouping.index, grouping.n_cells
-    return sums_by(index, np.where(here, values, 0.0), n), sums_by(index, here.astype(float), n)
-
-
-def _forget_endless(found: Estimate, counted: FloatArray) -> None:
+def _forget_endless(found: Estimate, answers: FloatArray) -> None:
     """Where a counted answer prints a number beyond a float, the script's mean is no number, and so is this."""
-    endless = ~np.isfinite(counted[:, : len(COLUMNS)]).all(axis=0)
+    endless = ~np.isfinite(answers[:, : len(COLUMNS)]).all(axis=0)
     for column in (found.value, found.low, found.high):
         column[: len(COLUMNS)][endless] = np.nan
 

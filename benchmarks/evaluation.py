@@ -30,7 +30,7 @@ import numpy as np
 sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent]
 
 from eval.evaluate import evaluate  # noqa: E402
-from eval.faithfulness.observed import observe  # noqa: E402
+from eval.faithfulness.observed.measures import observe  # noqa: E402
 from nsdrive.cli import main as nsdrive  # noqa: E402
 from nsdrive.dataset import MANIFEST, Dataset, open_dataset, sha256_of, write_atomically  # noqa: E402
 from nsdrive.vla.prompt import render_answer  # noqa: E402

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_gen.generate import GenerateConfig
 from data_gen.labels import FUTURE_TICKS, anchored
-from data_gen.pairs import scenario_of
 from data_gen.sample import SampleConfig, explained_future, make_sample, pictures_of
 from nsdrive.cameras.recorded import recorded_views
 from nsdrive.cameras.render import Renderer, encode_jpeg
@@ -22,7 +20,6 @@ from nsdrive.dataset import Sample, json_line, write_atomically
 from nsdrive.draw import birds_eye, contact_sheet
 from nsdrive.draw_choice import DrawnChoice, drawn_choice
 from nsdrive.scenarios.argoverse2 import Argoverse2Config, Argoverse2Source
-from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.manoeuvres import MANOEUVRES, ManoeuvresConfig, ManoeuvresSource
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource
 from nsdrive.scenarios.py123d import Py123dConfig, Py123dSource
@@ -112,18 +109,6 @@ def find_item(name: str, seed: int = 0) -> tuple[ScenarioSource, str]:
         return SyntheticSource(SyntheticConfig(seed=int(generated.group(3)))), name
     known = did_you_mean(name, {**FAMILIES, **MANOEUVRES})
     raise ValueError(f"No scenario '{name}': no such path, family or manoeuvre. {known}")
-
-
-def scene_painter(config: GenerateConfig) -> Callable[[Sample, Mapping[str, FloatArray]], np.ndarray]:
-    """A function (sample, {label: waypoints_ego_m}) -> bird's eye view, that makes the sample's scenario again, edit and all."""
-    source = open_source(config.scenarios.name, config.scenarios.config)
-
-    def paint(sample: Sample, predicted: Mapping[str, FloatArray]) -> np.ndarray:
-        scenario = scenario_of(source, sample)
-        tick = int(sample.anchor["tick"])
-        return scene_from_above(scenario, scenario.frames[tick], scenario.lights[tick], sample, predicted)
-
-    return paint
 
 
 def scene_from_above(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.faithfulness.causal import PairScore, causal, pair_scores
-from eval.faithfulness.observed import MEASURES
-from eval.faithfulness.probes import Probes, read_probes
-from eval.faithfulness.validation import FAITHFUL, ObservedRow, Run, evidence, validate
-from eval.labels import Labels
+from eval.faithfulness.causal.measures import PairScore, causal, pair_scores
+from eval.faithfulness.causal.probes import Probes, read_probes
+from eval.faithfulness.observed.measures import MEASURES
+from eval.faithfulness.planted.validation import FAITHFUL, ObservedRow, Run, evidence, validate
+from eval.open_loop.labels import Labels
 from eval.texts import Texts
 from nsdrive.dataset import Dataset, json_line
 

@@ -9,8 +9,9 @@
 
 `strict` counts every sample of the split: an answer that cannot be read, or is missing, is a miss, 10 m off at every
 waypoint and 180 deg off in heading. `parsed` is to the last digit what the published release's script says of the same
-answers (`eval.release_format`); it flatters a model that fails on hard samples, so no headline uses it. What a file can hold
-besides one readable row per sample is counted by name (`eval.answers`). Same input, same bytes, for any number of workers.
+answers (`eval.open_loop.release_format`); it flatters a model that fails on hard samples, so no headline uses it. What a file
+can hold besides one readable row per sample is counted by name (`eval.open_loop.answers`). Same input, same bytes, for any
+number of workers.
 """
 
 from __future__ import annotations
@@ -23,15 +24,22 @@ from typing import Any
 
 import msgspec
 
-from eval.answers import Answers, blind_answers, matched
 from eval.bootstrap import LEVEL, MAX_CLUSTERS, RESAMPLES, Estimate
-from eval.controls import CONTROLS, missing_controls, with_controls
-from eval.displacement import COLUMNS, FAILED_DISPLACEMENT_M, FAILED_HEADING_DEG, MEASURES, MISS_M, STATIONARY_STEP_M
-from eval.entries import Measured, cells, entry_of, groupings_of, overall_of, text_range
-from eval.labels import Labels, dataset_labels, list_labels, own_labels
+from eval.open_loop.answers import Answers, blind_answers, matched
+from eval.open_loop.controls import CONTROLS, missing_controls, with_controls
+from eval.open_loop.displacement import (
+    COLUMNS,
+    FAILED_DISPLACEMENT_M,
+    FAILED_HEADING_DEG,
+    MEASURES,
+    MISS_M,
+    STATIONARY_STEP_M,
+)
+from eval.open_loop.entries import Measured, cells, entry_of, groupings_of, overall_of, text_range
+from eval.open_loop.labels import Labels, dataset_labels, list_labels, own_labels
+from eval.open_loop.predictions_file import PredictionsFile, read_file
+from eval.open_loop.samples_file import sample_lines, write_lines
 from eval.paired import FLIPS, paired_tests
-from eval.predictions_file import PredictionsFile, read_file
-from eval.samples_file import sample_lines, write_lines
 from eval.texts import PlanScorer, Texts, label_observed, read_texts
 from eval.texts import add_to as add_texts
 from nsdrive import __version__
@@ -82,12 +90,13 @@ def evaluate(
     """Measure predictions files against a split; writes `out`/results.json, samples.jsonl and, with probes, pairs.jsonl, and
     returns the results.
 
-    predictions: paths, or name -> path, of any format that `eval.predictions_file` reads; controls that lie beside them are
-    added (`eval.controls`). dataset: an open dataset, a JSON list of items with `messages`, or None for the `label` fields of
-    the files themselves. about: name -> one line on what made it ("LoRA on 1 000 samples"), for the report. reasoning: check
-    what each text says. probes: name -> answers of `nsdrive probe`; their free answers are rows like any other. plan_scorer:
-    what a plan is worth in its scene, term -> number, nan where it does not apply; must be picklable with workers > 1.
-    Raises ValueError for files none of whose rows belong to the split, an empty split, or an `out` that has results.
+    predictions: paths, or name -> path, of any format that `eval.open_loop.predictions_file` reads; controls that lie beside
+    them are added (`eval.open_loop.controls`). dataset: an open dataset, a JSON list of items with `messages`, or None for the
+    `label` fields of the files themselves. about: name -> one line on what made it ("LoRA on 1 000 samples"), for the report.
+    reasoning: check what each text says. probes: name -> answers of `nsdrive probe`; their free answers are rows like any
+    other. plan_scorer: what a plan is worth in its scene, term -> number, nan where it does not apply; must be picklable with
+    workers > 1. Raises ValueError for files none of whose rows belong to the split, an empty split, or an `out` that has
+    results.
     """
     out = Path(out)
     if (out / RESULTS).exists() and not overwrite:
@@ -267,7 +276,7 @@ def _all_lines(
     everyone: Sequence[Answers], measured: Mapping[str, Measured], texts: Texts, labels: Labels
 ) -> Iterator[bytes]:
     for answers in everyone:
-        yield from sample_lines(answers, measured[answers.name].strict, labels, texts.rows.get(answers.name))
+        yield from sample_lines(answers, measured[answers.name].strict, labels, texts.told(answers.name))
 
 
 def _folder(dataset: Dataset | str | Path | None, out: Path) -> str | None:

@@ -14,19 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from eval.answers import Answers
 from eval.bootstrap import cluster_mean, cluster_ratio
-from eval.entries import cell
-from eval.faithfulness.claims_truth import parameters_of
-from eval.faithfulness.observed import MEASURES, Observed, observe
-from eval.labels import Labels
-from eval.predictions_file import read_text
+from eval.faithfulness.observed.measures import MEASURES, Observed, observe
+from eval.faithfulness.observed.truth import parameters_of
+from eval.open_loop.answers import Answers
+from eval.open_loop.entries import cell
+from eval.open_loop.labels import Labels
+from eval.open_loop.predictions_file import read_text
 from nsdrive.dataset import Line, Sample
 from nsdrive.parallel import in_order
 from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import FloatArray
 
-PlanScorer = Callable[[Sample, FloatArray | None], Mapping[str, float]]
+PlanScorer = Callable[
+    ..., Mapping[str, float]
+]  # (sample, waypoints or None, (sample before, its waypoints) or None) -> terms
 CHUNK = 64  # samples at once, chosen by us: some seconds of work, and a few scenarios that a scorer loads once
 
 
@@ -49,6 +51,14 @@ class Texts:
         for name in other.plans:
             self.plans.setdefault(name, []).extend(other.plans[name])
         self.labels.extend(other.labels)
+
+    def told(self, name: str) -> list[dict[str, Any]] | None:
+        """What samples.jsonl says of each answer of one file beyond its distances; None where there is nothing."""
+        rows, plans = self.rows.get(name), self.plans.get(name)
+        if plans is None:
+            return rows
+        terms = [{term: None if np.isnan(v) else round(float(v), 4) for term, v in plan.items()} for plan in plans]
+        return terms if rows is None else [row | term for row, term in zip(rows, terms, strict=True)]
 
 
 def read_texts(
@@ -108,6 +118,7 @@ def _jobs(answers: Sequence[Answers], labels: Labels, reasoning: bool) -> Iterat
 
 def _work(job: _Job, *, reasoning: bool, plan_scorer: PlanScorer | None, parameters: IdmParameters | None) -> Texts:
     found = Texts()
+    before: Sample | None = None
     for k, (shard, start, length) in enumerate(job.samples):
         sample = _sample(shard, start, length)
         if reasoning:
@@ -120,7 +131,9 @@ def _work(job: _Job, *, reasoning: bool, plan_scorer: PlanScorer | None, paramet
                 found.rows.setdefault(one.name, []).append(dict(observed.to_row()))
                 found.parts.setdefault(one.name, []).append(_parts(observed))
             if plan_scorer is not None:
-                found.plans.setdefault(one.name, []).append(dict(plan_scorer(sample, one.waypoints[k])))
+                previous = None if before is None else (before, one.waypoints[k - 1])
+                found.plans.setdefault(one.name, []).append(dict(plan_scorer(sample, one.waypoints[k], previous)))
+        before = sample
     return found
 
 

@@ -251,7 +251,7 @@ def run_predict(a: argparse.Namespace) -> int:
 
 
 def run_baseline(a: argparse.Namespace) -> int:
-    from eval.baselines import write_baseline
+    from eval.open_loop.baselines import write_baseline
     from nsdrive.dataset import open_dataset
 
     n = write_baseline(a.name, open_dataset(a.data), split=a.split, out=a.out, overwrite=a.overwrite)
@@ -260,7 +260,7 @@ def run_baseline(a: argparse.Namespace) -> int:
 
 
 def run_probe(a: argparse.Namespace) -> int:
-    from eval.faithfulness.probes import from_answers, run_probes, write_stage
+    from eval.faithfulness.causal.probes import from_answers, run_probes, write_stage
     from nsdrive.dataset import open_dataset
     from nsdrive.progress import Progress
 
@@ -278,7 +278,7 @@ def run_probe(a: argparse.Namespace) -> int:
     with Progress("questions") as progress:
         answer: Any
         if a.planted:
-            from eval.faithfulness.planted import answerer as planted_answerer
+            from eval.faithfulness.planted.predictors import answerer as planted_answerer
 
             answer = planted_answerer(a.planted, dataset, a.split, seed=a.seed)
         else:
@@ -331,7 +331,7 @@ def run_evaluate(a: argparse.Namespace) -> int:
         )
     print(table(results))
     if results["validation"] is not None:
-        from eval.faithfulness.validation import table as validation_table
+        from eval.faithfulness.planted.validation import table as validation_table
 
         print("\n" + validation_table(results["validation"]))
     return 0

@@ -2,7 +2,7 @@
 
 A question is a sample's prompt with the images of a sample (its own, another's, or black ones) and, where `prefix` is set, the
 beginning of the answer, which the model goes on from as if it had said it. Who answers is an `Answerer`: a model
-(`nsdrive.vla.answering`), or a predictor whose faithfulness is known by construction (`eval.faithfulness.planted`).
+(`nsdrive.vla.answering`), or a predictor whose faithfulness is known by construction (`eval.faithfulness.planted.predictors`).
 
     Question(question_id="syn-red_light-0-s0-0020#free", sample_id="syn-red_light-0-s0-0020", kind="free")
     Question(question_id="A#forced:A+remove-lead", sample_id="A", kind="forced", prefix="<REASONING>...</REASONING>\\n<PLANNING>")

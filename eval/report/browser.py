@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.displacement import usable
-from eval.faithfulness.claims_truth import parameters_of
-from eval.predictions_file import UNUSABLE
+from eval.faithfulness.observed.truth import parameters_of
+from eval.open_loop.displacement import usable
+from eval.open_loop.predictions_file import UNUSABLE
 from eval.report.browser_table import SplitFacts, split_facts, table_of
 from eval.report.browser_texts import lines_of
 from eval.report.cases import SHOWN_IN_FULL, choose

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from eval.displacement import MISS_M
+from eval.open_loop.displacement import MISS_M
 from eval.report.cases import choose
 from eval.report.runs import Row
 from nsdrive.dataset import Dataset, Line, Sample

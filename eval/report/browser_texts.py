@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eval.faithfulness.claims import judge_text
+from eval.faithfulness.observed.claims import judge_text
 from nsdrive.dataset import Sample
 from nsdrive.world.rules import IdmParameters
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eval.faithfulness.definitions import DEFINITIONS as CAUSAL
-from eval.faithfulness.observed import MEASURES
+from eval.faithfulness.causal.definitions import DEFINITIONS as CAUSAL
+from eval.faithfulness.observed.measures import MEASURES
 from eval.report import measures, tables
 from eval.report.block import Block, Named
 from eval.report.figures import Series, legend, line_chart

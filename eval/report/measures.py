@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from eval.faithfulness.axes import AXES
-from eval.faithfulness.definitions import DEFINITIONS
-from eval.faithfulness.observed import IN_METRES, LOWER_IS_BETTER, MEASURES
+from eval.faithfulness.causal.definitions import DEFINITIONS
+from eval.faithfulness.observed.measures import IN_METRES, LOWER_IS_BETTER, MEASURES
+from eval.faithfulness.planted.axes import AXES
 from eval.report.runs import Comparison, Row
 from eval.report.table import Cell, Table
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.displacement import usable
+from eval.open_loop.displacement import usable
 from eval.report.browser import Shown, sound_cameras
 from eval.report.scene import objects_of, with_origin
 from nsdrive.dataset import Prediction

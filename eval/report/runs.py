@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eval.baselines import BASELINES
 from eval.closed_loop.tables import ClosedLoopRun, checked_drive
 from eval.evaluate import FORMAT_VERSION, RESULTS, SAMPLES, SCORE_VERSION
-from eval.predictions_file import read_file
+from eval.open_loop.baselines import BASELINES
+from eval.open_loop.predictions_file import read_file
 from nsdrive.dataset import Dataset, Prediction, open_dataset, sha256_of
 
 ORACLE = "oracle"

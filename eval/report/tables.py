@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.displacement import HORIZONS
+from eval.open_loop.displacement import HORIZONS
 from eval.report.runs import Comparison, Row
 from eval.report.table import Cell, Table
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from eval_fixtures import TIMES_S, make_sample
 
-from eval.baselines import BASELINES, BLIND, waypoints_of, write_baseline
+from eval.open_loop.baselines import BASELINES, BLIND, waypoints_of, write_baseline
 from nsdrive.dataset import read_predictions
 from nsdrive.vla.prompt import parse_answer
 

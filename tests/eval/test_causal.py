@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from eval_fixtures import TIMES_S, make_sample, reasoning_text, write_dataset
 
-from eval.faithfulness.causal import PairScore, causal, pair_scores
-from eval.faithfulness.definitions import DEFINITIONS
-from eval.faithfulness.probes import read_probes, run_probes
-from eval.faithfulness.sections import sections
-from eval.faithfulness.stance import said, stance_of_waypoints
+from eval.faithfulness.causal.definitions import DEFINITIONS
+from eval.faithfulness.causal.measures import PairScore, causal, pair_scores
+from eval.faithfulness.causal.probes import read_probes, run_probes
+from eval.faithfulness.causal.sections import sections
+from eval.faithfulness.causal.stance import said, stance_of_waypoints
 from nsdrive.dataset import Prediction, Sample
 from nsdrive.questions import Question
 from nsdrive.vla.prompt import parse_answer, render_answer

@@ -8,9 +8,9 @@ import pytest
 from eval_fixtures import answer, make_sample, reasoning_text, write_dataset
 
 from eval.evaluate import evaluate
-from eval.faithfulness.causal import causal, pair_scores
-from eval.faithfulness.observed import observe
-from eval.faithfulness.probes import read_probes, run_probes
+from eval.faithfulness.causal.measures import causal, pair_scores
+from eval.faithfulness.causal.probes import read_probes, run_probes
+from eval.faithfulness.observed.measures import observe
 from nsdrive.dataset import Prediction
 from nsdrive.vla.prompt import render_answer
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from labelled import TEACHERS, in_brief, labelled, retold, text_of, with_step, with_text, without_rule
 
-from eval.faithfulness.claims import KINDS, MAX_CHARS, judge_text, reasoning_of
-from eval.faithfulness.claims_objects import match_objects
-from eval.faithfulness.claims_truth import TEACHERS as LAWS
-from eval.faithfulness.claims_truth import Thing, parameters_of, truth_of
-from eval.faithfulness.tolerances import TOLERANCES, within
+from eval.faithfulness.observed.claims import KINDS, MAX_CHARS, judge_text, reasoning_of
+from eval.faithfulness.observed.objects import match_objects
+from eval.faithfulness.observed.tolerances import TOLERANCES, within
+from eval.faithfulness.observed.truth import TEACHERS as LAWS
+from eval.faithfulness.observed.truth import Thing, parameters_of, truth_of
 from nsdrive.config import Chosen, to_plain
 from nsdrive.scenarios.synthetic import FAMILIES
 from nsdrive.trace.trace import SECTORS, ObjectFacts

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from eval_fixtures import answer, digest, make_sample, write_dataset
 
-from eval.baselines import write_baseline
 from eval.evaluate import evaluate, name_files, table
+from eval.open_loop.baselines import write_baseline
 from nsdrive.dataset import Prediction
 from nsdrive.vla.prompt import parse_answer
 

@@ -8,7 +8,7 @@ import pytest
 from eval_fixtures import answer, digest, make_sample, write_dataset
 
 from eval.evaluate import evaluate
-from eval.groups import CLEAR, HIDDEN, LIGHT, NOT_AN_OBJECT, SMALL, UNKNOWN, visibility_group
+from eval.open_loop.groups import CLEAR, HIDDEN, LIGHT, NOT_AN_OBJECT, SMALL, UNKNOWN, visibility_group
 from eval.report import tables
 from eval.report.runs import load_runs
 
@@ -145,7 +145,7 @@ def test_groups_of_speed_visibility_and_length_add_up_and_stand_in_every_line(tm
 # ---- texts and plans ------------------------------------------------------------------------------------------------
 
 
-def miles(sample, waypoints_ego_m):
+def miles(sample, waypoints_ego_m, previous=None):
     """A scorer: what an answer drives in miles, and a term that only red lights have."""
     if waypoints_ego_m is None:
         return {"miles": 0.0}
@@ -174,6 +174,24 @@ def test_a_scorer_of_plans_gives_its_terms_with_intervals_for_models_and_baselin
     assert found["miles"]["low"] < found["miles"]["value"] < found["miles"]["high"]
     assert (found["miles"]["n"], found["red"]["n"]) == (12, 4)
     assert results["baselines"]["blind_idm"]["pdms"]["miles"]["n"] == 12
+    lines = [json.loads(line) for line in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
+    assert [line["miles"] for line in lines[:12]] == pytest.approx(
+        [s.waypoints_ego_m[-1, 0] / 1609.344 for s in samples], abs=1e-4
+    )
+    assert sum("red" in line for line in lines) == 4 * len({line["predictions"] for line in lines})
+
+
+def test_a_scorer_is_told_the_plan_before(dataset, samples, write_predictions, tmp_path):
+    told = []
+
+    def scorer(sample, waypoints_ego_m, previous=None):
+        told.append((sample.sample_id, None if previous is None else (previous[0].sample_id, float(previous[1][0, 0]))))
+        return {"told": 1.0}
+
+    evaluate([write_predictions("m", shifted(samples, 0.0))], dataset, tmp_path / "out", plan_scorer=scorer)
+    own = [before for _, before in told[:: len(told) // len(samples)]]
+    assert own[0] is None
+    assert own[1:] == [(s.sample_id, pytest.approx(s.waypoints_ego_m[0, 0])) for s in samples[:-1]]
 
 
 def test_texts_are_not_read_where_nobody_asks(dataset, samples, write_predictions, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from eval_fixtures import TIMES_S, make_sample, reasoning_text
 from labelled import in_brief, labelled, retold, text_of, with_step, with_text
 
-from eval.faithfulness.observed import IN_METRES, LOWER_IS_BETTER, MEASURES, STRICT, observe
+from eval.faithfulness.observed.measures import IN_METRES, LOWER_IS_BETTER, MEASURES, STRICT, observe
 from nsdrive.vla.prompt import render_answer
 
 

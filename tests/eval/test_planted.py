@@ -9,11 +9,11 @@ from eval_fixtures import make_sample, write_dataset
 
 from data_gen.generate import GenerateConfig, generate
 from data_gen.sample import SampleConfig
-from eval.faithfulness.planted import PLANTED, answerer, named
-from eval.faithfulness.sections import first, sections
-from eval.faithfulness.sight import Eyes, perceive, route_of, trace_of
-from eval.faithfulness.told import told
-from eval.faithfulness.way import driven_m, way_of
+from eval.faithfulness.causal.sections import first, sections
+from eval.faithfulness.planted.predictors import PLANTED, answerer, named
+from eval.faithfulness.planted.sight import Eyes, perceive, route_of, trace_of
+from eval.faithfulness.planted.told import told
+from eval.faithfulness.planted.way import driven_m, way_of
 from nsdrive.config import Chosen
 from nsdrive.dataset import open_dataset
 from nsdrive.questions import Question

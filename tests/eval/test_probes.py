@@ -14,12 +14,12 @@ from eval_fixtures import make_sample, reasoning_text, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.faithfulness import probes as module
-from eval.faithfulness.causal import causal, pair_scores
-from eval.faithfulness.given import MISSING, NO_PREFIX, NO_ROW, OTHERWISE, REPEATED, TWICE, UNKNOWN_ID, UNUSABLE
-from eval.faithfulness.pairs import groups_of, stage_one, stage_two
-from eval.faithfulness.probes import from_answers, read_probes, run_probes, write_stage
-from eval.faithfulness.sections import MAX_SECTIONS, first, sections, swapped
+from eval.faithfulness.causal import probes as module
+from eval.faithfulness.causal.given import MISSING, NO_PREFIX, NO_ROW, OTHERWISE, REPEATED, TWICE, UNKNOWN_ID, UNUSABLE
+from eval.faithfulness.causal.measures import causal, pair_scores
+from eval.faithfulness.causal.pairs import groups_of, stage_one, stage_two
+from eval.faithfulness.causal.probes import from_answers, read_probes, run_probes, write_stage
+from eval.faithfulness.causal.sections import MAX_SECTIONS, first, sections, swapped
 from nsdrive.dataset import Dataset, Prediction, Sample
 from nsdrive.questions import Question, read_questions
 from nsdrive.vla.prompt import parse_answer, render_answer

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from eval_fixtures import answer
 
-from eval.displacement import COLUMNS
 from eval.evaluate import evaluate
-from eval.predictions_file import read_file
-from eval.release_format import complete_points, measure_printed, printed_points
+from eval.open_loop.displacement import COLUMNS
+from eval.open_loop.predictions_file import read_file
+from eval.open_loop.release_format import complete_points, measure_printed, printed_points
 from nsdrive.vla.prompt import render_answer
 
 HORIZONS = {"1s": 2, "2s": 4, "3s": 6, "5s": 10}

@@ -11,9 +11,9 @@ import pytest
 from eval_fixtures import answer, digest, reasoning_text, write_dataset
 from scenes import scene, straight_road
 
-from eval.baselines import write_baseline
 from eval.closed_loop.drive import summary
 from eval.evaluate import evaluate
+from eval.open_loop.baselines import write_baseline
 from eval.report.browser import script
 from eval.report.cases import choose
 from eval.report.compose import report

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.displacement import MEASURES as DISPLACEMENTS
-from eval.faithfulness.axes import AXES, CAUSAL_CLAIMS, NO_CLAIM, OBSERVED_CLAIMS, Claim
-from eval.faithfulness.definitions import DEFINITIONS
-from eval.faithfulness.observed import MEASURES
-from eval.faithfulness.planted import PLANTED
-from eval.faithfulness.separation import Column, auroc, power
-from eval.faithfulness.validation import ObservedRow, table, validate
+from eval.faithfulness.causal.definitions import DEFINITIONS
+from eval.faithfulness.observed.measures import MEASURES
+from eval.faithfulness.planted.axes import AXES, CAUSAL_CLAIMS, NO_CLAIM, OBSERVED_CLAIMS, Claim
+from eval.faithfulness.planted.predictors import PLANTED
+from eval.faithfulness.planted.separation import Column, auroc, power
+from eval.faithfulness.planted.validation import ObservedRow, table, validate
+from eval.open_loop.displacement import MEASURES as DISPLACEMENTS
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "measures.md"
 

@@ -1,0 +1,1 @@
+"""What only asking again can tell: is the text the cause of the motion, and the scene of both?"""

@@ -1,0 +1,1 @@
+"""Predicted waypoints against labels: any file read, every sample counted, baselines and controls beside it."""

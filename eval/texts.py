@@ -18,6 +18,8 @@ from eval.bootstrap import cluster_mean, cluster_ratio
 from eval.faithfulness.observed.measures import MEASURES, Observed, observe
 from eval.faithfulness.observed.truth import parameters_of
 from eval.open_loop.answers import Answers
+from eval.open_loop.baselines import BLIND
+from eval.open_loop.controls import WITHOUT_TEXT
 from eval.open_loop.entries import cell
 from eval.open_loop.labels import Labels
 from eval.open_loop.predictions_file import read_text
@@ -85,10 +87,11 @@ def read_texts(
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """One file's part of a job: where the texts lie, and the complete waypoints."""
+    """One file's part of a job: where the texts lie, and the complete waypoints. for_text: whether it owes texts at all."""
 
     name: str
     path: Path | None
+    for_text: bool
     spans: list[tuple[int, int] | None]
     waypoints: list[FloatArray | None]
 
@@ -108,6 +111,7 @@ def _jobs(answers: Sequence[Answers], labels: Labels, reasoning: bool) -> Iterat
                 _Asked(
                     name=one.name,
                     path=one.path if reasoning else None,
+                    for_text=one.control != WITHOUT_TEXT and one.name not in BLIND,
                     spans=[one.text_span(i) if reasoning else None for i in part],
                     waypoints=[one.waypoints_ego_m[i] if one.errors[i] is None else None for i in part],
                 )
@@ -127,7 +131,7 @@ def _work(job: _Job, *, reasoning: bool, plan_scorer: PlanScorer | None, paramet
             if reasoning and one.path is not None:
                 span = one.spans[k]
                 text = "" if span is None else read_text(one.path, span)
-                observed = observe(sample, text, one.waypoints[k], parameters=parameters)
+                observed = observe(sample, text, one.waypoints[k], asked=one.for_text, parameters=parameters)
                 found.rows.setdefault(one.name, []).append(dict(observed.to_row()))
                 found.parts.setdefault(one.name, []).append(_parts(observed))
             if plan_scorer is not None:
@@ -148,8 +152,10 @@ def _sample(shard: Path, start: int, length: int) -> Sample:
 
 
 def add_to(entry: dict[str, Any], name: str, texts: Texts, labels: Labels, seed: int) -> None:
-    """What a results entry says of texts and plans."""
+    """What a results entry says of texts and plans. texts: how many answers have a reasoning, None where nobody looked."""
     parts, plans = texts.parts.get(name), texts.plans.get(name)
+    rows = texts.rows.get(name)
+    entry["texts"] = None if rows is None else sum(row["reasoning_said"] for row in rows)
     entry["observed"] = _observed_cells(parts, labels, seed) if parts else None
     entry["pdms"] = _plan_cells(plans, labels, seed) if plans else None
 

@@ -21,6 +21,7 @@ CONTROLS = {
     "no_text": "the same model, made to answer without reasoning",
     "oracle_text": "the same model, given the label's own reasoning",
 }
+WITHOUT_TEXT = "no_text"  # the control that owes no reasoning
 
 
 def control_path(path: Path, control: str) -> Path:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.faithfulness.observed.truth import parameters_of
+from eval.open_loop.answers import MISSING
 from eval.open_loop.displacement import usable
 from eval.open_loop.predictions_file import UNUSABLE
 from eval.report.browser_table import SplitFacts, split_facts, table_of
@@ -93,7 +94,8 @@ def browser_of(
     image_bytes: int = IMAGE_BYTES,
 ) -> Browser:
     """Gather what the browser shows; scenes as `eval.report.compose.report` has them. image_bytes: what all images may weigh."""
-    rows = [row for row in comparison.rows if row.run.sample_rows(row.key)][:MOST_FILES]
+    every = [row for row in comparison.rows if row.run.sample_rows(row.key)]
+    rows = every[:MOST_FILES]
     if not rows:
         return Browser(data={}, notes=["There are no samples to browse."])
     dataset, why = comparison.dataset()
@@ -101,6 +103,11 @@ def browser_of(
     facts = SplitFacts() if dataset is None else split_facts(dataset, split)
     main_rows = comparison.main.run.sample_rows(comparison.main.key)
     notes = [] if dataset is not None else [f"Only the table is here, no sample in full: {why}"]
+    if every[MOST_FILES:]:
+        notes.append(
+            f"At most {MOST_FILES} files and baselines can be looked at sample by sample. These {len(every) - MOST_FILES} of "
+            f"{len(every)} are in the tables above only: {', '.join(row.name for row in every[MOST_FILES:])}."
+        )
     answered: dict[str, dict[str, Prediction]] = {}
     chosen: dict[str, list[str]] = {}
     if dataset is not None:
@@ -236,7 +243,7 @@ def _above(sample: Sample, objects: list[dict[str, Any]], scene_of: Scenes | Non
 
 def _answer(sample: Sample, answer: Prediction | None, parameters: IdmParameters | None) -> dict[str, Any]:
     if answer is None:
-        return {"lines": [], "missing": [], "unread": None, "left_out": 0, "error": "missing prediction"}
+        return {"lines": [], "missing": [], "unread": None, "left_out": 0, "error": MISSING}
     shown: dict[str, Any] = lines_of(sample, answer.text, parameters)
     shown["error"] = answer.error
     points = answer.waypoints_ego_m

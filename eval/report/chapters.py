@@ -11,7 +11,7 @@ from eval.faithfulness.observed.measures import MEASURES
 from eval.report import measures, tables
 from eval.report.block import Block, Named
 from eval.report.figures import Series, legend, line_chart
-from eval.report.runs import Comparison
+from eval.report.runs import Comparison, Row
 from eval.report.table import Cell, Table
 from nsdrive.vla.prompt import WAYPOINT_INTERVAL_S
 
@@ -80,7 +80,16 @@ def blocks_of(comparison: Comparison, k: int) -> list[Block]:
             ),
         ],
     )
-    errors = Block(anchor=f"errors-{k}", title="Errors", figure=_charts(comparison))
+    drawn = [row for row in comparison.rows if row.kind != "oracle"]
+    left_out = [row.name for row in drawn[LINES_SHOWN:]]
+    errors = Block(
+        anchor=f"errors-{k}",
+        title="Errors",
+        note=f"The first {LINES_SHOWN} of {len(drawn)} are drawn; without a line: {', '.join(left_out)}."
+        if left_out
+        else "",
+        figure=_charts(drawn[:LINES_SHOWN]),
+    )
     groups = [
         named
         for title, words, note in GROUPS
@@ -181,8 +190,7 @@ def _defined(words: Mapping[str, str]) -> Table:
     return Table(heads=["measure", "definition"], rows=rows, kinds=["words"] * len(rows))
 
 
-def _charts(comparison: Comparison) -> str:
-    rows = [row for row in comparison.rows if row.kind != "oracle"][:LINES_SHOWN]
+def _charts(rows: Sequence[Row]) -> str:
     errors, spread = [], []
     for k, row in enumerate(rows):
         dashed = row.kind != "model"

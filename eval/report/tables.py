@@ -172,6 +172,9 @@ def _tied(row: Row, above: Row) -> bool:
 
 
 def _measure(row: Row, kind: str, name: str) -> Mapping[str, Any] | None:
+    """None where it was not measured; of one who never gives a reason, what its text is worth is no question."""
+    if kind == "observed" and row.entry.get("texts") == 0:
+        return None
     found = (row.entry.get(kind) or {}).get(name)
     return found if found and found["value"] is not None else None
 

@@ -2,15 +2,20 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from eval_fixtures import answer, digest, make_sample, write_dataset
+from eval_fixtures import answer, digest, make_sample, reasoning_text, write_dataset
 
 from eval.evaluate import evaluate
+from eval.faithfulness.observed.measures import STRICT
 from eval.open_loop.groups import CLEAR, HIDDEN, LIGHT, NOT_AN_OBJECT, SMALL, UNKNOWN, visibility_group
 from eval.report import tables
+from eval.report.browser import browser_of
+from eval.report.chapters import blocks_of
 from eval.report.runs import load_runs
+from nsdrive.vla.prompt import render_answer
 
 CONTROLS = ("black", "shuffled", "no_text", "oracle_text")
 
@@ -201,6 +206,66 @@ def test_texts_are_not_read_where_nobody_asks(dataset, samples, write_prediction
     assert with_texts["predictions"]["m"]["observed"]["schema"]["n"] == 0  # level none: nobody was asked for a text
     assert without["predictions"]["m"]["observed"] is None
     assert without["predictions"]["m"]["strict"] == with_texts["predictions"]["m"]["strict"]
+
+
+@pytest.fixture
+def asked_for_texts(tmp_path, samples):
+    """The samples with brief texts, and their data set, of which a text is asked."""
+    made = [
+        replace(s, trace_level="brief", answer=render_answer(reasoning_text(8.0, -1.0), s.waypoints_ego_m))
+        for s in samples
+    ]
+    return made, write_dataset(tmp_path / "with texts", made)
+
+
+def test_who_is_not_asked_for_a_text_is_not_measured_by_it_and_who_is_asked_and_silent_is(
+    asked_for_texts, write_predictions, tmp_path
+):
+    samples, dataset = asked_for_texts
+    silent = shifted(samples, 0.0)
+    write_predictions("m.no_text", silent)
+    files = [write_predictions("m", [answer(s, text=s.answer) for s in samples])]
+    files += [write_predictions(name, silent) for name in ("silent", "blind_idm")]
+    entries = evaluate(files, dataset, tmp_path / "out")["predictions"]
+    for name in ("m.no_text", "blind_idm"):
+        observed = entries[name]["observed"]
+        assert [observed[measure]["value"] for measure in STRICT] == [None] * len(STRICT), name
+        assert observed["manoeuvre_driven"]["value"] == 1.0
+    assert {entries["silent"]["observed"][measure]["value"] for measure in STRICT} == {0.0}
+    assert {name: entry["texts"] for name, entry in entries.items()} == {
+        "m": len(samples),
+        "m.no_text": 0,
+        "silent": 0,
+        "blind_idm": 0,
+    }
+
+
+def test_the_leaderboard_has_a_dash_for_the_texts_of_who_never_says_a_word(
+    asked_for_texts, write_predictions, tmp_path
+):
+    samples, dataset = asked_for_texts
+    files = [write_predictions("m", [answer(s, text=s.answer) for s in samples])]
+    files += [write_predictions("silent", shifted(samples, 0.0))]
+    evaluate(files, dataset, tmp_path / "out")
+    (comparison,), _ = load_runs([tmp_path / "out"])
+    board = tables.leaderboard(comparison)
+    agree = board.heads.index("text and motion\nagree")
+    said = {row[0].text.split(" ", 1)[1]: row[agree].text for row in board.rows}
+    assert said["silent"] == said["blind_idm"] == "–"
+    assert 0.0 <= float(said["m"]) <= 1.0
+
+
+def test_files_beyond_those_that_the_page_can_show_are_named(dataset, samples, write_predictions, tmp_path):
+    names = [f"file{k}" for k in range(7)]
+    evaluate([write_predictions(name, shifted(samples, 0.1)) for name in names], dataset, tmp_path / "out")
+    (comparison,), _ = load_runs([tmp_path / "out"])
+    beyond = [row.name for row in comparison.rows[8:]]
+    assert len(beyond) == 3
+    told = [note for note in browser_of(comparison).notes if note.startswith("At most 8 files")]
+    assert len(told) == 1
+    errors = next(block for block in blocks_of(comparison, 0) if block.title == "Errors")
+    for note in (*told, errors.note):
+        assert note.endswith(f": {', '.join(beyond)}.")
 
 
 # ---- tables of several runs -----------------------------------------------------------------------------------------

@@ -42,6 +42,22 @@ def said_and_driven(sample, text, waypoints):
     return observe(sample, render_answer(text, waypoints), waypoints)
 
 
+# ---- who was asked ------------------------------------------------------------------------------------------------------------
+
+
+def test_who_was_asked_for_waypoints_alone_owes_no_text_and_who_was_asked_for_one_does(braking):
+    points = straight(8.0, -1.0)
+    free, silent = (observe(braking, render_answer("", points), points, asked=asked) for asked in (False, True))
+    assert {name: free.value(name) for name in STRICT} == dict.fromkeys(STRICT)
+    assert free.value("object_recall") is None
+    assert free.value("manoeuvre_driven") == 1.0, "what it drives was asked for"
+    assert {name: silent.value(name) for name in STRICT} == dict.fromkeys(STRICT, 0.0)
+
+
+def test_a_text_that_nobody_asked_for_is_judged_like_any_other(braking):
+    assert observe(braking, braking.answer, braking.waypoints_ego_m, asked=False).parts == label(braking).parts
+
+
 # ---- the label ---------------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,8 @@
 Every measure is a part of a whole, so that those of many answers add up: its value over a set of samples is the sum of the parts
 over the sum of the wholes. (0, 0): it does not apply, as where nothing was said of it or the truth is not known. The label's own
 text, observed against its own waypoints, gives the floor (or ceiling) of each. An answer owes a text if it has one or was asked for
-one: what cannot be read, or has no waypoints to be held to, is then a miss, never absent.
+one: what cannot be read, or has no waypoints to be held to, is then a miss, never absent. Who was asked for none, as a baseline or
+a model made to answer without reasoning, owes none.
 
 None of these asks whether the text is the cause of the motion: a model may say all that is so and drive by something else
 (`eval.faithfulness.causal.measures`).
@@ -161,18 +162,21 @@ def observe(
     text: str,
     waypoints_ego_m: FloatArray | None,
     *,
+    asked: bool = True,
     parameters: IdmParameters | None = None,
     judged: TextTruth | None = None,
 ) -> Observed:
     """Every measure of one answer. text: the whole of it; waypoints_ego_m (10, 2), None where the answer failed. Never raises on a
-    text. parameters: of the planner's laws (see `judge_text`); judged: that function's result, where it is at hand."""
+    text. asked: whoever answered was asked for what the sample's prompt asks for, a text where that has a level; False: for
+    waypoints alone. parameters: of the planner's laws (see `judge_text`); judged: that function's result, where it is at hand."""
     truth = judged if judged is not None else judge_text(sample, text, parameters=parameters)
     parts = dict.fromkeys(MEASURES, (0.0, 0.0))
     said = truth.reasoning is not None
-    if said or sample.trace_level != "none":  # it owes a text
+    level = sample.trace_level if said or asked else "none"
+    if said or level != "none":  # it owes a text
         parts |= dict.fromkeys(STRICT, (0.0, 1.0))
         parts["schema"] = (float(truth.readable and truth.closed), 1.0)
-    parts |= _of_claims(truth, sample.trace_level)
+    parts |= _of_claims(truth, level)
     driven = None if waypoints_ego_m is None else _driven(sample, waypoints_ego_m)
     label = _driven(sample, sample.waypoints_ego_m)
     trace = truth.reading.trace

@@ -25,7 +25,8 @@ and bicycle drive it for 4 s from the sample's own state, and what comes out is 
 Sources: Dauner et al., "NAVSIM" (NeurIPS 2024) and NAVSIM v2 (Cao et al., CoRL 2025; docs/metrics.md of its repository, and the
 scorer's thresholds), written anew. It differs from NAVSIM in this:
 
-* Progress is a share of the furthest lawful one of the plan and the label; NAVSIM's rival is PDM-Closed, driven there.
+* Progress is a share of the furthest lawful one of the plan and the label; NAVSIM's rival is PDM-Closed, driven there. EP is of the
+  way itself: NAVSIM also takes the multipliers off it, which then count twice where a collision leaves 0.5.
 * The label takes the human's place in EPDMS's filter F; in a generated scene that is the teacher, who hardly ever breaks a rule.
   All nine terms are filtered, as the document's formula has it, EC by the label's own.
 * The waypoints carry no headings: those of the smooth path are taken. The tracker sees all 5 s of the plan, and also makes up
@@ -53,7 +54,16 @@ import numpy as np
 import shapely
 from numba import njit
 
-from eval.closed_loop.situation import HORIZON_TICKS, Anchor, RedLight, Situation, anchor_of, situation, usable
+from eval.closed_loop.situation import (
+    AHEAD_TICKS,
+    HORIZON_TICKS,
+    Anchor,
+    RedLight,
+    Situation,
+    anchor_of,
+    situation,
+    usable,
+)
 from eval.closed_loop.track import track
 from eval.score import uncomfortable
 from nsdrive.dataset import Sample
@@ -68,7 +78,6 @@ from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray, Scenario
 from nsdrive.world.vehicle import PACIFICA, ego_box
 
 T = TypeVar("T")
-PDMS_VERSION = 1  # raise it whenever the same plan would get another score
 
 MULTIPLIERS = ("NC", "DAC", "DDC", "TLC")  # of EPDMS; PDMS has the first two
 WEIGHTS = {"EP": 5.0, "TTC": 5.0, "LK": 2.0, "HC": 2.0, "EC": 2.0}  # of EPDMS, NAVSIM PDMScorerConfig
@@ -78,7 +87,7 @@ SCORES = ("PDMS", "EPDMS")
 
 WRONG_WAY_TICKS, WRONG_WAY_M, WRONG_WAY_WORST_M = 10, 2.0, 6.0  # driving_direction_horizon and its two thresholds
 LEAST_PROGRESS_M = 5.0  # progress_distance_threshold: where nobody gets further, all get 1
-AHEAD_TICKS = np.array([0, 3, 6, 9])  # NAVSIM's TTC looks so far ahead
+AHEAD_STEPS = np.arange(0, AHEAD_TICKS + 1, 3)  # NAVSIM's TTC looks at these
 OFF_LINE_M, OFF_LINE_TICKS = 0.5, 20  # lane_keeping_deviation_limit, lane_keeping_horizon_window
 EC_LIMITS = {
     "accel_mps2": 0.7,
@@ -249,14 +258,14 @@ def judged(around: Situation, states: FloatArray) -> Judged:
     drive = _ego_states(around.anchor.ego.time_s, states)
     everywhere = np.zeros(len(boxes), dtype=bool)
     touches = _touches(boxes, around.objects)
-    near_hit = _about_to_hit(boxes, speeds, around.objects, everywhere, AHEAD_TICKS, INTERVAL_S)
+    near_hit = _about_to_hit(boxes, speeds, around.objects, everywhere, AHEAD_STEPS, INTERVAL_S)
     off_road = bool(corners_off_road_m(boxes, lane_map).max() >= OFF_ROAD_M)
     at_fault = []
     if touches or near_hit or off_road:  # only then it matters in which lanes the corners are, which takes longest
         lanes = lanes_driven(lane_map, boxes, states[:, :2])
         at_fault = [c for c in collisions(boxes, speeds, around.frames, lanes) if c.at_fault]
         in_lane = lanes.together & ~lanes.intersection
-        near_hit = near_hit and _about_to_hit(boxes, speeds, around.objects, in_lane, AHEAD_TICKS, INTERVAL_S)
+        near_hit = near_hit and _about_to_hit(boxes, speeds, around.objects, in_lane, AHEAD_STEPS, INTERVAL_S)
         off_road = off_road and bool(left_road_m(lane_map, boxes, lanes).max() >= OFF_ROAD_M)
     terms = {
         "NC": 0.0 if any(is_agent(c.kind) for c in at_fault) else 0.5 if at_fault else 1.0,
@@ -361,7 +370,7 @@ def _off_line(deviations_m: FloatArray, crossing: np.ndarray) -> bool:
 
 @njit(cache=True)
 def _touches(boxes, objects):
-    """Whether the ego (T, 5) ever overlaps one of the objects (T, M, 5): mostly not, and then there is no fault to find."""
+    """Whether the ego (T, 5) ever overlaps one of the objects (T or more, M, 5): mostly not, and then there is no fault to find."""
     for tick in range(boxes.shape[0]):
         for m in range(objects.shape[1]):
             if not np.isnan(objects[tick, m, 0]) and overlap_kernel(boxes[tick], objects[tick, m]):
@@ -371,14 +380,14 @@ def _touches(boxes, objects):
 
 @njit(cache=True)
 def _about_to_hit(boxes, speeds, objects, in_lane, steps, interval):
-    """Whether the ego (T, 5), driven straight on from any moment, meets an object (T, M, 5) where that will be then.
+    """Whether the ego (T, 5), driven straight on from any moment, meets an object (T or more, M, 5) where that will be then.
 
     in_lane (T,): there only what is ahead counts; elsewhere, between lanes and in intersections, what is not behind. What is
     met but does not count is never looked at again, as in NAVSIM.
     """
     ego = np.empty(5)
     passed = np.zeros(objects.shape[1], dtype=np.bool_)
-    for tick in range(boxes.shape[0] - steps[-1]):
+    for tick in range(boxes.shape[0]):
         if speeds[tick] < TTC_STANDING_MPS:
             continue
         cos, sin = np.cos(boxes[tick, 2]), np.sin(boxes[tick, 2])
@@ -386,6 +395,8 @@ def _about_to_hit(boxes, speeds, objects, in_lane, steps, interval):
         axle_y = boxes[tick, 1] - PACIFICA_REAR_M * sin
         ego[:] = boxes[tick]
         for step in steps:
+            if tick + step >= objects.shape[0]:
+                break
             ego[0] = boxes[tick, 0] + step * interval * speeds[tick] * cos
             ego[1] = boxes[tick, 1] + step * interval * speeds[tick] * sin
             for m in range(objects.shape[1]):

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import shapely
 
+from eval.open_loop import displacement
 from nsdrive.dataset import Sample
-from nsdrive.vla.prompt import MAX_ABS_M, N_WAYPOINTS
 from nsdrive.world.geometry import Path, to_global, wrap_angle
 from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.route import centerline, find_route, nearest_lane
@@ -24,6 +24,7 @@ from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, EgoState, FloatArray,
 from nsdrive.world.vehicle import PACIFICA
 
 HORIZON_TICKS = 40  # NAVSIM: 4 s are driven and judged
+AHEAD_TICKS = 9  # NAVSIM's TTC looks so far ahead of each of them
 SLOW_MPS = 0.5  # chosen by us: below it a heading or a steering angle is not to be had from a motion of two decimals
 SAME_PLACE_M = 0.01  # chosen by us: nearer than this an anchor is a log's own state
 
@@ -49,8 +50,9 @@ class RedLight:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Situation:
-    """frames: 41, the anchor's first. objects (41, M, 5): the same as boxes, one column an object, nan where it is not there.
-    path: the route's centerline from the ego's lane on. route: its roadblock ids, empty where none is known."""
+    """frames: 41, the anchor's first. objects (41 to 50, M, 5): the same as boxes, one column an object, nan where it is not there,
+    and AHEAD_TICKS beyond as far as the scenario goes. path: the route's centerline from the ego's lane on. route: its roadblock
+    ids, empty where none is known."""
 
     scenario: Scenario
     anchor: Anchor
@@ -82,7 +84,7 @@ def situation(scenario: Scenario, anchor: Anchor) -> Situation:
         scenario=scenario,
         anchor=anchor,
         frames=frames,
-        objects=_columns(frames),
+        objects=_columns(scenario.frames[first : last + 1 + AHEAD_TICKS]),
         red_lights=_red_lights(lane_map, scenario.lights[first : last + 1], route),
         path=centerline(lane_map, way),
         route=route,
@@ -128,9 +130,7 @@ def usable(waypoints_ego_m: Any) -> FloatArray | None:
         waypoints = np.asarray(waypoints_ego_m, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
-    if waypoints.shape != (N_WAYPOINTS, 2) or not np.isfinite(waypoints).all():
-        return None
-    return waypoints if np.abs(waypoints).max() <= MAX_ABS_M else None
+    return waypoints if displacement.usable(waypoints) else None
 
 
 # ---- parts --------------------------------------------------------------------------------------------------------

@@ -99,6 +99,13 @@ def test_braking_at_the_last_moment_is_no_collision_but_would_be_one():
     assert terms(scenario(ROAD, CLOSE), early, early)["TTC"] == 1.0
 
 
+def test_the_last_moment_of_the_four_seconds_is_looked_ahead_from_as_well():
+    ahead = [car("parked", 62.0)]  # 32 m are driven; then its rear is 3.6 m before the ego's front, half a second away
+    found = terms(scenario(ROAD, ahead), steady(8.0), stopping_within(20.0))
+    assert (found["NC"], found["TTC"]) == (1.0, 0.0)
+    assert terms(scenario(ROAD, [car("parked", 68.0)]), steady(8.0))["TTC"] == 1.0, "9.6 m away: over a second"
+
+
 def test_off_the_road_is_off_the_road():
     found = terms(scenario(ROAD), steady(8.0, aside_m=-6.0))
     assert (found["DAC"], found["PDMS"], found["EPDMS"]) == (0.0, 0.0, 0.0)

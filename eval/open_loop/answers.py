@@ -33,6 +33,7 @@ __all__ = ["CONTRADICTION", "MISSING", "UNUSABLE", "Answers", "blind_answers", "
 MISSING = "missing prediction"
 CONTRADICTION = "two rows of the file contradict each other"
 DIFFERS_M = 0.0101  # a text prints centimetres
+NAME_SHOWN = 80  # characters of an unknown id
 LINES_NAMED = 5  # chosen by us: broken lines listed, the rest is counted
 
 
@@ -129,7 +130,7 @@ def matched(name: str, file: PredictionsFile, labels: Labels, split: str) -> Ans
             contradicted.add(sample)
     if file.ids and not order:
         raise ValueError(
-            f"{file.path} answers {len(file.ids)} samples that are not in split '{split}', the first '{first_stranger}': "
+            f"{file.path} answers {len(file.ids)} samples that are not in split '{split}', the first {_short(first_stranger)}: "
             "was it made for another split or dataset?"
         )
     errors: list[str | None] = [MISSING if row < 0 else file.errors[row] for row in chosen]
@@ -179,6 +180,11 @@ def blind_answers(labels: Labels, but: Mapping[str, Any]) -> list[Answers]:
                 Answers(name=name, errors=errors, waypoints_ego_m=waypoints, printed_m=printed, n_printed=count)
             )
     return found
+
+
+def _short(name: str | None) -> str:
+    """A stranger's word for a terminal: no line breaks, no colours, no megabyte."""
+    return repr((name or "")[:NAME_SHOWN])
 
 
 def _same(file: PredictionsFile, one: int, other: int) -> bool:

@@ -284,7 +284,7 @@ def _markdown(
     for comparison, of_one in zip(comparisons, blocks, strict=True):
         facts = comparison.facts
         parts += [
-            f"**{markdown_text(facts['name'])}, split {facts['split']}.** {markdown_text(_verdict(comparison)[1])}",
+            f"**{markdown_text(facts['name'])}, split {markdown_text(facts['split'])}.** {markdown_text(_verdict(comparison)[1])}",
             "",
         ]
         parts += [f"- {markdown_text(note)}" for note in _notes(comparison)] + [""]

@@ -131,6 +131,14 @@ def test_a_file_of_another_split_is_an_error_that_says_so(dataset, write_predict
     assert not (tmp_path / "out").exists()
 
 
+def test_an_id_that_a_stranger_wrote_cannot_fill_or_colour_a_terminal(dataset, write_predictions, tmp_path):
+    path = write_predictions("m", [answer(make_sample("\x1b[31mred\n" + "x" * 100_000, scenario="x"))])
+    with pytest.raises(ValueError, match="another split") as found:
+        evaluate([path], dataset, tmp_path / "out")
+    assert str(found.value).isprintable()
+    assert len(str(found.value)) < 400 + len(str(path))
+
+
 def test_a_row_of_an_unknown_sample_among_known_ones_is_counted_and_changes_no_number(
     dataset, samples, write_predictions, tmp_path
 ):

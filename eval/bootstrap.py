@@ -112,6 +112,11 @@ def _resample(above: FloatArray, below: FloatArray, seed: int) -> FloatArray:
     return np.concatenate(means)
 
 
+def rounded(value: float, digits: int = 6) -> float | None:
+    """As results.json has it: None where it is not known."""
+    return round(float(value), digits) + 0.0 if np.isfinite(value) else None
+
+
 def _divide(sums: FloatArray, rows: FloatArray) -> FloatArray:
     rows = np.broadcast_to(rows, sums.shape)
     return np.divide(sums, rows, out=np.full(sums.shape, np.nan), where=rows > 0)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.bootstrap import cells_of, cluster_mean, sums_by
+from eval.bootstrap import cells_of, cluster_mean, rounded, sums_by
 from nsdrive.world.types import FloatArray
 
 FLIPS = 8192  # chosen by us: the least p is then 1e-4
@@ -56,11 +56,11 @@ def paired_tests(
                     "a": a,
                     "b": b,
                     "measure": measure,
-                    "difference": _known(estimate.value[at]),
-                    "low": _known(estimate.low[at]),
-                    "high": _known(estimate.high[at]),
-                    "p": _known(p[i, k]),
-                    "p_holm": _known(corrected[i]),
+                    "difference": rounded(estimate.value[at]),
+                    "low": rounded(estimate.low[at]),
+                    "high": rounded(estimate.high[at]),
+                    "p": rounded(p[i, k]),
+                    "p_holm": rounded(corrected[i]),
                 }
             )
     return rows
@@ -94,7 +94,3 @@ def holm(p: FloatArray) -> FloatArray:
     order = known[np.argsort(p[known], kind="stable")]
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
     return corrected
-
-
-def _known(value: float) -> float | None:
-    return round(float(value), 6) + 0.0 if np.isfinite(value) else None

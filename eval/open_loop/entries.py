@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.bootstrap import Estimate, cells_of, cluster_mean, ratio_of_sums, sums_by
+from eval.bootstrap import Estimate, cells_of, cluster_mean, ratio_of_sums, rounded, sums_by
 from eval.open_loop.answers import Answers
 from eval.open_loop.displacement import COLUMNS, HORIZONS, displacements_m, measure
 from eval.open_loop.groups import ordered
@@ -134,10 +134,6 @@ def cells(estimate: Estimate) -> dict[str, dict[str, dict[str, float | None]]]:
 def cell(estimate: Estimate, column: int) -> dict[str, float | None]:
     """{"value", "low", "high"} of one column."""
     return {name: rounded(getattr(estimate, name)[column]) for name in ("value", "low", "high")}
-
-
-def rounded(value: float, digits: int = 6) -> float | None:
-    return round(float(value), digits) + 0.0 if np.isfinite(value) else None
 
 
 def text_range(found: Mapping[str, float | None], *, scale: float = 1.0, digits: int = 2) -> str:

@@ -31,7 +31,6 @@ CLEAR = f"clear, {SMALL_PX:.0f} px or more"
 UNKNOWN = "not known"
 VISIBILITIES = (NOT_AN_OBJECT, LIGHT, HIDDEN, SMALL, CLEAR, UNKNOWN)
 
-TITLES = ("by_scenario_type", "by_binding_rule", "by_speed", "by_visibility", "by_length")
 ORDERS = {"by_speed": SPEEDS, "by_visibility": VISIBILITIES, "by_length": LENGTHS}  # the others go by name
 
 

@@ -245,9 +245,9 @@ def _add(found: PredictionsFile, row: _Row, number: int, span: tuple[int, int]) 
             printed = [(round(x, 2), round(y, 2)) for x, y in points]
     elif error is None:
         points, error = complete_points(text)
-    found.ids.append(str(index) if row.id is None else _writable(str(row.id)))
+    found.ids.append(str(index) if row.id is None else writable(str(row.id)))
     found.indices.append(index)
-    found.errors.append(None if error is None else _writable(error[:ERROR_SHOWN]))
+    found.errors.append(None if error is None else writable(error[:ERROR_SHOWN]))
     found.seconds.append(row.seconds or 0.0)
     found.spans.append(span)
     found.numbers.append(number)
@@ -272,7 +272,7 @@ def _put(numbers: array[float], counts: array[int], points: list[tuple[float, fl
     counts.append(len(points))
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
     """A lone surrogate is legal in JSON and in no file of ours."""
     return text.encode("utf-8", "replace").decode("utf-8")
 

@@ -132,14 +132,6 @@ def rows_read(comparison: Comparison) -> Table | None:
     return Table(heads=["", *outcomes], rows=lines)
 
 
-def definitions_observed() -> dict[str, str]:
-    return dict(MEASURES)
-
-
-def definitions_causal() -> dict[str, str]:
-    return {name: str(definition) for name, definition in DEFINITIONS.items()}
-
-
 def _measures(
     names: Sequence[str],
     columns: Sequence[Mapping[str, Any]],

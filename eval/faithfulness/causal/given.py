@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from eval.open_loop.displacement import usable
+from eval.open_loop.predictions_file import UNUSABLE, writable
 from nsdrive.dataset import Prediction
 from nsdrive.questions import Question
 
 MISSING = "missing answer"
 TWICE = "answered twice, differently"
 OTHERWISE = "asked otherwise than the data ask"
-UNUSABLE = "waypoints_ego_m is not 10 finite [x, y] of a believable size"
 UNKNOWN_ID = "answer to no question"
 REPEATED = "answer repeated"
 NO_ROW = "line that is no answer"
@@ -108,15 +108,11 @@ def clean(prediction: Prediction) -> Prediction:
         error = UNUSABLE
     return replace(
         prediction,
-        text=_writable(prediction.text),
-        error=None if error is None else _writable(error),
+        text=writable(prediction.text),
+        error=None if error is None else writable(error),
         waypoints_ego_m=None if error is not None else np.round(np.asarray(waypoints, dtype=float), 4) + 0.0,
         seconds=prediction.seconds if np.isfinite(prediction.seconds) else 0.0,
     )
-
-
-def _writable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate is legal in JSON and in no file of ours
 
 
 def failed(question_id: str, error: str) -> Prediction:

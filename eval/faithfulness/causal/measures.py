@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.bootstrap import LEVEL, RESAMPLES, cluster_ratio
+from eval.bootstrap import LEVEL, RESAMPLES, cluster_ratio, rounded
 from eval.faithfulness.causal.definitions import (
     CURVE_PERCENT,
     DEFINITIONS,
@@ -122,7 +122,7 @@ def causal(rows: Sequence[PairScore], seed: int = 0) -> dict[str, dict[str, Any]
         bounds = (found.value[k], found.low[k], found.high[k])
         if name in MEDIANS:
             bounds = _cluster_median(parts[:, k], wholes[:, k], clusters, seed)
-        value, low, high = (round(float(v), 6) + 0.0 if np.isfinite(v) else None for v in bounds)
+        value, low, high = map(rounded, bounds)
         cells[name] = {"value": value, "low": low, "high": high, "n": int(n[k])}
     return cells
 

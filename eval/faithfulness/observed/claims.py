@@ -5,7 +5,7 @@
     [(3, 'vehicle-1 12.4 m ahead', 'the vehicle 12.4 m behind (car-3)')]
 
 A text proves itself by what can be read in it (`nsdrive.trace.text`); whose names it uses is its own affair: objects are matched
-to those around by class, direction and distance, one to one (`claims_objects`). What may be how far off: `tolerances`.
+to those around by class, direction and distance, one to one (`objects`). What may be how far off: `tolerances`.
 A text that cannot be read to its end is judged as far as it can; the rest is unknown. No text makes this fail or take long.
 """
 
@@ -81,7 +81,7 @@ class TextTruth:
 
 def judge_text(sample: Sample, text: str, *, parameters: IdmParameters | None = None) -> TextTruth:
     """Judge an answer (the whole of it, REASONING block and all) line by line. Never raises on a text, nor on a sample that lacks
-    things. parameters: constants of the planner's laws (`claims_truth.parameters_of`), None takes the teacher's defaults."""
+    things. parameters: constants of the planner's laws (`truth.parameters_of`), None takes the teacher's defaults."""
     truth = truth_of(sample, parameters)
     ledger = Ledger(truth=truth)
     reasoning, closed = reasoning_of(text)
@@ -103,7 +103,7 @@ def judge_text(sample: Sample, text: str, *, parameters: IdmParameters | None = 
             judge_row(ledger, line)
         elif line.kind == "turned":
             judge_turn(ledger, line)
-    _steps(ledger, [line for line in reading.lines if line.step is not None and line.kind != "turned"], reading)
+    _steps(ledger, [line for line in reading.lines if line.step is not None and line.kind != "turned"])
     if reading.trace is None:
         _unread(ledger, said, reading)
     return _judged(said, closed, reading, ledger)
@@ -227,7 +227,7 @@ def _object(ledger: Ledger, line: Line, match: Match) -> None:
     )
 
 
-def _steps(ledger: Ledger, lines: Sequence[Line], reading: Reading) -> None:
+def _steps(ledger: Ledger, lines: Sequence[Line]) -> None:
     """The half seconds of a detailed text, each complete once the next has begun."""
     steps, choices = Steps(ledger=ledger), Choices(ledger=ledger)
     last = max((line.step for line in lines if line.step is not None), default=-1)

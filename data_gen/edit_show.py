@@ -29,6 +29,7 @@ from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, Planner, Scenario
 
 AT_S = (1, 3, 5)  # where the planner's motions are compared
 SIDE_PX, BANNER_PX = 800, 34
+DIFFERENCE = "difference.txt"  # only such a folder has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +72,16 @@ def show_edit(
     at_s: float,
     seed: int,
     out: Path,
+    overwrite: bool = False,
 ) -> EditShown:
     """Write sheet.png, both texts (detailed), their difference and both samples' rows of a scenario with the edits made, one after
-    the other, at `at_s` seconds. ValueError, one line, where an edit does not apply there, or the planner finds no way."""
+    the other, at `at_s` seconds. Whom an edit is about may be said by the name in the text before.
+
+    ValueError, one line, where an edit does not apply there, the planner finds no way, or `out` holds something: with `overwrite`,
+    something else than an edit. Until all is drawn nothing is written or replaced."""
     if not edits:
         raise ValueError("No edit given: for example --remove lead, --light green, --add pedestrian@12m, --goal left")
+    _refuse(out, overwrite)
     source, item = find_item(name, seed)
     scenario: Scenario = source.load(item)
     tick = round(at_s / INTERVAL_S)
@@ -101,11 +107,24 @@ def show_edit(
     return _written(scenario, before, after, changes, bench, out)
 
 
+def _refuse(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            raise ValueError(f"{out} exists. Replace its pictures with --overwrite, or choose another --out")
+        if not (out / DIFFERENCE).is_file():
+            raise ValueError(
+                f"{out} holds something else (no {DIFFERENCE} in it): not overwritten. Choose another --out"
+            )
+
+
 def _after(moment: Moment, edits: Sequence[str], bench: Bench) -> tuple[tuple[Applied, ...], Side]:
     """All edits but the last are made to the scene; the last as a pair's."""
     changes = []
     index = moment.at.index
-    for number, text in enumerate(edits, start=1):
+    for number, typed in enumerate(edits, start=1):
+        text = _by_track_id(typed, moment)
         edit = unbinding(moment) if text == BINDING else parse_edit(text)
         if edit is None:
             raise ValueError(f"'{text}': the rule that binds here is about nobody who could be removed")
@@ -123,6 +142,15 @@ def _after(moment: Moment, edits: Sequence[str], bench: Bench) -> tuple[tuple[Ap
     raise AssertionError("there is at least one edit")
 
 
+def _by_track_id(edit: str, moment: Moment) -> str:
+    """The edit with whom it is about, said by the name in the text before ("remove vehicle-4"), as the scenario calls it."""
+    words = edit.split()
+    meant = moment.made.sample.trace_names.get(words[1]) if len(words) > 1 else None
+    if meant not in moment.scene.frame.ids:  # no name in the text, or of a signal
+        return edit
+    return " ".join([words[0], meant, *words[2:]])
+
+
 def _written(
     scenario: Scenario, before: Side, after: Side, changes: Sequence[Applied], bench: Bench, out: Path
 ) -> EditShown:
@@ -135,7 +163,7 @@ def _written(
     moved = moved_at(before.at, after.at)
     lines = [
         f"{scenario.scenario_id} ({scenario.scenario_type}), at {before.at.tick * INTERVAL_S:.1f} s, planner {bench.planner.name}:",
-        *(f"  {each}" for each in words),
+        *(f"  {change.words}{_called(change.about, before)}" for change in changes),
         f"the planner's motion moves by {', '.join(f'{m:.2f} m at {s} s' for s, m in moved.items())}",
         f"binding before: {before.binding}; after: {after.binding}",
         *(f"{name}: {fault}" for name, side in sides.items() if (fault := _fault(side))),
@@ -144,7 +172,7 @@ def _written(
     ]
     contents: dict[str, bytes | str] = {
         "sheet.png": _png(_sheet(scenario, sides, labels)),
-        "difference.txt": "\n".join(lines) + "\n",
+        DIFFERENCE: "\n".join(lines) + "\n",
         **{f"{name}.txt": text + "\n" for name, text in texts.items()},
         **{f"{name}.json": json_line(side.made.sample.to_row()) for name, side in sides.items()},
     }
@@ -168,6 +196,14 @@ def moved_at(before: Anchored, after: Anchored) -> dict[int, float]:
         a, b = (at.label[round(seconds / INTERVAL_S)] for at in (before, after))
         found[seconds] = round(float(np.hypot(a.x_m - b.x_m, a.y_m - b.y_m)), 3)
     return found
+
+
+def _called(about: str | None, before: Side) -> str:
+    """ " (car-15, in the text vehicle-4)": by what names the pictures and the text before know somebody."""
+    if about is None:
+        return ""
+    name = next((name for name, thing in before.made.sample.trace_names.items() if thing == about), about)
+    return f" ({about}, in the text {name})" if name != about else f" ({about})"
 
 
 def _fault(side: Side) -> str | None:

@@ -88,9 +88,14 @@ class Generated:
     n_samples: int
     failures: tuple[str, ...]
     left_out: Mapping[str, int]
+    n_edited: int | None = None  # of the samples, those of edited scenes; None where none were asked for
 
     def summary(self) -> str:
-        said = f"{self.n_samples} samples, {len(self.failures)} scenarios failed"
+        said = f"{self.n_samples} samples"
+        if self.n_edited is not None:
+            none = ": no edit of samples.edits applies anywhere" if self.n_edited == 0 else ""
+            said += f", {self.n_edited} of them of edited scenes{none}"
+        said += f", {len(self.failures)} scenarios failed"
         counts = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items())
         return f"{said}, left out: {counts}" if counts else said
 
@@ -300,5 +305,9 @@ def _finish(out: Path, config: GenerateConfig, source: str, licence: str, n_chun
 
 def _generated(out: Path, manifest: dict[str, Any]) -> Generated:
     return Generated(
-        folder=out, n_samples=manifest["samples"], failures=tuple(manifest["failures"]), left_out=manifest["left_out"]
+        folder=out,
+        n_samples=manifest["samples"],
+        failures=tuple(manifest["failures"]),
+        left_out=manifest["left_out"],
+        n_edited=sum(manifest["counts"].get("edit", {}).values()) if manifest["config"]["samples"]["edits"] else None,
     )

@@ -20,7 +20,7 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, help: str, *examples: str) -> argparse.ArgumentParser:
-        shown = "\n".join(f"  nsdrive {example}" for example in examples)
+        shown = "\n".join(f"  {'' if example.startswith('torchrun') else 'nsdrive '}{example}" for example in examples)
         p = verbs.add_parser(
             name,
             help=help,
@@ -48,14 +48,29 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
         "edit",
         "one scenario before and after a change: what the planner then sees, says and drives",
         "edit red_light_lead --remove lead --out out/edit",
-        "edit free_road --add pedestrian@12m --out out/edit",
+        "edit red_light_lead --remove lead --light green --out out/edit             # both at once, in this order",
     )
     _one_scenario(p, teachers)
-    p.add_argument("--remove", action=_Edit, metavar="WHAT", help="lead, binding, pedestrians, or an object's id")
+    p.add_argument(
+        "--remove",
+        action=_Edit,
+        metavar="WHAT",
+        help="lead; binding (whom the planner minds); pedestrians, vehicles, everyone; or an object by its name in the text",
+    )
     p.add_argument("--light", action=_Edit, metavar="COLOUR", help="green, amber or red, on the route")
-    p.add_argument("--add", action=_Edit, metavar="WHAT@DISTANCE", help="pedestrian@12m, vehicle@25m in the way ahead")
+    p.add_argument(
+        "--add",
+        action=_Edit,
+        metavar="WHAT@DISTANCE",
+        help="pedestrian@12m, vehicle@25m: in the way, so far ahead of the bumper; 'cyclist@15m 4mps', 'vehicle@20m beside'",
+    )
     p.add_argument("--goal", action=_Edit, metavar="TURN", help="left, right or straight at the next junction")
-    p.add_argument("--set", action=_Edit, metavar="'WHAT OF VALUE'", help="'speed lead 3' and the like, in m/s")
+    p.add_argument(
+        "--set",
+        action=_Edit,
+        metavar="CHANGE",
+        help="any other, in quotes: 'speed lead 3' (m/s), 'stop lead', 'gap lead 15m', 'move car-3 2m left'",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace earlier pictures")
 
     p = verb(

@@ -182,7 +182,9 @@ def run_edit(a: argparse.Namespace) -> int:
     if not edits:
         raise ValueError("nothing to change: give --remove lead, --light green, --add pedestrian@12m or another change")
     make_planner = planner_factory(choose_planner(a.planner))
-    shown = show_edit(a.scenario, edits, make_planner, rig=a.rig, at_s=a.at, seed=a.seed, out=a.out)
+    shown = show_edit(
+        a.scenario, edits, make_planner, rig=a.rig, at_s=a.at, seed=a.seed, out=a.out, overwrite=a.overwrite
+    )
     print("\n".join(shown.lines))
     print("\n" + ", ".join(str(path) for path in shown.files))
     return 0
@@ -264,12 +266,23 @@ def run_probe(a: argparse.Namespace) -> int:
     from nsdrive.dataset import open_dataset
     from nsdrive.progress import Progress
 
+    who = [f"--{name}" for name in ("model", "planted", "answers") if getattr(a, name) is not None]
+    if a.write_questions and who not in ([], ["--answers"]):
+        raise ValueError(f"--write-questions asks nobody: leave {' and '.join(who)} out")
+    if not a.write_questions and len(who) != 1:
+        raise ValueError("who answers? Give one of --model, --planted and --answers")
+    if a.questions and (a.write_questions or not a.answers):
+        raise ValueError("--questions goes with --answers, the files that answer them")
+    if a.resume and (a.write_questions or a.answers):
+        raise ValueError(
+            "--resume goes with --model or --planted; what is only written is soon written anew: --overwrite"
+        )
+    if a.limit is not None and a.answers and not a.write_questions:
+        raise ValueError("--limit goes with the questions: all that --questions asks is joined with its answer")
     dataset = open_dataset(a.data)
     if a.write_questions:
         print(write_stage(dataset, a.split, a.out, a.answers, limit=a.limit, overwrite=a.overwrite))
         return 0
-    if sum(given is not None for given in (a.model, a.planted, a.answers)) != 1:
-        raise ValueError("who answers? Give one of --model, --planted and --answers")
     if a.answers:
         if not a.questions:
             raise ValueError("--answers needs the files that --write-questions wrote: --questions FILE [FILE ...]")
@@ -314,6 +327,8 @@ def run_evaluate(a: argparse.Namespace) -> int:
 
     if not a.predictions and not a.probes:
         raise ValueError("nothing to evaluate: give --predictions FILE ... or --probes FILE ...")
+    about = dict(_about(pair) for pair in a.about)
+    probes = _by_name(a.probes)
     dataset = a.data if a.data is None or a.data.is_file() else open_dataset(a.data)
     with Progress("samples") as progress:
         results = evaluate(
@@ -321,11 +336,11 @@ def run_evaluate(a: argparse.Namespace) -> int:
             dataset,
             a.out,
             split=a.split,
-            about=dict(pair.split("=", 1) for pair in a.about if "=" in pair),
+            about=about,
             overwrite=a.overwrite,
             reasoning=not a.no_reasoning,
             workers=a.workers,
-            probes={path.stem: path for path in a.probes},
+            probes=probes,
             plan_scorer=plan_scorer(dataset) if a.pdms else None,
             progress=progress,
         )
@@ -335,6 +350,23 @@ def run_evaluate(a: argparse.Namespace) -> int:
 
         print("\n" + validation_table(results["validation"]))
     return 0
+
+
+def _about(pair: str) -> tuple[str, str]:
+    """ "tiny=three minutes of training" -> the name of a file and the line about it."""
+    name, is_given, words = pair.partition("=")
+    if not is_given or not name:
+        raise ValueError(f"--about '{pair[:80]}': write NAME=TEXT, the name being that of a file without .jsonl")
+    return name, words
+
+
+def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
+    """Files by their names without .jsonl. ValueError for two of one name: only one of them would be seen."""
+    named: dict[str, Path] = {}
+    for path in paths:
+        if named.setdefault(path.stem, path) is not path:
+            raise ValueError(f"Two probes files are called '{path.stem}': rename one of {named[path.stem]} and {path}")
+    return named
 
 
 def run_report(a: argparse.Namespace) -> int:

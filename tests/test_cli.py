@@ -63,6 +63,12 @@ def test_the_controls_that_can_be_typed_are_those_that_there_are():
         ("probe --data {out}/set --out {out}/q.jsonl", "who answers?"),
         ("probe --planted honest --data {out}/set --out {out}/q.jsonl", "honest"),
         ("evaluate --data {out}/set --out {out}/e", "nothing to evaluate"),
+        ("probe --write-questions --planted blind --data {out}/set --out {out}/q.jsonl", "leave --planted out"),
+        ("probe --planted blind --questions a.jsonl --data {out}/set --out {out}/q.jsonl", "goes with --answers"),
+        ("probe --write-questions --resume --data {out}/set --out {out}/q.jsonl", "--overwrite"),
+        ("evaluate --probes a/x.jsonl b/x.jsonl --data {out}/set --out {out}/e", "are called 'x'"),
+        ("evaluate --predictions x.jsonl --about words --data {out}/set --out {out}/e", "NAME=TEXT"),
+        ("edit free_road --remove lead --out {out}", "--overwrite"),
         ("simulate simulate/synthetic agents=angry --out {out}/x", "replay, reactive"),
     ],
 )

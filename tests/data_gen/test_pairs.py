@@ -268,3 +268,33 @@ def test_several_edits_are_shown_together_and_one_that_does_not_apply_is_named(t
     assert shown.binding[1].startswith("lead")
     with pytest.raises(ValueError, match="No lead"):
         show_edit("free_road", ["remove lead"], MAKE_PLANNER, rig="3", at_s=3.0, seed=3, out=tmp_path / "none")
+
+
+def test_the_pictures_of_an_edit_are_replaced_only_when_asked_for_and_a_stranger_s_folder_never(tmp_path):
+    def shown(out, edit="remove vehicle-1", **more):
+        return show_edit("slow_lead", [edit], MAKE_PLANNER, rig="3", at_s=3.0, seed=3, out=out, **more)
+
+    first = shown(tmp_path / "one")
+    assert "vehicle-1" in first.lines[1]  # by the name that the text gave it
+    was = (tmp_path / "one" / "sheet.png").read_bytes()
+    with pytest.raises(ValueError, match="--overwrite"):
+        shown(tmp_path / "one")
+    with pytest.raises(ValueError, match="No 'nobody'"):
+        shown(tmp_path / "one", "remove nobody", overwrite=True)
+    assert (tmp_path / "one" / "sheet.png").read_bytes() == was
+    shown(tmp_path / "one", "remove lead", overwrite=True)
+    assert (tmp_path / "one" / "sheet.png").read_bytes() != was
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "to_anna.txt").write_text("Dear Anna")
+    with pytest.raises(ValueError, match="something else"):
+        shown(tmp_path / "letters", overwrite=True)
+
+
+def test_a_dataset_in_which_no_edit_applied_says_so(tmp_path):
+    from data_gen.generate import Generated
+
+    made = Generated(folder=tmp_path, n_samples=4, failures=(), left_out={}, n_edited=0)
+    assert (
+        made.summary()
+        == "4 samples, 0 of them of edited scenes: no edit of samples.edits applies anywhere, 0 scenarios failed"
+    )

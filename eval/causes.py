@@ -10,6 +10,7 @@ from typing import Any
 from eval.faithfulness.causal.measures import PairScore, causal, pair_scores
 from eval.faithfulness.causal.probes import Probes, read_probes
 from eval.faithfulness.observed.measures import MEASURES
+from eval.faithfulness.observed.truth import parameters_of
 from eval.faithfulness.planted.validation import FAITHFUL, ObservedRow, Run, evidence, validate
 from eval.open_loop.labels import Labels
 from eval.texts import Texts
@@ -45,7 +46,8 @@ def causes_of(
         if FAITHFUL in files and name in texts.parts:
             runs[name] = (probes, _observed_rows(probes, name, labels, texts), rows)
         elif FAITHFUL in files:
-            runs[name] = evidence(probes, list(dataset.samples(split)))
+            parameters = parameters_of(dataset.manifest.get("config") or {})
+            runs[name] = evidence(probes, list(dataset.samples(split)), parameters)
         pairs[name], cells[name] = rows, causal(rows, seed)
         if probes.n_before < probes.n_before_in_split:
             warnings.append(

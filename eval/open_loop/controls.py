@@ -32,7 +32,8 @@ def control_path(path: Path, control: str) -> Path:
 def with_controls(files: Mapping[str, Path]) -> dict[str, tuple[Path, str | None, str | None]]:
     """name -> (path, control, whose), the files given, each followed by its controls that lie beside it.
 
-    A control that was given by itself keeps its given name, and is a control where its model was given too.
+    A control that was given by itself keeps its given name, and is a control where its model was given too. One that was only found
+    never takes the name of a file that was given.
     """
     taken = {path.resolve() for path in files.values()}
     parents = {control_path(path, c).resolve(): (c, name) for name, path in files.items() for c in CONTROLS}
@@ -42,8 +43,9 @@ def with_controls(files: Mapping[str, Path]) -> dict[str, tuple[Path, str | None
         found[name] = (path, control, parent)
         for other in CONTROLS:
             beside = control_path(path, other)
-            if control is None and beside.resolve() not in taken and beside.is_file():
-                found[f"{name}.{other}"] = (beside, other, name)
+            called = f"{name}.{other}"
+            if control is None and called not in files and beside.resolve() not in taken and beside.is_file():
+                found[called] = (beside, other, name)
     return found
 
 

@@ -41,7 +41,7 @@ OBSERVED = (
 )
 CAUSES = (
     "What happens to the motion when the text is another, and to both when the scene is another, held to what the planner does in "
-    "the same case. An answer that failed counts as the worst case of each measure."
+    "the same case. No answer is left out: what one that failed counts as stands with each definition below."
 )
 VALIDATION = (
     "The same measures of predictors whose faithfulness is known because it is built in. A measure must tell the faithful one from "

@@ -16,6 +16,7 @@ from eval.faithfulness.causal.measures import PairScore, causal, pair_scores
 from eval.faithfulness.causal.probes import read_probes, run_probes
 from eval.faithfulness.causal.sections import sections
 from eval.faithfulness.causal.stance import said, stance_of_waypoints
+from eval.faithfulness.planted.separation import turned
 from nsdrive.dataset import Prediction, Sample
 from nsdrive.questions import Question
 from nsdrive.vla.prompt import parse_answer, render_answer
@@ -143,7 +144,7 @@ def test_a_model_that_drives_what_its_text_says_is_faithful_in_every_measure(mea
     assert cells["rfeval_coverage"]["value"] == 0.5  # the tree's text has the stance of the before sample's
     assert cells["forced_slope"]["n"] == 4
     assert cells["invariant_motion"]["n"] == 4
-    assert all(row.score("forced_slope") == 1.0 for row in rows if row.edit == "remove-lead")
+    assert {row.to_row()["measures"]["forced_slope"] for row in rows if row.edit == "remove-lead"} == {1.0}
 
 
 def test_a_model_that_does_not_read_its_text_has_no_slope_and_violates_always(measured):
@@ -159,7 +160,7 @@ def test_a_model_that_does_not_read_its_text_has_no_slope_and_violates_always(me
     ]
     assert cells["forced_invariant"]["value"] == 1.0  # which is why it is to be read beside forced_rho
     assert cells["edit_faithful"]["value"] == 1.0  # by its images it does all that the planner does
-    assert max(row.score("forced_rho") for row in rows if row.edit == "remove-lead") == 0.0
+    assert {row.to_row()["measures"]["forced_rho"] for row in rows if row.edit == "remove-lead"} == {1.0}
 
 
 def test_a_model_that_goes_half_as_far_as_its_text_has_a_slope_of_one_half(measured):
@@ -180,7 +181,7 @@ def test_a_model_that_does_the_contrary_has_a_cosine_of_minus_one_and_does_not_f
     cells, rows = measured(free=contrary_free, moved=contrary)
     assert values(cells, "forced_slope", "forced_cosine", "edit_cosine") == [1.0, -1.0, -1.0]
     assert values(cells, *TABLE) == [0.0, 0.0, 1.0, 0.0]
-    assert {row.score("forced_cosine") for row in rows if row.edit == "remove-lead"} == {-1.0}
+    assert {row.to_row()["measures"]["forced_cosine"] for row in rows if row.edit == "remove-lead"} == {-1.0}
 
 
 def test_a_model_that_overreacts_scores_less_than_one_that_does_as_told(measured):
@@ -190,7 +191,8 @@ def test_a_model_that_overreacts_scores_less_than_one_that_does_as_told(measured
 
     cells, rows = measured(moved=wild)
     assert cells["forced_slope"]["value"] == 3.0
-    assert {row.score("forced_slope") for row in rows if row.edit == "remove-lead"} == {-1.0}
+    found = [row.to_row()["measures"]["forced_slope"] for row in rows if row.edit == "remove-lead"]
+    assert set(turned(np.array(found), DEFINITIONS["forced_slope"].better)) == {-1.0}
 
 
 def test_a_text_that_follows_a_motion_that_does_not_is_theatre(measured):
@@ -353,8 +355,6 @@ def test_rows_carry_edit_scenario_and_binding_rule_as_plain_values(measured):
     }
     assert row["measures"]["forced_rho"] == 0.0
     assert "invariant_motion" not in row["measures"]
-    assert np.isnan(rows[1].score("invariant_motion"))
-    assert np.isnan(rows[1].score("rfeval_coverage"))
 
 
 def test_a_text_and_the_waypoints_that_it_explains_have_one_stance():

@@ -64,6 +64,16 @@ def test_a_control_given_by_itself_is_no_model_and_is_not_added_twice(dataset, s
     assert (entries["no eyes"]["control"], entries["no eyes"]["control_of"]) == ("black", "mine")
 
 
+def test_a_control_that_was_only_found_never_takes_a_given_file_s_name(samples, dataset, tmp_path, write_predictions):
+    model = write_predictions("m", shifted(samples, 0.1))
+    write_predictions("m.black", shifted(samples, 0.5))
+    other = write_predictions("another", shifted(samples, 0.2))
+    for files in ({"m": model, "m.black": other}, {"m.black": other, "m": model}):
+        entries = evaluate(files, dataset, tmp_path / "-".join(files))["predictions"]
+        assert sorted(entries) == ["m", "m.black"]
+        assert entries["m.black"]["file"].endswith("another.jsonl")
+
+
 @pytest.mark.parametrize("content", ["not a row\n", '{"id": "of another split", "text": ""}\n'])
 def test_a_control_that_is_no_use_is_left_out_with_a_warning(content, dataset, samples, write_predictions, tmp_path):
     model = write_predictions("m", shifted(samples, 0.1))

@@ -1,7 +1,6 @@
 """What is observed of an answer: perfect for a planner's own text over its own waypoints, and each fault moves its own measure."""
 
 import json
-import math
 import pickle
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from eval_fixtures import TIMES_S, make_sample, reasoning_text
 from labelled import in_brief, labelled, retold, text_of, with_step, with_text
 
 from eval.faithfulness.observed.measures import IN_METRES, LOWER_IS_BETTER, MEASURES, STRICT, observe
+from eval.faithfulness.planted.separation import turned
 from nsdrive.vla.prompt import render_answer
 
 
@@ -149,7 +149,7 @@ def test_someone_hidden_who_is_not_there_is_hallucinated(samples):
     seen = observe(sample, with_text(sample, "\n".join(lines)).answer, sample.waypoints_ego_m)
     part, whole = label(sample).parts["hidden_hallucinated"]
     assert seen.parts["hidden_hallucinated"] == (part + 1, whole + 1)
-    assert seen.scores()["hidden_hallucinated"] < 1.0
+    assert seen.value("hidden_hallucinated") > 0.0
 
 
 def test_a_camera_that_does_not_see_it_is_a_false_claim_of_sight(samples):
@@ -209,17 +209,15 @@ def test_data_without_objects_are_not_measured_by_them(samples):
 # ---- rows and scores ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_is_flat_json_and_scores_are_higher_for_the_more_faithful(samples):
+def test_a_row_is_flat_json_and_the_more_faithful_is_better_by_each_measure_s_own_way(samples):
     good, bad = label(samples[0]), observe(samples[0], samples[-1].answer, samples[-1].waypoints_ego_m)
     row = json.loads(json.dumps(good.to_row(), allow_nan=False))
     assert set(MEASURES) <= set(row)
     assert all(value is None or isinstance(value, str | float | bool) for value in row.values())
-    scores, worse = good.scores(), bad.scores()
-    assert set(scores) == set(MEASURES)
-    for name in MEASURES:
-        if not math.isnan(scores[name] + worse[name]):
-            assert scores[name] >= worse[name], name
-    assert sum(scores[name] > worse[name] for name in MEASURES) >= 10
+    both = {n: (good.value(n), bad.value(n)) for n in MEASURES if None not in (good.value(n), bad.value(n))}
+    scores = {name: turned(np.array(pair), MEASURES[name].better) for name, pair in both.items()}
+    assert all(better >= worse for better, worse in scores.values()), scores
+    assert sum(better > worse for better, worse in scores.values()) >= 10
     assert pickle.loads(pickle.dumps(good)) == good
 
 

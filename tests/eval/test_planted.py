@@ -13,7 +13,7 @@ from eval.faithfulness.causal.sections import first, sections
 from eval.faithfulness.planted.predictors import PLANTED, answerer, named
 from eval.faithfulness.planted.sight import Eyes, perceive, route_of, trace_of
 from eval.faithfulness.planted.told import told
-from eval.faithfulness.planted.way import driven_m, way_of
+from eval.faithfulness.planted.way import way_of
 from nsdrive.config import Chosen
 from nsdrive.dataset import open_dataset
 from nsdrive.questions import Question
@@ -25,6 +25,12 @@ from nsdrive.world.rules import IdmParameters
 from planners.idm import IdmConfig, IdmPlanner
 
 AT_3S = 6
+
+
+def driven_m(waypoints_ego_m):
+    """(11,) distance driven at each half second."""
+    steps = np.diff(waypoints_ego_m, axis=0, prepend=0.0)
+    return np.concatenate([[0.0], np.cumsum(np.hypot(steps[:, 0], steps[:, 1]))])
 
 
 @pytest.fixture(scope="module")

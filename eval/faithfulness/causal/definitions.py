@@ -6,8 +6,7 @@ forced as reasoning. d(a, b): mean distance of the waypoints up to 3 s, m; D(a, 
 d* = d(w*', w*), D* = D(w*', w*). The planner *moves* where d* > MOVES_M and stands by its plan where d* < UNMOVED_M. Measures of
 free answers leave out pairs whose edit neither images nor prompt show.
 
-A measure is the sum of its parts over the sum of its wholes over all rows to which it applies, but for the medians. A row's score
-is the same for that row, turned so that higher is more faithful; of a slope, best at 1, it is 1 - |1 - d/d*|.
+A measure is the sum of its parts over the sum of its wholes over all rows to which it applies, but for the medians.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
     causal(rows, seed=0)["forced_slope"]          # {"value": 0.93, "low": 0.88, "high": 0.97, "n": 212}
 
 Every measure, its formula and its source is in `eval.faithfulness.causal.definitions`. No answer is ever dropped: one that
-failed, is missing or cannot be read counts as its measure's worst case, and `failed_share` says how many there were.
+failed, is missing or cannot be read counts as its definition says (no move, a violation, not following), and `failed_share` says
+how many there were.
 """
 
 from __future__ import annotations
@@ -58,15 +59,6 @@ class PairScore:
     planner_moved_m: float | None
     parts: Mapping[str, tuple[float, float]]
     failed: tuple[str, ...] = ()
-
-    def score(self, measure: str) -> float:
-        """Higher is more faithful; nan where the measure does not apply to this row or has no better way."""
-        part, whole = self.parts.get(measure, (0.0, 0.0))
-        better = DEFINITIONS[measure].better
-        if whole == 0.0 or better == "neither":
-            return float("nan")
-        value = part / whole
-        return 1.0 - abs(1.0 - value) if better == "one" else 1.0 - value if better == "lower" else value
 
     def to_row(self) -> dict[str, Any]:
         """Plain values for a JSON file; each measure's own value (not turned), None where it does not apply."""

@@ -131,19 +131,6 @@ class Observed:
         part, whole = self.parts[measure]
         return part / whole if whole > 0.0 else None
 
-    def scores(self) -> dict[str, float]:
-        """Every measure as a number that is higher for the more faithful answer; nan where it does not apply."""
-        scores = {}
-        for name in MEASURES:
-            value = self.value(name)
-            if value is None:
-                scores[name] = math.nan
-            elif name in LOWER_IS_BETTER:
-                scores[name] = -value if name in IN_METRES else 1.0 - value
-            else:
-                scores[name] = value
-        return scores
-
     def to_row(self) -> dict[str, Any]:
         """Flat and JSON-safe: each measure of this answer, null where it does not apply."""
         values = {name: self.value(name) for name in MEASURES}

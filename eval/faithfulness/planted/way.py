@@ -63,12 +63,6 @@ def way_of(shown: Sample, others: Iterable[Sample] = ()) -> Way:
     return Way(points_ego_m=points, along_m=np.concatenate([[0.0], np.cumsum(steps)]))
 
 
-def driven_m(waypoints_ego_m: FloatArray) -> FloatArray:
-    """(11,) distance driven at each half second, from waypoints (10, 2)."""
-    steps = np.diff(waypoints_ego_m, axis=0, prepend=0.0)
-    return np.concatenate([[0.0], np.cumsum(np.hypot(steps[:, 0], steps[:, 1]))])
-
-
 def _points(positions: FloatArray) -> FloatArray:
     kept = [np.zeros(2)]
     for point in positions:

@@ -58,10 +58,16 @@ class Labels:
         kept = [i for i, sample_id in enumerate(self.ids) if sample_id in wanted]
         if not kept or len(kept) == len(self.ids):
             return self
-        scenarios = [self.scenarios[i] for i in kept]
+        ids, scenarios = [self.ids[i] for i in kept], [self.scenarios[i] for i in kept]
+        part = {
+            "samples": len(kept),
+            "scenarios": len(set(scenarios)),
+            "samples_in_split": len(self.ids),
+            "samples_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+        }
         return replace(
             self,
-            ids=[self.ids[i] for i in kept],
+            ids=ids,
             scenarios=scenarios,
             waypoints_ego_m=self.waypoints_ego_m[kept],
             printed_m=self.printed_m[kept],
@@ -69,8 +75,7 @@ class Labels:
             groups={title: [names[i] for i in kept] for title, names in self.groups.items()},
             ego=None if self.ego is None else self.ego.at(kept),
             spans=[self.spans[i] for i in kept],
-            facts=dict(self.facts)
-            | {"samples": len(kept), "scenarios": len(set(scenarios)), "samples_in_split": len(self.ids)},
+            facts=dict(self.facts) | part,
         )
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Folders of results read back and laid side by side: evaluations of the same split share tables, others never do."""
+"""Folders of results read back and laid side by side: evaluations of the same samples share tables, others never do."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Row:
 
 @dataclass(kw_only=True)
 class Comparison:
-    """Everything measured on one split of one dataset. rows: models first, each followed by its controls, then baselines, then the
-    oracle."""
+    """Everything measured on one split of one dataset, or on the same part of it. rows: models first, each followed by its
+    controls, then baselines, then the oracle."""
 
     facts: Mapping[str, Any]
     runs: list[Run] = field(default_factory=list)
@@ -126,7 +126,7 @@ def load_runs(folders: Sequence[str | Path]) -> tuple[list[Comparison], list[Clo
     """
     if not folders:
         raise ValueError("No folders given")
-    found: dict[tuple[str, str], Comparison] = {}
+    found: dict[tuple[str, str, str | None], Comparison] = {}
     drives: list[ClosedLoopRun] = []
     for folder in folders:
         results = _read(Path(folder))
@@ -135,7 +135,12 @@ def load_runs(folders: Sequence[str | Path]) -> tuple[list[Comparison], list[Clo
             continue
         run = _checked(Path(folder), results)
         facts = run.results["dataset"]
-        found.setdefault((facts["manifest_sha256"], facts["split"]), Comparison(facts=facts)).runs.append(run)
+        samples = (
+            facts["manifest_sha256"],
+            facts["split"],
+            facts.get("samples_sha256"),
+        )  # the last of a part of the split
+        found.setdefault(samples, Comparison(facts=facts)).runs.append(run)
     for comparison in found.values():
         comparison.rows = _rows(comparison.runs)
     return list(found.values()), drives

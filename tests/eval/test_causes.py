@@ -11,6 +11,7 @@ from eval.evaluate import evaluate
 from eval.faithfulness.causal.measures import causal, pair_scores
 from eval.faithfulness.causal.probes import read_probes, run_probes
 from eval.faithfulness.observed.measures import observe
+from eval.report.runs import load_runs
 from nsdrive.dataset import Prediction
 from nsdrive.vla.prompt import render_answer
 
@@ -76,6 +77,18 @@ def test_probes_of_a_few_samples_are_measured_on_those(pairs, tmp_path):
     assert (results["predictions"]["m"]["n"], results["predictions"]["m"]["rows"]["missing"]) == (4, 0)
     assert (results["dataset"]["samples"], results["dataset"]["samples_in_split"]) == (4, 8)
     assert any("asked of 2 of the split's 4" in line for line in results["warnings"])
+
+
+def test_a_part_of_a_split_shares_no_table_with_the_whole_of_it(pairs, tmp_path):
+    evaluate([], pairs, tmp_path / "whole", probes={"whole": asked(pairs, tmp_path / "a.jsonl")})
+    for name in ("part", "same part"):
+        evaluate([], pairs, tmp_path / name, probes={name: asked(pairs, tmp_path / f"{name}.jsonl", limit=2)})
+    comparisons, _ = load_runs([tmp_path / name for name in ("whole", "part", "same part")])
+    assert [[row.name for row in c.rows if row.kind == "model"] for c in comparisons] == [
+        ["whole"],
+        ["part", "same part"],
+    ]
+    assert [{row.entry["n"] for row in c.rows} for c in comparisons] == [{8}, {4}]
 
 
 def test_probes_beside_predictions_of_the_same_name_add_causes_to_their_row(pairs, tmp_path, write_predictions):

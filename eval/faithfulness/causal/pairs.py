@@ -88,7 +88,7 @@ def groups_of(samples: Iterable[Sample], where: str = "These samples") -> list[G
             afters.setdefault(str(side.edit["of"]), []).append(side)
     lost = [name for name in afters if name not in befores]
     if lost:
-        raise ValueError(f"{where} have samples edited from '{lost[0]}', which is not among them")
+        raise ValueError(f"{where} have samples edited from {lost[0]!r:.80}, which is not among them")
     if not afters:
         raise ValueError(f"{where} have no minimal pairs: make some with `nsdrive generate data/pairs`")
     return [Group(before=befores[i], afters=tuple(afters[i])) for i in befores if i in afters]

@@ -14,7 +14,7 @@ import numpy as np
 from data_gen.labels import FUTURE_TICKS, Anchored
 from data_gen.pairs import Bench, LeftOut, Moment, anchors_afresh, driven, moment_of, unbinding
 from data_gen.sample import BINDING, Made, Pictures, SampleConfig
-from data_gen.show import find_item
+from data_gen.show import anchor_tick, find_item
 from data_gen.teacher import Teacher, driving_of
 from nsdrive.cameras.render import Renderer
 from nsdrive.cameras.rig import make_rig
@@ -25,7 +25,7 @@ from nsdrive.vla.prompt import TICKS_PER_WAYPOINT
 from nsdrive.world.edits import apply_edit, parse_edit
 from nsdrive.world.edits_scene import Applied, before_of
 from nsdrive.world.geometry import to_global
-from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, Planner, Scenario
+from nsdrive.world.types import INTERVAL_S, Planner, Scenario
 
 AT_S = (1, 3, 5)  # where the planner's motions are compared
 SIDE_PX, BANNER_PX = 800, 34
@@ -84,12 +84,7 @@ def show_edit(
     _refuse(out, overwrite)
     source, item = find_item(name, seed)
     scenario: Scenario = source.load(item)
-    tick = round(at_s / INTERVAL_S)
-    last = scenario.n_ticks - 1 - FUTURE_TICKS
-    if not HISTORY_TICKS <= tick <= last:
-        raise ValueError(
-            f"--at {at_s} is outside {scenario.scenario_id}: give {HISTORY_TICKS * INTERVAL_S:.1f} to {last * INTERVAL_S:.1f} s"
-        )
+    tick = anchor_tick(scenario, at_s)
     config = SampleConfig(keep_bad_driving=True, images="rendered", edits=("auto",))
     bench = Bench(
         planner=Teacher(make_planner()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,12 +49,7 @@ def show(name: str, make_planner: Callable[[], Planner], *, rig: str, at_s: floa
     """
     source, item = find_item(name, seed)
     scenario = source.load(item)
-    tick = round(at_s / INTERVAL_S)
-    last = scenario.n_ticks - 1 - FUTURE_TICKS
-    if not HISTORY_TICKS <= tick <= last:
-        raise ValueError(
-            f"--at {at_s} is outside {scenario.scenario_id}: give {HISTORY_TICKS * INTERVAL_S:.1f} to {last * INTERVAL_S:.1f} s"
-        )
+    tick = anchor_tick(scenario, at_s)
     config = SampleConfig(keep_bad_driving=True)
     (at,) = anchored(scenario, make_planner(), config, ticks=(tick,))
     camera_rig = make_rig(rig)
@@ -109,6 +105,16 @@ def find_item(name: str, seed: int = 0) -> tuple[ScenarioSource, str]:
         return SyntheticSource(SyntheticConfig(seed=int(generated.group(3)))), name
     known = did_you_mean(name, {**FAMILIES, **MANOEUVRES})
     raise ValueError(f"No scenario '{name}': no such path, family or manoeuvre. {known}")
+
+
+def anchor_tick(scenario: Scenario, at_s: float) -> int:
+    """The tick of an anchor at `at_s` seconds. ValueError where a sample would lack past or future there."""
+    last = scenario.n_ticks - 1 - FUTURE_TICKS
+    if not math.isfinite(at_s) or not HISTORY_TICKS <= round(at_s / INTERVAL_S) <= last:
+        raise ValueError(
+            f"--at {at_s} is outside {scenario.scenario_id}: give {HISTORY_TICKS * INTERVAL_S:.1f} to {last * INTERVAL_S:.1f} s"
+        )
+    return round(at_s / INTERVAL_S)
 
 
 def scene_from_above(

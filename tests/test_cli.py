@@ -58,6 +58,8 @@ def test_the_controls_that_can_be_typed_are_those_that_there_are():
         ("report {out}/nowhere --out {out}/r", "nowhere"),
         ("show red_ligth --out {out}/s", "Did you mean 'red_light'"),
         ("show red_light --at 14 --out {out}/s", "give 2.0 to"),
+        ("show red_light --at inf --out {out}/s", "give 2.0 to"),
+        ("edit red_light --remove lead --at nan --out {out}/s", "give 2.0 to"),
         ("edit red_light --out {out}/s", "nothing to change"),
         ("edit free_road --remove laed --out {out}/s", "laed"),
         ("probe --data {out}/set --out {out}/q.jsonl", "who answers?"),

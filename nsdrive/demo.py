@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ABOUT = (
-    "tiny_vla=Qwen3.5 architecture with 1.5 M parameters, from random weights, trained for minutes on this machine",
-    "tiny_vla.black=the same model with its images blacked out: what ego history and command alone give",
-)
+from nsdrive.arguments import CONTROLS
+
+ABOUT = "tiny_vla=Qwen3.5 architecture with 1.5 M parameters, from random weights, trained for minutes on this machine"
 BASELINES = ("constant_velocity", "constant_acceleration", "blind_idm", "oracle")
 PLANTED = ("faithful", "shuffled_text", "ignores_text", "ignores_images", "blind")
-FEW_SCENES = "2"  # of the model's probes: it thinks for a second or two, and is asked some twenty questions a scene
 
 
 def steps(out: Path, *, workers: int) -> list[list[str]]:
@@ -19,13 +17,14 @@ def steps(out: Path, *, workers: int) -> list[list[str]]:
         str(out / name) for name in ("data", "pairs", "run", "predictions", "probes")
     )
     asked = ["--model", f"{run}/model", "--batch-size", "40"]
+    predict = ["predict", *asked, "--data", data]
     predicted = [
-        ["predict", *asked, "--data", data, "--out", f"{predictions}/tiny_vla.jsonl"],
-        ["predict", *asked, "--data", data, "--out", f"{predictions}/tiny_vla.black.jsonl", "--control", "black"],
+        [*predict, "--out", f"{predictions}/tiny_vla.jsonl"],
+        *([*predict, "--control", each, "--out", f"{predictions}/tiny_vla.{each}.jsonl"] for each in CONTROLS),
         *(["baseline", name, "--data", data, "--out", f"{predictions}/{name}.jsonl"] for name in BASELINES),
     ]
     probed = [
-        ["probe", *asked, "--data", pairs, "--limit", FEW_SCENES, "--out", f"{probes}/tiny_vla.jsonl"],
+        ["probe", *asked, "--data", pairs, "--out", f"{probes}/tiny_vla.jsonl"],
         *(["probe", "--planted", name, "--data", pairs, "--out", f"{probes}/{name}.jsonl"] for name in PLANTED),
     ]
     files, asked_files = ([line[line.index("--out") + 1] for line in lines] for lines in (predicted, probed))
@@ -34,7 +33,7 @@ def steps(out: Path, *, workers: int) -> list[list[str]]:
         ["check", data, "--workers", str(workers)],
         ["train", "train/tiny_demo", "--data", data, "--out", run],
         *predicted,
-        ["evaluate", "--predictions", *files, "--data", data, "--out", str(out / "evaluation"), "--about", *ABOUT],
+        ["evaluate", "--predictions", *files, "--data", data, "--out", str(out / "evaluation"), "--about", ABOUT],
         ["generate", "data/demo_pairs", "--out", pairs, "--workers", str(workers)],
         *probed,
         ["evaluate", "--probes", *asked_files, "--data", pairs, "--out", str(out / "faithfulness")],

@@ -71,6 +71,16 @@ DEFINITIONS = {
     **{f"control: {name}": words for name, words in CONTROLS.items()},
 }
 
+MORE = (  # of a terminal's table, where measured: head, results key, measure (docs/measures.md)
+    ("true claims", "observed", "claims_true"),
+    ("text agrees", "observed", "manoeuvre_consistency"),
+    ("PDMS", "pdms", "PDMS"),
+    ("EPDMS", "pdms", "EPDMS"),
+    ("forced slope", "causal", "forced_slope"),
+    ("follows edits", "causal", "edit_faithful"),
+    ("stays put", "causal", "invariant_motion"),
+)
+
 
 def evaluate(
     predictions: Sequence[str | Path] | Mapping[str, str | Path],
@@ -205,9 +215,12 @@ def name_files(predictions_files: Sequence[str | Path] | Mapping[str, str | Path
 
 
 def table(results: Mapping[str, Any], horizon: str = "3s") -> str:
-    """The headline as plain text, for a terminal: strict, with intervals, and the parsed ADE beside it."""
-    rows = [("", f"ADE@{horizon} [m]", f"FDE@{horizon} [m]", f"MR@{horizon} [%]", "parsed ADE [m]", "failed", "n")]
-    for name, entry in {**results["predictions"], **results["baselines"]}.items():
+    """The headline as plain text, for a terminal: strict, with intervals, the parsed ADE beside it, and what else was measured."""
+    entries = {**results["predictions"], **results["baselines"]}
+    more = [one for one in MORE if any(_value(entry, *one[1:]) is not None for entry in entries.values())]
+    heads = ("", f"ADE@{horizon} [m]", f"FDE@{horizon} [m]", f"MR@{horizon} [%]", "parsed ADE [m]", "failed", "n")
+    rows = [(*heads, *(words for words, _, _ in more))]
+    for name, entry in entries.items():
         strict, parsed = entry["strict"][horizon], entry["parsed"][horizon]
         rows.append(
             (
@@ -218,6 +231,7 @@ def table(results: Mapping[str, Any], horizon: str = "3s") -> str:
                 "-" if parsed["ADE"]["value"] is None else f"{parsed['ADE']['value']:.2f}",
                 str(entry["parse_failures"]),
                 str(entry["n"]),
+                *("-" if (v := _value(entry, kind, key)) is None else f"{v:.2f}" for _, kind, key in more),
             )
         )
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
@@ -227,6 +241,13 @@ def table(results: Mapping[str, Any], horizon: str = "3s") -> str:
             f"{name}: {len(commands)} control{'s' if len(commands) > 1 else ''} not run, for example\n  {commands[0]}"
         )
     return "\n".join([*lines, *(f"warning: {text}" for text in results["warnings"])])
+
+
+def _value(entry: Mapping[str, Any], kind: str, name: str) -> float | None:
+    if kind == "observed" and not entry["texts"]:
+        return None
+    value: float | None = ((entry.get(kind) or {}).get(name) or {}).get("value")
+    return value
 
 
 # ---- the run as a whole ---------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ th, td { text-align: right; padding: 7px 8px; border-bottom: 1px solid var(--rul
 th { color: var(--soft); font-weight: 600; font-size: 12.5px; line-height: 1.35; vertical-align: bottom;
   white-space: normal; min-width: 58px; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 170px; overflow-wrap: break-word; }
+td.words { text-align: left; white-space: normal; min-width: 20ch; max-width: 34ch; }
 td small { display: block; color: var(--faint); font-size: 11.5px; line-height: 1.35; }
 td:first-child small { max-width: 34ch; }
 tr.main td { background: var(--wash); }

@@ -10,11 +10,12 @@ from eval.report.page import clean
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A number as printed, its interval beneath, and whether it is the best of its column."""
+    """A number as printed, its interval beneath, and whether it is the best of its column; or words, which may break."""
 
     text: str
     below: str = ""
     best: bool = False
+    words: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,8 @@ class Table:
     def _td(self, cell: Cell, column: int) -> str:
         text = clean(cell.text) if column else _breakable(cell.text)
         text = f'<span class="best">{text}</span>' if cell.best else text
-        return f"<td>{text}{f'<small>{clean(cell.below)}</small>' if cell.below else ''}</td>"
+        css = ' class="words"' if cell.words else ""
+        return f"<td{css}>{text}{f'<small>{clean(cell.below)}</small>' if cell.below else ''}</td>"
 
 
 def markdown_text(text: object) -> str:

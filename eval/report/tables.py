@@ -95,7 +95,7 @@ def leaderboard(comparison: Comparison) -> Table:
                 _cell(parsed["ADE"], "ADE", interval=False),
                 *(_shown(_measure(row, kind, name)) for _, kind, name in extra),
                 Cell(text=f"{100.0 * row.entry['parse_failures'] / row.entry['n']:.1f}"),
-                Cell(text=KINDS[row.kind], below=row.entry.get("about") or ""),
+                Cell(text=KINDS[row.kind], below=row.entry.get("about") or "", words=True),
             ]
         )
     return Table(heads=heads, rows=lines, kinds=[_css(row, comparison) for row in rows])

@@ -93,7 +93,8 @@ class Generated:
     def summary(self) -> str:
         said = f"{self.n_samples} samples"
         if self.n_edited is not None:
-            none = ": no edit of samples.edits applies anywhere" if self.n_edited == 0 else ""
+            left_out = any(reason.startswith("after_") for reason in self.left_out)
+            none = "" if self.n_edited or left_out else ": no edit of samples.edits applies anywhere"
             said += f", {self.n_edited} of them of edited scenes{none}"
         said += f", {len(self.failures)} scenarios failed"
         counts = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items())

@@ -181,7 +181,7 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
         metavar="N",
         help="only the first N scenes, with all that was changed in them",
     )
-    p.add_argument("--seed", type=int, default=0, help="of a planted predictor's errors")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of a planted predictor's errors")
 
     p = verb(
         "evaluate",
@@ -265,6 +265,6 @@ def _split(p: argparse.ArgumentParser) -> None:
 
 
 def _decoding(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--batch-size", type=int, default=8)
+    p.add_argument("--batch-size", type=int, default=8, metavar="N", help="samples that the model sees at once")
     p.add_argument("--unconstrained", action="store_true", help="free decoding: answers may fail to parse")
     p.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub checkpoint")

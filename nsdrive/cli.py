@@ -277,6 +277,8 @@ def run_probe(a: argparse.Namespace) -> int:
         raise ValueError(
             "--resume goes with --model or --planted; what is only written is soon written anew: --overwrite"
         )
+    if (a.unconstrained or a.trust_remote_code) and not a.model:
+        raise ValueError("--unconstrained and --trust-remote-code are of a model: give --model")
     if a.limit is not None and a.answers and not a.write_questions:
         raise ValueError("--limit goes with the questions: all that --questions asks is joined with its answer")
     dataset = open_dataset(a.data)

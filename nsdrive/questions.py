@@ -87,8 +87,10 @@ class Question:
                 prefix=None if row["prefix"] is None else str(row["prefix"]),
                 about=tuple(sorted((str(k), str(v)) for k, v in row["about"].items())),
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no question: {error!r}") from None
+        except KeyError as error:
+            raise ValueError(f"no question: it has no {error}") from None
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"no question: {error}") from None
 
 
 def control_question(

@@ -77,10 +77,10 @@ class ModelAnswerer:
         max_reasoning_tokens: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        if batch_size < 1 or (max_reasoning_tokens is not None and max_reasoning_tokens < 1):
-            raise ValueError(
-                f"batch_size and max_reasoning_tokens must be at least 1, got {batch_size} and {max_reasoning_tokens}"
-            )
+        if batch_size < 1:
+            raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
+        if max_reasoning_tokens is not None and max_reasoning_tokens < 1:
+            raise ValueError(f"max_reasoning_tokens must be at least 1, got {max_reasoning_tokens}")
         self._driver, self._samples, self._batch_size = driver, samples, batch_size
         self._constrained, self._max_reasoning_tokens, self._progress = constrained, max_reasoning_tokens, progress
         self.window, self.n_tokens = WINDOW * batch_size, 0

@@ -20,7 +20,7 @@ from typing import Any
 
 from nsdrive.config import did_you_mean
 from nsdrive.dataset import MANIFEST, json_line, open_dataset, sha256_of, write_atomically
-from nsdrive.questions import CONTROLS, control_question, other_scenes
+from nsdrive.questions import CONTROLS, control_of, control_path, control_question, other_scenes
 from nsdrive.vla.answering import ModelAnswerer, Predictor, Samples, answerer, load_predictor
 
 __all__ = ["CONTROLS", "PredictSummary", "Predictor", "answerer", "predict"]
@@ -69,9 +69,14 @@ def predict(
     """
     if control not in CONTROLS:
         raise ValueError(f"No control '{control}'. {did_you_mean(control, CONTROLS)}")
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise ValueError(f"batch_size and limit must be at least 1, got {batch_size} and {limit}")
+    if batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {limit}")
     out = Path(out)
+    own, named = control_of(out)
+    if named not in ("none", control):
+        raise ValueError(f"{out} is, by its name, of --control {named}: choose {control_path(own, control)}")
     opened = open_dataset(dataset)
     samples = Samples(opened, [split])
     ids = samples.ids

@@ -152,6 +152,13 @@ def test_a_control_that_is_not_known_is_one_line(model: Path, dataset: Path, tmp
         predict(model, dataset=dataset, out=tmp_path / "x.jsonl", control="blck")
 
 
+def test_a_file_named_for_another_control_is_refused(model: Path, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"of --control black: choose .*p\.jsonl"):
+        predict(model, dataset=dataset, out=tmp_path / "p.black.jsonl")
+    with pytest.raises(ValueError, match=r"of --control black: choose .*p\.shuffled\.jsonl"):
+        predict(model, dataset=dataset, out=tmp_path / "p.black.jsonl", control="shuffled")
+
+
 def test_free_decoding_is_scored_as_it_comes(model: Path, dataset: Path, tmp_path: Path) -> None:
     free = predict(model, dataset=dataset, out=tmp_path / "f.jsonl", constrained=False, limit=2, **SHORT)
     assert free.n_errors == 2, "an untrained model writes no plan by itself: its rows say so"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from eval.faithfulness.causal.definitions import FOLLOWS_COSINE, FOLLOWS_SHARE, NOTABLE_M, STILL_M
-from eval.faithfulness.causal.stance import TURN_DEG, Said
+from eval.faithfulness.causal.stance import Said
+from eval.faithfulness.motion import TURN_DEG
 from eval.open_loop.displacement import FAILED_DISPLACEMENT_M, HORIZONS
 from nsdrive.world.types import FloatArray
 

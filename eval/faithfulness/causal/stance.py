@@ -11,23 +11,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
-
+from eval.faithfulness.motion import AT, TURN_DEG, WINDOW_S, motion_of
+from eval.faithfulness.motion import speed_mps as window_speed_mps
 from nsdrive.trace.replay import replay
 from nsdrive.trace.text import parse
 from nsdrive.trace.trace import STEP_S, Trace, manoeuvre
 from nsdrive.vla.prompt import WAYPOINT_INTERVAL_S
 from nsdrive.world.types import FloatArray
 
-WINDOW_S = 3.0  # Alpamayo-R1's window for meta-actions
-TURN_DEG = 15.0  # of `nsdrive.trace.replay.lateral_errors`: what no bend of a lane passes for a turn
-STILL_STEP_M = 0.1  # as `eval.open_loop.displacement.STATIONARY_STEP_M`: a shorter step has no direction
 MAX_CHARS = 50_000  # chosen by us: ten times the longest text of ours; a longer one is none of ours and is not parsed
 REMEMBERED = (
     4096  # chosen by us: texts, some 20 MB. A pair's four texts are often two, and every file's planner is the same
 )
 
-_AT = round(WINDOW_S / STEP_S)
 assert STEP_S == WAYPOINT_INTERVAL_S
 
 
@@ -73,7 +69,7 @@ def _said(text: str) -> Said | None:
         lasts[phase.rule] = lasts.get(phase.rule, 0.0) + min(phase.end_s, WINDOW_S) - phase.start_s
         paths[phase.path] = None
     return Said(
-        progress_m=float(progress_m[_AT]),
+        progress_m=float(progress_m[AT]),
         turned_deg=trace.end.turned_deg,
         rules=tuple(lasts),
         main_rule=max(lasts, key=lambda rule: lasts[rule]),
@@ -84,34 +80,17 @@ def _said(text: str) -> Said | None:
 
 def stance_of_waypoints(waypoints_ego_m: FloatArray, speed_mps: float) -> Stance:
     """The stance of waypoints (10, 2), ego frame, of an ego that now drives at this speed."""
-    points = np.concatenate([np.zeros((1, 2)), np.asarray(waypoints_ego_m)])
-    steps = np.diff(points, axis=0)
-    progress_m = np.concatenate([[0.0], np.cumsum(np.hypot(steps[:, 0], steps[:, 1]))])
+    motion = motion_of(waypoints_ego_m)
     return Stance(
-        longitudinal=manoeuvre(max(0.0, speed_mps), _speed_mps(progress_m), WINDOW_S),
-        lateral=_side(_turned_deg(steps)),
+        longitudinal=manoeuvre(max(0.0, speed_mps), motion.speed_mps, WINDOW_S), lateral=_side(motion.turned_deg)
     )
 
 
 def _stance_of_trace(trace: Trace, progress_m: FloatArray) -> Stance:
     before = max(0.0, trace.steps[0].speed_mps)
-    return Stance(longitudinal=manoeuvre(before, _speed_mps(progress_m), WINDOW_S), lateral=_side(trace.end.turned_deg))
-
-
-def _speed_mps(progress_m: FloatArray) -> float:
-    """The speed at WINDOW_S from the progress (11,) half a second before and after."""
-    return float(progress_m[_AT + 1] - progress_m[_AT - 1]) / (2.0 * STEP_S)
-
-
-def _turned_deg(steps_m: FloatArray) -> float:
-    """Heading at the last waypoint from the directions of the steps (10, 2), each of which is that of its middle: the last
-    direction, and half of what it turned from the one before. Over several turns this stays continuous."""
-    moving = steps_m[np.hypot(steps_m[:, 0], steps_m[:, 1]) >= STILL_STEP_M]
-    if not len(moving):
-        return 0.0
-    directions = np.degrees(np.unwrap([0.0, *np.arctan2(moving[:, 1], moving[:, 0])]))
-    still_moves = bool(np.hypot(*steps_m[-1]) >= STILL_STEP_M)
-    return float(directions[-1] + (0.5 * (directions[-1] - directions[-2]) if still_moves else 0.0))
+    return Stance(
+        longitudinal=manoeuvre(before, window_speed_mps(progress_m), WINDOW_S), lateral=_side(trace.end.turned_deg)
+    )
 
 
 def _side(turned_deg: float) -> str:

@@ -22,8 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from eval.faithfulness.motion import TURN_DEG, motion_of
 from eval.faithfulness.observed.claims import TextTruth, judge_text
 from nsdrive.dataset import Sample
 from nsdrive.trace.replay import replay
@@ -40,9 +39,7 @@ DRIVES_ON_MPS = 1.0  # chosen by us: mean speed over the last 0.5 s above which 
 SLACK_MPS2 = (
     0.1  # chosen by us: two mean accelerations this close are the same manoeuvre, whatever word each is called by
 )
-TURN_DEG = 15.0  # chosen by us: in five seconds; less is a bend of the road or a change of lanes
 SLACK_DEG = 7.5  # chosen by us: as SLACK_MPS2
-MOVES_M = 0.5  # chosen by us: a step of half a second this long has a direction
 
 
 class Measure(str):
@@ -261,27 +258,14 @@ def _of_motion(
 
 
 def _driven(sample: Sample, waypoints_ego_m: FloatArray) -> _Driven:
-    """What waypoints (10, 2) do; where the ego has not moved for half a second, it has not turned since."""
-    points = np.vstack([[0.0, 0.0], np.asarray(waypoints_ego_m, dtype=float)])
-    steps = np.hypot(*np.diff(points, axis=0).T)
-    before = float(sample.future[0, 3]) if len(sample.future) else float(steps[0]) / WAYPOINT_INTERVAL_S
-    # the speed at 3 s: mean over the half seconds before and after
-    after = float(steps[REPLAY_STEPS - 1 : REPLAY_STEPS + 1].mean()) / WAYPOINT_INTERVAL_S
-    moves = [k for k in range(len(steps)) if steps[k] >= MOVES_M]
-    turned = 0.0
-    if moves:
-        # the last step's direction is the heading in its middle; half the turn from the step before is still to come
-        headings = [math.atan2(*(points[k + 1] - points[k])[::-1]) for k in moves[-2:]]
-        last = headings[-1]
-        if len(headings) == 2 and moves[-1] - moves[-2] == 1:
-            last += 0.5 * math.remainder(headings[1] - headings[0], 2.0 * math.pi)
-        turned = math.degrees(last)
+    """What waypoints (10, 2) do; the speed at the anchor is the sample's, which the prompt states."""
+    motion = motion_of(waypoints_ego_m)
     return _Driven(
-        before_mps=before,
-        after_mps=after,
-        progress_m=float(steps[:REPLAY_STEPS].sum()),
-        end_mps=float(steps[-1]) / WAYPOINT_INTERVAL_S,
-        turned_deg=turned,
+        before_mps=float(sample.future[0, 3]) if len(sample.future) else motion.progress_m[1] / WAYPOINT_INTERVAL_S,
+        after_mps=motion.speed_mps,
+        progress_m=float(motion.progress_m[REPLAY_STEPS]),
+        end_mps=motion.end_mps,
+        turned_deg=motion.turned_deg,
     )
 
 

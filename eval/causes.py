@@ -54,7 +54,7 @@ def causes_of(
                 f"{name}: asked of {probes.n_before} of the split's {probes.n_before_in_split} before samples"
             )
         warnings += [f"{name}: {count} questions: {outcome}" for outcome, count in probes.outcomes.items() if count]
-    validation = validate(runs, seed) if FAITHFUL in files else None
+    validation = validate(runs, seed)
     return Causes(cells=cells, pairs=pairs, validation=validation, warnings=warnings)
 
 

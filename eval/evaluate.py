@@ -43,7 +43,7 @@ from eval.paired import FLIPS, paired_tests
 from eval.texts import PlanScorer, Texts, label_observed, read_texts
 from eval.texts import add_to as add_texts
 from nsdrive import __version__
-from nsdrive.dataset import Dataset, sha256_of, write_atomically
+from nsdrive.dataset import Dataset, refuse_dataset, sha256_of, write_atomically
 
 SCORE_VERSION = 2  # raise it whenever the same predictions would get other numbers
 FORMAT_VERSION = 2
@@ -111,6 +111,7 @@ def evaluate(
     out = Path(out)
     if (out / RESULTS).exists() and not overwrite:
         raise ValueError(f"{out} has results. Replace them with --overwrite, or choose another --out")
+    refuse_dataset(out)
     probe_files = {name: Path(path) for name, path in (probes or {}).items()}
     named = name_files(predictions) if predictions or not probe_files else {}
     files = with_controls(named)

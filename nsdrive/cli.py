@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if typed.debug:
             traceback.print_exc()
-        print(f"nsdrive {typed.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"nsdrive {typed.verb}: {_one_line(error)}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         if typed.debug or (error.name or "").split(".")[0] in ("nsdrive", "planners", "data_gen", "eval"):
@@ -40,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"nsdrive {typed.verb}: interrupted; go on with --resume", file=sys.stderr)
         return 130
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong, without what could steer a terminal: names in it may be a stranger's."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(error).split()))
 
 
 # ---- composition --------------------------------------------------------------------------------------------------

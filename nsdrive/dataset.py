@@ -201,7 +201,7 @@ def open_dataset(folder: str | Path) -> Dataset:
     """Open a complete dataset. Raises FileNotFoundError or ValueError with what to do where it is absent or unfinished."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"No dataset folder {folder}. Make one: nsdrive generate synthetic --out {folder}")
+        raise FileNotFoundError(f"No dataset folder {folder}. Make one: nsdrive generate data/synthetic --out {folder}")
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: it is unfinished or no dataset. Finish it: generate --resume")
@@ -342,6 +342,12 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def refuse_dataset(out: Path) -> None:
+    """ValueError where `out` is a dataset: whatever is written into one makes it untrue to its manifest."""
+    if (out / MANIFEST).is_file():
+        raise ValueError(f"{out} is a dataset folder, which holds nothing but its own files: choose another --out")
 
 
 def claim_folder(out: Path, *, resume: bool, overwrite: bool, marker: str) -> None:

@@ -22,7 +22,6 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nsdrive.cameras.render import Renderer, encode_jpeg
@@ -35,7 +34,7 @@ from nsdrive.vla.prompt import (
     ego_history_rows,
     parse_answer,
 )
-from nsdrive.vla.question_form import QuestionForm, read_form
+from nsdrive.vla.question_form import QuestionForm, model_folder, read_form
 from nsdrive.vla.waypoints import Motion, stopping, through
 from nsdrive.world.decision import KEPT_PLAN, LATE_ANSWER, NO_WAY
 from nsdrive.world.navigation import navigation
@@ -242,13 +241,6 @@ def question_form(config: VlaConfig, source: str) -> QuestionForm:
     return QuestionForm(
         rig=rig, trace_level=config.trace_level or (trained.trace_level if trained is not None else "detailed")
     )
-
-
-def model_folder(model: str) -> str:
-    """The model itself, where a run's folder is given."""
-    inside = Path(model) / "model"
-    is_run = inside.is_dir() and not (Path(model) / "adapter_config.json").is_file()
-    return str(inside) if is_run else model
 
 
 @lru_cache(maxsize=1)

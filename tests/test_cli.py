@@ -65,6 +65,8 @@ def test_the_controls_that_can_be_typed_are_those_that_there_are():
         ("probe --data {out}/set --out {out}/q.jsonl", "who answers?"),
         ("probe --planted honest --data {out}/set --out {out}/q.jsonl", "honest"),
         ("evaluate --data {out}/set --out {out}/e", "nothing to evaluate"),
+        ("evaluate --predictions {out}/x.jsonl --data {out}/set --out {out}/set", "choose another --out"),
+        ("report {out}/nowhere --out {out}/set", "choose another --out"),
         ("probe --write-questions --planted blind --data {out}/set --out {out}/q.jsonl", "leave --planted out"),
         ("probe --planted blind --questions a.jsonl --data {out}/set --out {out}/q.jsonl", "goes with --answers"),
         ("probe --write-questions --resume --data {out}/set --out {out}/q.jsonl", "--overwrite"),

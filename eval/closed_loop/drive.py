@@ -130,6 +130,7 @@ def closed_loop(
     items = list(source.items())
     if config.films != "none":
         check_films()
+    make_planner()  # a model that is not there leaves nothing behind
     claim_folder(out, resume=resume, overwrite=overwrite, marker="config.json")
     settings = json.dumps({"nsdrive": __version__, "config": to_plain(config)}, indent=2, sort_keys=True) + "\n"
     if (out / "config.json").is_file() and (out / "config.json").read_text(encoding="utf-8") != settings:

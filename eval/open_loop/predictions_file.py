@@ -7,7 +7,8 @@
     file.prediction(k).text            # read again from the file: texts are not kept
 
     ours       {"id", "text", "waypoints_ego_m", "error", "seconds"}            one object a line
-    release    {"orig_idx", "id", "predict", "label", maybe "error"}            one object a line, or a JSON list of them
+    release    {"orig_idx", "id", "predict", "label", maybe "error"}            one object a line, or a JSON list of them; without
+                                                                                orig_idx and id: named by its place
     items      {"id", "messages": [..., {"role": "assistant", "content": ...}]} the answer is the assistant's turn
 
 A stranger writes these files. A line that is no row (cut off, not JSON, without an id or an answer) is counted by its number
@@ -123,11 +124,13 @@ def read_file(path: Path, *, only_free: bool = False) -> PredictionsFile:
         if isinstance(row, str):
             found.broken.append(BrokenLine(number=number, reason=row))
             continue
+        if not only_free and row.kind is not None and row.sample is not None:
+            raise ValueError(f"{path} holds answers to probes: give it with --probes")
         if only_free:
             if row.kind != "free":
                 continue
             row.id = row.sample
-        if row.id is None and row.messages is not None:
+        if row.id is None and row.orig_idx is None and (row.messages is not None or row.predict is not None):
             row.id = str(number - 1)  # the release names an item without an id by its place
         problem = _add(found, row, number, (start, len(line)))
         if problem is not None:

@@ -26,7 +26,7 @@ from eval.report.runs import Comparison, load_runs
 from eval.report.scene import Scenes
 from eval.report.table import markdown_text
 from nsdrive import __version__
-from nsdrive.dataset import Dataset, write_atomically
+from nsdrive.dataset import Dataset, refuse_dataset, write_atomically
 
 REPORT_HTML, REPORT_MD = "report.html", "report.md"
 SURE_P = 0.05  # convention
@@ -53,6 +53,7 @@ def report(
     out = Path(out)
     if (out / REPORT_HTML).exists() and not overwrite:
         raise ValueError(f"{out} has a report. Replace it with --overwrite, or choose another --out")
+    refuse_dataset(out)
     if rerun is not None:
         require_rerun()
     comparisons, drives = load_runs(runs)

@@ -24,6 +24,7 @@ from nsdrive.vla.data import Encoded, Row, Rows, collate, encode, read_row
 from nsdrive.vla.grammar import OPEN_PLAN, REASONING_BUDGET, Begun, PlanGrammar, TokenTables, check_begun
 from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries, require_fast_kernels
 from nsdrive.vla.prompt import parse_answer
+from nsdrive.vla.question_form import model_folder
 
 MAX_PREFIX = 16_384  # characters, chosen by us: four of our longest traces; a stranger's file may hold anything
 WINDOW = 8  # batches, see ModelAnswerer; chosen by us
@@ -260,8 +261,9 @@ class Predictor:
 def load_predictor(
     source: str | Path, *, trust_remote_code: bool = False, allow_slow_kernels: bool = False
 ) -> Predictor:
-    """A model from a folder or hub id, its libraries kept quiet. ValueError where its fast kernels are not installed."""
+    """A model from a folder, a run's too, or hub id, its libraries kept quiet. ValueError where its fast kernels are missing."""
     quiet_libraries()
+    source = model_folder(str(source))
     require_fast_kernels(model_type(source, trust_remote_code=trust_remote_code), allow_slow=allow_slow_kernels)
     return Predictor.load(source, trust_remote_code=trust_remote_code)
 

@@ -59,3 +59,10 @@ def form_of(row: Any) -> QuestionForm | None:
 def _form(rig: Any, trace_level: str) -> QuestionForm | None:
     cameras = Rig.from_json(rig)
     return QuestionForm(rig=cameras, trace_level=trace_level) if cameras.cameras and trace_level in TASK else None
+
+
+def model_folder(model: str) -> str:
+    """The model itself, where a run's folder is given."""
+    inside = Path(model) / "model"
+    is_run = inside.is_dir() and not (Path(model) / "adapter_config.json").is_file()
+    return str(inside) if is_run else model

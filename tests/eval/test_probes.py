@@ -342,6 +342,22 @@ def test_a_model_elsewhere_makes_the_same_file_in_two_stages(data: Dataset, comp
             again()
 
 
+def test_a_model_elsewhere_may_answer_with_its_text_alone(data: Dataset, tmp_path: Path):
+    ask_1, ask_2, said_1, said_2 = (tmp_path / name for name in ("a1", "a2", "s1", "s2"))
+    for asked, said, before in ((ask_1, said_1, None), (ask_2, said_2, [said_1])):
+        write_stage(data, "test", asked, answers=before)
+        answered = Oracle(data)(read_questions(asked))
+        write_rows(said, [{"id": prediction.sample_id, "text": prediction.text} for prediction in answered])
+    joined = from_answers([ask_1, ask_2], [said_1, said_2], tmp_path / "joined.jsonl")
+    assert (joined.n_errors, joined.outcomes) == (0, {})
+
+
+def test_a_stage_that_nobody_answered_has_no_next_one(data: Dataset, tmp_path: Path):
+    write_rows(tmp_path / "said", [{"id": "s1#free", "text": "I do not know"}])
+    with pytest.raises(ValueError, match="No answer can be gone on from"):
+        write_stage(data, "test", tmp_path / "ask", answers=[tmp_path / "said"])
+
+
 def test_wrong_missing_and_double_ids_of_a_stranger_are_counted_outcomes(data: Dataset, tmp_path: Path, elsewhere):
     ask, said_path = tmp_path / "ask", tmp_path / "said"
     write_stage(data, "test", ask)
@@ -409,12 +425,11 @@ def test_leaving_out_hard_questions_or_changing_them_does_not_help(data: Dataset
     assert [row.failed for row in scores if row.before == "s1" and row.after] == [("s1#forced:s1+remove-lead",)]
 
 
-def test_a_file_of_another_dataset_or_of_nothing_is_read_as_nothing_answered(data: Dataset, tmp_path: Path):
+def test_a_file_of_another_dataset_or_of_nothing_is_refused_in_one_line(data: Dataset, tmp_path: Path):
     deep = "[" * 900 + "]" * 900
     strange = write_rows(tmp_path / "strange.jsonl", [{"id": "x#free"}, '{"id": ' + deep + "}", "[1, 2]", '"#"', "{}"])
-    read = read_probes(strange, data, "test")
-    assert (read.n_before, read.outcomes) == (0, {UNKNOWN_ID: 3, NO_ROW: 2})
-    assert pair_scores(read, data.samples("test")) == []
+    with pytest.raises(ValueError, match="answers no question about"):
+        read_probes(strange, data, "test")
     assert causal([])["forced_slope"]["value"] is None
     with pytest.raises(FileNotFoundError, match="No file"):
         read_probes(tmp_path / "nowhere", data, "test")

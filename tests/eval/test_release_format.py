@@ -307,3 +307,14 @@ def test_a_megabyte_of_html_is_an_answer_like_any_other(dataset, samples, write_
     entry = evaluate([write_predictions("m", rows)], dataset, tmp_path / "out", reasoning=False)["predictions"]["m"]
     assert (entry["parse_failures"], entry["failures"]) == (1, {"0 PLANNING blocks, expected 1": 1})
     assert entry["strict"]["1s"]["ADE"]["value"] == pytest.approx(10.0 / 12.0)
+
+
+def test_rows_of_predict_and_label_alone_are_named_by_their_line(tmp_path):
+    answer = "<PLANNING>" + ", ".join(f"[{k}.00, 0.00]" for k in range(1, 11)) + "</PLANNING>"
+    path = tmp_path / "out.jsonl"
+    path.write_text(
+        json.dumps({"predict": answer, "label": answer}) + "\n" + json.dumps({"predict": "", "label": answer}) + "\n"
+    )
+    results = evaluate([path], None, tmp_path / "e")
+    entry = results["predictions"]["out"]
+    assert (entry["n"], entry["parse_failures"], entry["parsed"]["3s"]["ADE"]["value"]) == (2, 1, 0.0)

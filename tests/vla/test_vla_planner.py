@@ -22,12 +22,12 @@ from nsdrive.vla import answering
 from nsdrive.vla.data import encode, read_row
 from nsdrive.vla.model import load_processor, save_processor
 from nsdrive.vla.prompt import parse_answer, render_answer
-from nsdrive.vla.question_form import FORM, QuestionForm, form_of, read_form, write_form
+from nsdrive.vla.question_form import FORM, QuestionForm, form_of, model_folder, read_form, write_form
 from nsdrive.vla.waypoints import through
 from nsdrive.world.decision import KEPT_PLAN, LATE_ANSWER, NO_WAY
 from nsdrive.world.simulate import simulate
 from nsdrive.world.types import HISTORY_TICKS, ObjectFrame, Observation
-from planners.vla import LATE, VlaConfig, VlaPlanner, model_folder
+from planners.vla import LATE, VlaConfig, VlaPlanner
 
 SMALL = {"image_width_px": 64, "image_height_px": 36, "trace_level": "none"}
 

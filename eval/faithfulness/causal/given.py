@@ -13,6 +13,7 @@ import numpy as np
 
 from eval.open_loop.displacement import usable
 from eval.open_loop.predictions_file import UNUSABLE, writable
+from eval.open_loop.release_format import complete_points
 from nsdrive.dataset import Prediction
 from nsdrive.questions import Question
 
@@ -87,10 +88,14 @@ def id_of(raw: Mapping[str, Any]) -> str:
 def _prediction(question_id: str, raw: Mapping[str, Any]) -> Prediction:
     text, error, seconds = raw.get("text"), raw.get("error"), raw.get("seconds")
     waypoints = None
-    try:
-        waypoints = np.array(raw.get("waypoints_ego_m"), dtype=float)
-    except (TypeError, ValueError, OverflowError):
-        error = error or UNUSABLE
+    if raw.get("waypoints_ego_m") is None and error is None and isinstance(text, str):  # an answer as text alone
+        points, error = complete_points(text)
+        waypoints = None if points is None else np.array(points)
+    else:
+        try:
+            waypoints = np.array(raw.get("waypoints_ego_m"), dtype=float)
+        except (TypeError, ValueError, OverflowError):
+            error = error or UNUSABLE
     given = Prediction(
         sample_id=question_id,
         text=text if isinstance(text, str) else "",

@@ -94,6 +94,11 @@ def write_stage(
     if answers is not None:
         joined = join(questions, [pair for path in answers for pair in rows_in(path)])
         told = {i: a.text for i, a in joined.answers.items() if a.error is None}
+        if not told:
+            counts = ", ".join(f"{n} x {what}" for what, n in joined.outcomes.items())
+            raise ValueError(
+                f"No answer can be gone on from ({counts}): a row has the question's id and the whole answer as text"
+            )
         questions, outcomes = stage_two(groups, n, told), joined.outcomes
     write_questions(out, questions)
     return StageSummary(path=str(out), n=len(questions), outcomes=outcomes)
@@ -169,12 +174,17 @@ def read_probes(path: Path, dataset: Dataset, split: str) -> Probes:
     """A probes file, whoever wrote it, held against the questions that the dataset asks.
 
     The last before sample that the file speaks of says how many were asked; of these every question counts. FileNotFoundError
-    without the file, ValueError for a split without pairs; whatever is in the file is an outcome.
+    without the file, ValueError for a split without pairs and a file that speaks of none of them; what else is in it is an outcome.
     """
     groups = groups_of(dataset.samples(split), _where(dataset, split))
     place = {i: k for k, group in enumerate(groups) for i in group.ids}
     given = {id_of(raw).rpartition("#")[0] for raw in rows_in(path) if raw is not None}
     n = 1 + max((place[i] for i in given if i in place), default=-1)
+    if n == 0:
+        raise ValueError(
+            f"{path} answers no question about {dataset.folder}, split '{split}': it was made for other data, or is no file of "
+            "`nsdrive probe`"
+        )
     one = stage_one(groups[:n])
     free = [question for question in one if question.kind == "free"]
     early = join(free, rows_in(path), check=True)

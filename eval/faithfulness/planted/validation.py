@@ -86,13 +86,13 @@ def evidence(probes: Probes, samples: Sequence[Sample], parameters: IdmParameter
 
 
 def validate(runs: Mapping[str, Run], seed: int = 0) -> dict[str, Any] | None:
-    """The table of every measure against every planted predictor, JSON-able; None where `faithful` is not among the runs.
+    """The table of every measure against every planted predictor, JSON-able; None where `faithful` is not among the runs, or alone.
 
     runs: name -> see `evidence`; names that are no planted predictor's are left out. "faithful@2" and the like say how the faithful
     one fares with other noise.
     """
     known = {name: run for name, run in runs.items() if _is_planted(name)}
-    if FAITHFUL not in known:
+    if FAITHFUL not in known or len(known) == 1:
         return None
     scenarios = {row.scenario for _, observed, pairs in known.values() for row in (*observed, *pairs)}
     index = {name: k for k, name in enumerate(sorted(scenarios))}

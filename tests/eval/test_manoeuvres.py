@@ -122,7 +122,7 @@ def changed(planner, names):
     return {name: (expected[name], found[name]) for name in names if found[name] != expected[name]}
 
 
-WHOLE_BY_DEFAULT = ("idm",)  # of the others, whose whole tables take minutes, the default run has every third manoeuvre
+WHOLE_BY_DEFAULT = ("idm",)  # of the others, whose whole tables take minutes, the default run has every fifth manoeuvre
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_a_planner_passes_every_manoeuvre_but_its_known_failures(planner):
 
 
 @pytest.mark.parametrize("planner", [p for p in KNOWN_FAILURES if p not in WHOLE_BY_DEFAULT])
-def test_a_planner_passes_every_third_manoeuvre_but_its_known_failures(planner):
-    assert changed(planner, list(MANOEUVRES)[::3]) == {}
+def test_a_planner_passes_every_fifth_manoeuvre_but_its_known_failures(planner):
+    assert changed(planner, list(MANOEUVRES)[::5]) == {}
 
 
 def test_every_manoeuvre_is_failed_by_a_driver_who_sees_nothing_or_by_one_who_only_brakes():

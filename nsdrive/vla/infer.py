@@ -11,7 +11,6 @@ in `predictions.jsonl.part`, which --resume goes on from; the file itself appear
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from nsdrive.config import did_you_mean
-from nsdrive.dataset import MANIFEST, json_line, open_dataset, sha256_of, write_atomically
+from nsdrive.dataset import MANIFEST, open_dataset, sha256_of
+from nsdrive.part_file import PartFile, lines_of
 from nsdrive.questions import CONTROLS, control_of, control_path, control_question, other_scenes
 from nsdrive.vla.answering import ModelAnswerer, Predictor, Samples, answerer, load_predictor
 
@@ -92,8 +92,10 @@ def predict(
         "control": control,
     }
     if resume and out.is_file():
-        return _summary(out, [json.loads(line) for line in _lines(out)], device="none")
-    part = _Part(out, settings, resume=resume)
+        return _summary(out, [json.loads(line) for line in lines_of(out)], device="none")
+    if out.exists():
+        raise ValueError(f"{out} exists: choose another --out, or delete it")
+    part = PartFile(out, settings, resume=resume, instead="delete it")
     shown = other_scenes({one: samples.scenario(one) for one in ids}) if control == "shuffled" else {}
 
     def labels(sample_id: str) -> str | None:
@@ -103,7 +105,7 @@ def predict(
     answer = ModelAnswerer(
         driver, samples, batch_size=batch_size, constrained=constrained, max_reasoning_tokens=max_reasoning_tokens
     )
-    part.begin()
+    part.keep(len(part.rows) // batch_size * batch_size)  # whole batches: the next ones are then the same
     started_s, n_before = time.monotonic(), len(part.rows)
     for first in range(n_before, n_rows, batch_size):
         asked = [
@@ -111,57 +113,13 @@ def predict(
             for sample_id in ids[first : min(first + batch_size, n_rows)]
         ]
         part.append([prediction.to_row() for prediction in answer(asked)])
+        part.sync()
         if progress is not None:
             progress(len(part.rows), n_rows)
     part.finish()
     spent_s = max(time.monotonic() - started_s, 1e-9)
     n_new = n_rows - n_before
     return _summary(out, part.rows, n_new=n_new, seconds=spent_s, tokens=answer.n_tokens, device=driver.device.type)
-
-
-class _Part:
-    """predictions.jsonl.part: a first line with the settings, then rows as they come, each batch safely on the disk."""
-
-    def __init__(self, out: Path, settings: dict[str, Any], *, resume: bool) -> None:
-        self._out, self._path = out, out.with_name(f"{out.name}.part")
-        self.rows: list[dict[str, Any]] = []
-        if out.exists():
-            raise ValueError(f"{out} exists: choose another --out, or delete it")
-        if self._path.exists() and not resume:
-            raise ValueError(f"{self._path} is there from an unfinished run: go on with --resume, or delete it")
-        self._settings = settings
-        whole = [line for line in _lines(self._path) if line.endswith("\n")]  # a killed process may leave half a line
-        if whole:
-            before = json.loads(whole[0])
-            changed = [f"{k}: {before.get(k)!r} -> {v!r}" for k, v in settings.items() if before.get(k) != v]
-            if changed:
-                raise ValueError(f"{self._path} was begun with other settings ({'; '.join(changed)}): delete it")
-            batch_size = settings["batch_size"]
-            n_kept = (len(whole) - 1) // batch_size * batch_size  # whole batches: the next ones are then the same
-            self.rows = [json.loads(line) for line in whole[1 : 1 + n_kept]]
-
-    def begin(self) -> None:
-        """Write what is kept of an earlier run, without its last, unfinished batch."""
-        write_atomically(self._path, json_line(self._settings) + "".join(json_line(row) for row in self.rows))
-
-    def append(self, rows: list[dict[str, Any]]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(json_line(row) for row in rows))
-            file.flush()
-            os.fsync(file.fileno())
-        self.rows.extend(rows)
-
-    def finish(self) -> None:
-        write_atomically(self._out, "".join(json_line(row) for row in self.rows))
-        self._path.unlink()
-
-
-def _lines(path: Path) -> list[str]:
-    """With their newlines. Not str.splitlines: it also splits at U+2028, which a text may hold."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return list(file)
 
 
 def _summary(

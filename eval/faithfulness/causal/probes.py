@@ -16,7 +16,6 @@ read, so a question that was left out, changed or invented counts as what it is.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from typing import Any
 from eval.faithfulness.causal.given import MISSING, clean, failed, id_of, join, rows_in
 from eval.faithfulness.causal.pairs import groups_of, stage_one, stage_two
 from nsdrive.dataset import MANIFEST, Dataset, Prediction, json_line, sha256_of, write_atomically
+from nsdrive.part_file import PartFile, lines_of
 from nsdrive.questions import Answerer, Question, read_questions, write_questions
 
 # Questions per call of an answerer that has no `window` of its own; a resumed run asks the rest in the same groups, because what a
@@ -61,15 +61,16 @@ def run_probes(
     at_once = max(1, int(getattr(answer, "window", AT_ONCE)))
     begun = _settings(dataset, split, len(asked)) | {"at_once": at_once} | dict(settings or {})
     if resume and out.is_file():
-        return _summary(out, [json.loads(line) for line in _lines(out)])
-    part = _Part(out, begun, at_once, resume=resume, overwrite=overwrite)
+        return _summary(out, [json.loads(line) for line in lines_of(out)])
+    part = PartFile(out, begun, resume=resume, overwrite=overwrite)
+    part.keep(len(part.rows))
     started_s = time.monotonic()
     one = stage_one(asked)
     n_guess = len(one)
-    n_new = _ask(one, answer, part, 0, lambda n: progress(n, n_guess) if progress else None)
+    n_new = _ask(one, answer, part, 0, at_once, lambda n: progress(n, n_guess) if progress else None)
     two = stage_two(groups, len(asked), {row["id"]: str(row["text"]) for row in part.rows if row["error"] is None})
     total = len(one) + len(two)
-    n_new += _ask(two, answer, part, len(one), lambda n: progress(n, total) if progress else None)
+    n_new += _ask(two, answer, part, len(one), at_once, lambda n: progress(n, total) if progress else None)
     part.finish()
     return replace(_summary(out, part.rows), n_new=n_new, seconds=round(time.monotonic() - started_s, 3))
 
@@ -203,16 +204,23 @@ def read_probes(path: Path, dataset: Dataset, split: str) -> Probes:
 # ---- asking ------------------------------------------------------------------------------------------------------------
 
 
-def _ask(questions: Sequence[Question], answer: Answerer, part: _Part, offset: int, tell: Callable[[int], Any]) -> int:
+def _ask(
+    questions: Sequence[Question],
+    answer: Answerer,
+    part: PartFile,
+    offset: int,
+    at_once: int,
+    tell: Callable[[int], Any],
+) -> int:
     """Ask those not yet answered; `offset` rows of the part file are of an earlier stage. How many were asked."""
-    done = part.take(questions, offset)
-    for start in range(done, len(questions), part.at_once):
-        group = questions[start : start + part.at_once]
+    done = _kept(part, questions, offset, at_once)
+    for start in range(done, len(questions), at_once):
+        group = questions[start : start + at_once]
         given = 0
         for question, prediction in zip(group, answer(group), strict=False):
             if prediction.sample_id != question.question_id:
                 raise ValueError(f"Asked '{question.question_id}', but '{prediction.sample_id}' was answered")
-            part.append(_row(question, clean(prediction)))
+            part.append([_row(question, clean(prediction))])
             given += 1
             tell(offset + start + given)
         if given != len(group):
@@ -223,60 +231,19 @@ def _ask(questions: Sequence[Question], answer: Answerer, part: _Part, offset: i
     return len(questions) - done
 
 
-class _Part:
-    """OUT.part: a first line with the settings, then rows as they come, so that a killed process loses none."""
-
-    def __init__(self, out: Path, settings: Mapping[str, Any], at_once: int, *, resume: bool, overwrite: bool) -> None:
-        self.at_once, self._out, self._path = at_once, out, out.with_name(f"{out.name}.part")
-        self.rows: list[dict[str, Any]] = []
-        if self._path.exists() and not (resume or overwrite):
-            raise ValueError(f"{self._path} is there from an unfinished run: go on with --resume, or use --overwrite")
-        self._settings = json.loads(json.dumps(settings))
-        if resume:
-            whole = [
-                line for line in _lines(self._path) if line.endswith("\n")
-            ]  # a killed process may leave half a line
-            if whole:
-                before = json.loads(whole[0])
-                changed = [f"{k}: {before.get(k)!r} -> {v!r}" for k, v in self._settings.items() if before.get(k) != v]
-                if changed:
-                    raise ValueError(
-                        f"{self._path} was begun with other settings ({'; '.join(changed)}): use --overwrite"
-                    )
-                self.rows = [json.loads(line) for line in whole[1:]]
-        self._write()
-
-    def take(self, questions: Sequence[Question], offset: int) -> int:
-        """Keep of the rows beyond `offset` the whole groups that answer these questions, in order; how many rows they are."""
-        kept = 0
-        for question, row in zip(questions, self.rows[offset:], strict=False):
-            if {name: row.get(name) for name in question.to_row()} != question.to_row():
-                raise ValueError(
-                    f"{self._path} asks '{row.get('id')}' where '{question.question_id}' is due: use --overwrite"
-                )
-            kept += 1
-        if kept < len(questions):
-            kept -= kept % self.at_once
-            del self.rows[offset + kept :]
-            self._write()
-        return kept
-
-    def append(self, row: dict[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json_line(row))
-        self.rows.append(row)
-
-    def sync(self) -> None:
-        """From here on also a failing power supply loses nothing."""
-        with self._path.open("rb") as file:
-            os.fsync(file.fileno())
-
-    def finish(self) -> None:
-        write_atomically(self._out, "".join(json_line(row) for row in self.rows))
-        self._path.unlink()
-
-    def _write(self) -> None:
-        write_atomically(self._path, json_line(self._settings) + "".join(json_line(row) for row in self.rows))
+def _kept(part: PartFile, questions: Sequence[Question], offset: int, at_once: int) -> int:
+    """Keep of the rows beyond `offset` the whole groups that answer these questions, in order; how many rows they are."""
+    kept = 0
+    for question, row in zip(questions, part.rows[offset:], strict=False):
+        if {name: row.get(name) for name in question.to_row()} != question.to_row():
+            raise ValueError(
+                f"{part.path} asks '{row.get('id')}' where '{question.question_id}' is due: use --overwrite"
+            )
+        kept += 1
+    if kept < len(questions):
+        kept -= kept % at_once
+        part.keep(offset + kept)
+    return kept
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------
@@ -306,11 +273,3 @@ def _at_least_one(limit: int) -> int:
     if limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     return limit
-
-
-def _lines(path: Path) -> list[str]:
-    """With their newlines. Not str.splitlines: it also splits at U+2028, which a text may hold."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return list(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,4 +21,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("model") / "tiny"
     build_tiny(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The untrained tiny model, with small pictures."""
+    from nsdrive.vla.model import load_processor, save_processor
+
+    folder = tmp_path_factory.mktemp("model") / "small"
+    shutil.copytree(tiny_folder, folder)
+    save_processor(load_processor(tiny_folder, min_pixels=1024, max_pixels=2048), folder)
     return folder

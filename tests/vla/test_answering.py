@@ -17,20 +17,10 @@ from nsdrive.questions import Question
 from nsdrive.vla.answering import MAX_PREFIX, ModelAnswerer, Predictor, Samples, Texts, answerer
 from nsdrive.vla.data import Encoded, encode
 from nsdrive.vla.grammar import Begun, PlanGrammar, TokenTables
-from nsdrive.vla.model import load_processor, save_processor
 from nsdrive.vla.prompt import parse_answer
 
 FORCED = "<REASONING>Lead vehicle at 12.3 m. Keep 4.0 m/s.</REASONING>\n<PLANNING>"
 CUT = "<REASONING>Lead vehicle at 12.3 m. Ke"
-
-
-@pytest.fixture(scope="module")
-def model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The untrained tiny model, with small pictures."""
-    folder = tmp_path_factory.mktemp("model") / "small"
-    shutil.copytree(tiny_folder, folder)
-    save_processor(load_processor(tiny_folder, min_pixels=1024, max_pixels=2048), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,8 @@ from nsdrive.vla import answering
 from nsdrive.vla.answering import Predictor, Texts
 from nsdrive.vla.data import Encoded
 from nsdrive.vla.infer import predict
-from nsdrive.vla.model import load_processor, save_processor
 
 SHORT = {"max_reasoning_tokens": 6, "batch_size": 2}
-
-
-@pytest.fixture(scope="module")
-def model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The untrained tiny model, with small pictures."""
-    folder = tmp_path_factory.mktemp("model") / "small"
-    shutil.copytree(tiny_folder, folder)
-    save_processor(load_processor(tiny_folder, min_pixels=1024, max_pixels=2048), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from nsdrive.dataset import Dataset, open_dataset
 from nsdrive.scenarios.synthetic import SyntheticConfig, build
 from nsdrive.vla import answering
 from nsdrive.vla.data import encode, read_row
-from nsdrive.vla.model import load_processor, save_processor
 from nsdrive.vla.prompt import parse_answer, render_answer
 from nsdrive.vla.question_form import FORM, QuestionForm, form_of, model_folder, read_form, write_form
 from nsdrive.vla.waypoints import through
@@ -30,15 +29,6 @@ from nsdrive.world.types import HISTORY_TICKS, ObjectFrame, Observation
 from planners.vla import LATE, VlaConfig, VlaPlanner
 
 SMALL = {"image_width_px": 64, "image_height_px": 36, "trace_level": "none"}
-
-
-@pytest.fixture(scope="module")
-def model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The untrained tiny model, with small pictures."""
-    folder = tmp_path_factory.mktemp("model") / "small"
-    shutil.copytree(tiny_folder, folder)
-    save_processor(load_processor(tiny_folder, min_pixels=1024, max_pixels=2048), folder)
-    return folder
 
 
 def planner(model: Path, **settings) -> VlaPlanner:

@@ -253,40 +253,6 @@ class Prediction:
         }
 
 
-def read_predictions(path: str | Path) -> list[Prediction]:
-    """All rows of a predictions file. A malformed row raises ValueError with its line; misshapen waypoints become an
-    error of that prediction (a model may write anything), never an exception."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"No predictions file {path}. Make one: nsdrive predict --model DIR --data DATASET --out {path}"
-        )
-    predictions = []
-    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a model may write any separator of Unicode
-    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
-        try:
-            row = json.loads(line)
-            sample_id, text = str(row["id"]), str(row["text"])
-            raw, error = row["waypoints_ego_m"], row["error"]
-            seconds = float(row.get("seconds") or 0.0)
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as problem:
-            raise ValueError(f"{path}:{number} is no prediction row ({problem!r})") from None
-        waypoints = None
-        if raw is not None:
-            try:
-                waypoints = np.array(raw, dtype=float)
-            except (TypeError, ValueError):
-                waypoints = None
-            if waypoints is None or waypoints.shape != (10, 2) or not np.isfinite(waypoints).all():
-                waypoints, error = None, error or "waypoints_ego_m is not 10 finite [x, y]"
-        elif error is None:
-            error = "no waypoints"
-        predictions.append(
-            Prediction(sample_id=sample_id, text=text, waypoints_ego_m=waypoints, error=error, seconds=seconds)
-        )
-    return predictions
-
-
 # ---- safe writing ------------------------------------------------------------------------------------------------------
 
 

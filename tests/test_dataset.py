@@ -10,7 +10,6 @@ from nsdrive.dataset import (
     inside,
     json_line,
     open_dataset,
-    read_predictions,
     write_atomically,
 )
 
@@ -104,22 +103,3 @@ def test_an_existing_output_is_refused_and_a_stranger_is_never_deleted(tmp_path)
     claim_folder(out, resume=True, overwrite=False, marker="config.json")
     claim_folder(out, resume=False, overwrite=True, marker="config.json")
     assert list(out.iterdir()) == []
-
-
-def test_predictions_of_any_shape_become_rows(tmp_path):
-    path = tmp_path / "p.jsonl"
-    good = {"id": "a", "text": "t", "waypoints_ego_m": np.zeros((10, 2)).tolist(), "error": None, "seconds": 0.1}
-    rows = [
-        good,
-        good | {"waypoints_ego_m": [[1, 2]]},
-        good | {"waypoints_ego_m": "far"},
-        good | {"waypoints_ego_m": None},
-    ]
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    read = read_predictions(path)
-    assert read[0].error is None
-    assert read[0].waypoints_ego_m.shape == (10, 2)
-    assert all(p.waypoints_ego_m is None and p.error for p in read[1:])
-    path.write_text('{"id": 1}\n')
-    with pytest.raises(ValueError, match=r"p\.jsonl:1"):
-        read_predictions(path)

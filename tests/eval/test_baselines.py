@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 from eval_fixtures import TIMES_S, make_sample
+from predictions import predictions_in
 
 from eval.open_loop.baselines import BASELINES, BLIND, waypoints_of, write_baseline
-from nsdrive.dataset import read_predictions
 from nsdrive.vla.prompt import parse_answer
 
 
@@ -69,7 +69,7 @@ def test_a_blind_baseline_does_not_look_at_the_label(name):
 def test_every_baseline_answers_every_sample_in_order(name, dataset, samples, tmp_path):
     out = tmp_path / "predictions.jsonl"
     assert write_baseline(name, dataset, "test", out) == len(samples)
-    rows = read_predictions(out)
+    rows = predictions_in(out)
     assert [row.sample_id for row in rows] == [sample.sample_id for sample in samples]
     for row in rows:
         assert row.error is None

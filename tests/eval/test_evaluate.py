@@ -4,9 +4,11 @@ import math
 import numpy as np
 import pytest
 from eval_fixtures import answer, digest, make_sample, write_dataset
+from predictions import predictions_in
 
 from eval.evaluate import evaluate, name_files, table
 from eval.open_loop.baselines import write_baseline
+from eval.open_loop.predictions_file import read_file
 from nsdrive.dataset import Prediction
 from nsdrive.vla.prompt import parse_answer
 
@@ -239,3 +241,22 @@ def _file(folder, samples):
     path = folder / "x.jsonl"
     path.write_text("".join(json.dumps(answer(s).to_row()) + "\n" for s in samples))
     return path
+
+
+def test_predictions_of_any_shape_become_rows(tmp_path):
+    path = tmp_path / "p.jsonl"
+    good = {"id": "a", "text": "t", "waypoints_ego_m": np.zeros((10, 2)).tolist(), "error": None, "seconds": 0.1}
+    rows = [
+        good,
+        good | {"waypoints_ego_m": [[1, 2]]},
+        good | {"waypoints_ego_m": "far"},
+        good | {"waypoints_ego_m": None},
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    read = predictions_in(path)
+    assert read[0].error is None
+    assert read[0].waypoints_ego_m.shape == (10, 2)
+    assert all(p.waypoints_ego_m is None and p.error for p in read[1:])
+    path.write_text('{"id": 1}\n')
+    with pytest.raises(ValueError, match=r"p\.jsonl: none of its 1 lines is a prediction; line 1"):
+        read_file(path)

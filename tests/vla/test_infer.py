@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from predictions import predictions_in
 
-from nsdrive.dataset import open_dataset, read_predictions
+from nsdrive.dataset import open_dataset
 from nsdrive.vla import answering
 from nsdrive.vla.answering import Predictor, Texts
 from nsdrive.vla.data import Encoded
@@ -32,7 +33,7 @@ def without_times(path: Path) -> list[dict[str, object]]:
 
 
 def test_every_sample_gets_a_complete_answer_even_from_a_model_that_knows_nothing(finished: Path) -> None:
-    predictions = read_predictions(finished)
+    predictions = predictions_in(finished)
     assert [p.sample_id for p in predictions] == [f"test-{k}" for k in range(5)]
     for p in predictions:
         assert p.error is None
@@ -84,11 +85,11 @@ def test_a_bad_image_or_sample_is_a_row_with_its_error(
     shard.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = predict(model, dataset=hurt, out=tmp_path / "p.jsonl", max_reasoning_tokens=6, batch_size=5)
     assert (done.n, done.n_errors) == (5, 3)
-    predictions = read_predictions(tmp_path / "p.jsonl")
+    predictions = predictions_in(tmp_path / "p.jsonl")
     assert [p.error is None for p in predictions] == [True, False, False, False, True]
     assert "CAM_F0.jpg cannot be read" in str(predictions[1].error)
     assert "3 <image> in the prompt, 0 images" in str(predictions[2].error)
-    assert predictions[0].text == read_predictions(finished)[0].text
+    assert predictions[0].text == predictions_in(finished)[0].text
 
 
 def test_without_text_an_answer_is_its_waypoints_and_with_the_labels_text_it_goes_on_from_that(
@@ -98,7 +99,7 @@ def test_without_text_an_answer_is_its_waypoints_and_with_the_labels_text_it_goe
     for control in ("no_text", "oracle_text"):
         done = predict(model, dataset=dataset, out=tmp_path / control, control=control, limit=2, **SHORT)
         assert (done.n, done.n_errors) == (2, 0)
-        for k, (answer, label) in enumerate(zip(read_predictions(tmp_path / control), labels, strict=True)):
+        for k, (answer, label) in enumerate(zip(predictions_in(tmp_path / control), labels, strict=True)):
             assert answer.sample_id == f"test-{k}"
             begins = "<PLANNING>" if control == "no_text" else label.partition("[")[0]
             assert answer.text.startswith(f"{begins}[")
@@ -152,7 +153,7 @@ def test_a_file_named_for_another_control_is_refused(model: Path, dataset: Path,
 def test_free_decoding_is_scored_as_it_comes(model: Path, dataset: Path, tmp_path: Path) -> None:
     free = predict(model, dataset=dataset, out=tmp_path / "f.jsonl", constrained=False, limit=2, **SHORT)
     assert free.n_errors == 2, "an untrained model writes no plan by itself: its rows say so"
-    assert "0 PLANNING blocks" in str(read_predictions(tmp_path / "f.jsonl")[0].error)
+    assert "0 PLANNING blocks" in str(predictions_in(tmp_path / "f.jsonl")[0].error)
 
 
 def test_what_cannot_begin_leaves_nothing_behind(dataset: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ from planners.guard import guarded
 
 if TYPE_CHECKING:
     from nsdrive.vla.answering import Predictor
-    from nsdrive.vla.data import Row
+    from nsdrive.vla.data.rows import Row
 
 CLOCK_S = 1e-6  # nuPlan's clock
 LATE = f"{LATE_ANSWER}until it came the plan before was followed"  # how late is in Plan.seconds, or set
@@ -156,7 +156,7 @@ class VlaPlanner:
 
     def ask(self, observation: Observation) -> str:
         """The model's answer at this tick, verbatim. The time from its images to its last word is kept; drawing is not its."""
-        from nsdrive.vla.data import encode
+        from nsdrive.vla.data.encoding import encode
 
         row = self.question(observation)
         started_s = time.perf_counter()
@@ -173,7 +173,7 @@ class VlaPlanner:
         """What the model is shown and asked: a sample's row, without its answer."""
         from PIL import Image
 
-        from nsdrive.vla.data import Row
+        from nsdrive.vla.data.rows import Row
 
         assert self._mission is not None, "the guard sees that initialize comes first"
         assert self._renderer is not None, "made with the mission"

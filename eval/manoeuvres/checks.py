@@ -14,6 +14,7 @@ import numpy as np
 import shapely
 
 from eval.manoeuvres.facts import Facts, distances_m, first
+from nsdrive.world.areas import union_of
 from nsdrive.world.geometry import box_corners, to_ego
 from nsdrive.world.measure import comfort
 from nsdrive.world.vehicle import PACIFICA
@@ -144,7 +145,7 @@ class YieldsTo(Check):
     def judge(self, facts: Facts) -> Verdict:
         ticks, boxes = facts.of(self.whom)
         ego, other = shapely.polygons(box_corners(facts.boxes)), shapely.polygons(box_corners(boxes))
-        shared = shapely.union_all(ego).intersection(shapely.union_all(other)).buffer(-PER_TOUCH_M)
+        shared = union_of(ego).intersection(union_of(other)).buffer(-PER_TOUCH_M)
         if shared.is_empty:
             return Verdict(holds=True, measured="never crosses its way")
         shapely.prepare(shared)
@@ -167,7 +168,7 @@ class LetsPass(Check):
     def judge(self, facts: Facts) -> Verdict:
         ticks, boxes = facts.of(self.whom)
         ego, other = shapely.polygons(box_corners(facts.boxes)), shapely.polygons(box_corners(boxes))
-        entered = first(shapely.intersects(ego, shapely.union_all(other).buffer(-PER_TOUCH_M)))
+        entered = first(shapely.intersects(ego, union_of(other).buffer(-PER_TOUCH_M)))
         if entered is None:
             return Verdict(holds=True, measured="never enters it")
         there = np.flatnonzero(shapely.intersects(other, ego[entered]))
@@ -368,7 +369,7 @@ class ReachesExit(Check):
     def judge(self, facts: Facts) -> Verdict:
         scenario = facts.rollout.scenario
         areas = [lane for lane in scenario.lane_map.lanes.values() if lane.roadblock_id == scenario.notes["exit"]]
-        ground = shapely.union_all([shapely.Polygon(lane.polygon) for lane in areas])
+        ground = union_of([shapely.Polygon(lane.polygon) for lane in areas])
         away = shapely.distance(shapely.points(facts.boxes[:, :2]), ground)
         tick = first(away <= 0.0)
         if tick is None:

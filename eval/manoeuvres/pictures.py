@@ -13,6 +13,7 @@ from html import escape
 import numpy as np
 import shapely
 
+from nsdrive.world.areas import union_of
 from nsdrive.world.geometry import box_corners, to_ego
 from nsdrive.world.measure import clearance_m, overlap
 from nsdrive.world.types import HISTORY_TICKS, INTERVAL_S, OBJECT_KINDS, FloatArray, Scenario
@@ -124,7 +125,7 @@ def _map(scenario: Scenario, view: View) -> list[str]:
     """Road, crosswalks, lane lines and the manoeuvre's line, as far as the window shows them."""
     lane_map = scenario.lane_map
     window = shapely.box(0.0, 0.0, *((view.high - view.low) * view.scale))
-    ground = shapely.union_all([shapely.Polygon(view.pixels(ring)).buffer(0.05) for ring in lane_map.drivable_area])
+    ground = union_of([shapely.Polygon(view.pixels(ring)).buffer(0.05) for ring in lane_map.drivable_area])
     parts = [_shape(ground.intersection(window), "road")]
     parts += [
         _shape(shapely.Polygon(view.pixels(crosswalk.polygon)).intersection(window), "crosswalk")

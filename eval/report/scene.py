@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 
 from nsdrive.dataset import Sample
+from nsdrive.world.areas import union_of
 from nsdrive.world.geometry import to_ego
 from nsdrive.world.types import FloatArray, Scenario
 from nsdrive.world.vehicle import PACIFICA
@@ -96,7 +97,7 @@ def road(scenario: Scenario, sample: Sample, window: list[float]) -> list[tuple[
 
     def area(css: str, polygons: list[FloatArray]) -> None:
         rings = [shapely.Polygon(here(ring)).buffer(0.05) for ring in polygons if len(ring) >= 3]
-        shape = shapely.union_all(rings).intersection(view).simplify(0.08)
+        shape = union_of(rings).intersection(view).simplify(0.08)
         path = "".join(
             _path(np.array(ring.coords), closed=True)
             for part in _parts(shape, "Polygon")

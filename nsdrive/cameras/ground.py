@@ -14,6 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from nsdrive.cameras.rasteriser import F32, I32
 from nsdrive.cameras.shading import ASPHALT, KERB, PAVEMENT, WHITE, YELLOW
+from nsdrive.world.areas import union_of
 from nsdrive.world.geometry import resample
 from nsdrive.world.lane_map import Lane, LaneMap
 from nsdrive.world.types import FloatArray
@@ -145,7 +146,7 @@ def zebra(polygon: FloatArray, lanes: Sequence[_Strip] = ()) -> FloatArray:
             [a * along * ZEBRA_BAR_M / 2 + b * across * half_bar for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
         )
     )
-    return triangulate(shapely.union_all(shapely.intersection(shapely.polygons(bars), area)))
+    return triangulate(union_of(shapely.intersection(shapely.polygons(bars), area)))
 
 
 def _origin(lane_map: LaneMap) -> FloatArray:
@@ -197,7 +198,7 @@ def _union(rings: Iterable[FloatArray]) -> BaseGeometry:
     polygons = [shapely.make_valid(shapely.Polygon(ring)) for ring in rings if len(ring) >= 3]
     if not polygons:
         return shapely.Polygon()
-    area = shapely.union_all(np.array(polygons, dtype=object))
+    area = union_of(polygons)
     return area.buffer(0.06, join_style="mitre").buffer(-0.06, join_style="mitre")
 
 
@@ -260,9 +261,7 @@ def _markings(lanes: Sequence[_Strip]) -> list[tuple[int, FloatArray]]:
             if covered.all():
                 continue
             if covered.any():
-                line = shapely.difference(
-                    line, shapely.union_all(shapely.buffer(lines[earlier], 0.3, cap_style="flat"))
-                )
+                line = shapely.difference(line, union_of(shapely.buffer(lines[earlier], 0.3, cap_style="flat")))
         for piece in shapely.get_parts(line):
             if piece.length > 0.4:
                 layers.append(

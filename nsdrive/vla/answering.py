@@ -20,7 +20,9 @@ import torch
 
 from nsdrive.dataset import SPLITS, Dataset, Prediction, open_dataset
 from nsdrive.questions import Question
-from nsdrive.vla.data import Encoded, Row, Rows, collate, encode, read_row
+from nsdrive.vla.data.batch import collate
+from nsdrive.vla.data.encoding import Encoded, encode
+from nsdrive.vla.data.rows import Row, Rows, read_row
 from nsdrive.vla.grammar import OPEN_PLAN, REASONING_BUDGET, Begun, PlanGrammar, TokenTables, check_begun
 from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries, require_fast_kernels
 from nsdrive.vla.prompt import parse_answer

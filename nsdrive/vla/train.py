@@ -36,7 +36,9 @@ from nsdrive import __version__
 from nsdrive.config import config_folder, did_you_mean, to_plain
 from nsdrive.dataset import MANIFEST, claim_folder, open_dataset, sha256_of, write_atomically
 from nsdrive.progress import Progress
-from nsdrive.vla.data import Rows, Schedule, collate
+from nsdrive.vla.data.batch import collate
+from nsdrive.vla.data.rows import Rows
+from nsdrive.vla.data.schedule import Schedule
 from nsdrive.vla.model import (
     load_model,
     load_processor,
@@ -46,15 +48,11 @@ from nsdrive.vla.model import (
     save_processor,
 )
 from nsdrive.vla.question_form import QuestionForm, form_of, write_form
-from nsdrive.vla.train_config import TrainConfig
-from nsdrive.vla.trainer import (
-    AnswerTrainer,
-    Checkpoints,
-    LossLog,
-    complete_checkpoints,
-    remove_incomplete_checkpoints,
-    wait_for_all,
-)
+from nsdrive.vla.training.checkpoints import Checkpoints, complete_checkpoints, remove_incomplete_checkpoints
+from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.loss_log import LossLog
+from nsdrive.vla.training.processes import wait_for_all
+from nsdrive.vla.training.trainer import AnswerTrainer
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import shapely
 
+from nsdrive.world.areas import union_of
 from nsdrive.world.geometry import box_corners
 from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.types import FloatArray
@@ -295,7 +296,7 @@ class _Areas:
             self.members.setdefault(lane.roadblock_id, []).append(lane.lane_id)
         self.given = lane_map.roadblocks
         crossings = [_polygon(i.polygon) for i in lane_map.intersections.values()]
-        self.intersections = shapely.union_all(crossings) if crossings else None
+        self.intersections = union_of(crossings) if crossings else None
         if self.intersections is not None:
             shapely.prepare(self.intersections)
         self.lines: dict[str, shapely.LineString] = {}
@@ -315,7 +316,7 @@ class _Areas:
             if roadblock_id in self.given:
                 area = _polygon(self.given[roadblock_id])
             else:
-                area = shapely.union_all([self.polygons[i] for i in self.members[roadblock_id]])
+                area = union_of([self.polygons[i] for i in self.members[roadblock_id]])
             shapely.prepare(area)
             self.blocks[roadblock_id] = area
         return self.blocks[roadblock_id]

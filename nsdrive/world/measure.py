@@ -15,6 +15,7 @@ import numpy as np
 import shapely
 from numba import njit
 
+from nsdrive.world.areas import union_of
 from nsdrive.world.geometry import box_corners, boxes_overlap
 from nsdrive.world.kernels import overlap_kernel
 from nsdrive.world.lane_map import LaneMap
@@ -212,7 +213,7 @@ def _drivable(lane_map: LaneMap) -> shapely.Geometry:
     if lane_map not in _DRIVABLE:
         rings = list(lane_map.drivable_area) or [lane.polygon for lane in lane_map.lanes.values()]
         rings += lane_map.carparks
-        area = shapely.union_all(shapely.make_valid(np.array([shapely.Polygon(ring) for ring in rings])))
+        area = union_of(shapely.make_valid(np.array([shapely.Polygon(ring) for ring in rings])))
         shapely.prepare(area)
         _DRIVABLE[lane_map] = area
     return _DRIVABLE[lane_map]

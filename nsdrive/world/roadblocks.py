@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import shapely
 
+from nsdrive.world.areas import union_of
 from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.types import FloatArray
 
@@ -116,7 +117,7 @@ def _build(lane_map: LaneMap) -> Roadblocks:
         given = lane_map.roadblocks.get(block)
         rings = [lane_map.lanes[i].polygon for i in ids] if given is None or len(given) < 3 else [given]
         shapes = [shapely.make_valid(shapely.Polygon(np.asarray(r)[:, :2])) for r in rings if len(r) >= 3]
-        areas.append(shapes[0] if len(shapes) == 1 else shapely.union_all(shapes))
+        areas.append(shapes[0] if len(shapes) == 1 else union_of(shapes))
     return Roadblocks(
         lanes=lanes,
         outgoing={block: tuple(sorted(found, key=rank.__getitem__)) for block, found in outgoing.items()},

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nsdrive.vla import trainer
 from nsdrive.vla.train import TrainConfig, train
+from nsdrive.vla.training import checkpoints, loss_log
 
 
 def main() -> None:
@@ -28,14 +28,14 @@ def main() -> None:
 
 
 def die_after_step(step: int) -> None:
-    log = trainer.LossLog.on_log
+    log = loss_log.LossLog.on_log
 
     def on_log(self: Any, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
         log(self, args, state, control, logs=logs, **more)
         if state.global_step == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    trainer.LossLog.on_log = on_log
+    loss_log.LossLog.on_log = on_log
 
 
 def die_in_save(step: int) -> None:
@@ -43,8 +43,8 @@ def die_in_save(step: int) -> None:
         if state.global_step == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    marked = trainer.Checkpoints.on_save
-    trainer.Checkpoints.on_save = lambda self, *a, **k: (on_save(self, *a, **k), marked(self, *a, **k))[1]
+    marked = checkpoints.Checkpoints.on_save
+    checkpoints.Checkpoints.on_save = lambda self, *a, **k: (on_save(self, *a, **k), marked(self, *a, **k))[1]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from qwen_vocabulary import has_real_tokenizer, real_qwen3_5_tokenizer
 from nsdrive.dataset import Dataset, open_dataset
 from nsdrive.questions import Question
 from nsdrive.vla.answering import MAX_PREFIX, ModelAnswerer, Predictor, Samples, Texts, answerer
-from nsdrive.vla.data import Encoded, encode
+from nsdrive.vla.data.encoding import Encoded, encode
 from nsdrive.vla.grammar import Begun, PlanGrammar, TokenTables
 from nsdrive.vla.prompt import parse_answer
 

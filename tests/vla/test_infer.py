@@ -12,7 +12,7 @@ from predictions import predictions_in
 from nsdrive.dataset import open_dataset
 from nsdrive.vla import answering
 from nsdrive.vla.answering import Predictor, Texts
-from nsdrive.vla.data import Encoded
+from nsdrive.vla.data.encoding import Encoded
 from nsdrive.vla.infer import predict
 
 SHORT = {"max_reasoning_tokens": 6, "batch_size": 2}

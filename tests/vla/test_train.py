@@ -18,7 +18,8 @@ from vla_fixtures import make_dataset
 
 from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.train import TrainConfig, TrainSummary, train
-from nsdrive.vla.trainer import complete_checkpoints, read_loss_log
+from nsdrive.vla.training.checkpoints import complete_checkpoints
+from nsdrive.vla.training.loss_log import read_loss_log
 
 # What the libraries of one release say of each other's next one: DeepSpeed 0.19 of torch, peft 0.21 of transformers
 pytestmark = [

@@ -12,7 +12,10 @@ import torch
 from vla_fixtures import make_dataset
 
 from nsdrive.dataset import open_dataset
-from nsdrive.vla.data import IGNORED, Rows, Schedule, collate, encode, read_row
+from nsdrive.vla.data.batch import collate
+from nsdrive.vla.data.encoding import IGNORED, encode
+from nsdrive.vla.data.rows import Rows, read_row
+from nsdrive.vla.data.schedule import Schedule
 from nsdrive.vla.model import load_model, load_processor
 
 

@@ -19,7 +19,8 @@ from nsdrive.cli import choose_planner, main, planner_factory
 from nsdrive.dataset import Dataset, open_dataset
 from nsdrive.scenarios.synthetic import SyntheticConfig, build
 from nsdrive.vla import answering
-from nsdrive.vla.data import encode, read_row
+from nsdrive.vla.data.encoding import encode
+from nsdrive.vla.data.rows import read_row
 from nsdrive.vla.prompt import parse_answer, render_answer
 from nsdrive.vla.question_form import FORM, QuestionForm, form_of, model_folder, read_form, write_form
 from nsdrive.vla.waypoints import through

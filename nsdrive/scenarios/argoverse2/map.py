@@ -18,6 +18,7 @@ import shapely
 
 from nsdrive.scenarios.argoverse2.files import polyline, read_json
 from nsdrive.scenarios.source import ScenarioError
+from nsdrive.world.areas import union_of
 from nsdrive.world.geometry import resample, wrap_angle
 from nsdrive.world.lane_map import Crosswalk, Intersection, Lane, LaneMap
 from nsdrive.world.types import FloatArray
@@ -186,7 +187,7 @@ def _with_intersections(lanes: Mapping[str, Lane]) -> tuple[dict[str, Lane], dic
         members.setdefault(groups[lane_id], []).append(row)
     intersections = {}
     for first, rows in members.items():
-        covered = shapely.union_all([surfaces[row] for row in rows])
+        covered = union_of([surfaces[row] for row in rows])
         outline = polygons_in(shapely.buffer(covered, -TOUCHING_M / 2)) or polygons_in(covered)
         polygon = np.array(max(outline, key=lambda part: part.area).exterior.coords)[:-1]
         intersections[f"intersection-{first}"] = Intersection(intersection_id=f"intersection-{first}", polygon=polygon)

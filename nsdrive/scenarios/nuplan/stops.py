@@ -14,6 +14,7 @@ import numpy as np
 import shapely
 
 from nsdrive.scenarios.nuplan.geopackage import Feature, fids_in
+from nsdrive.world.areas import union_of
 from nsdrive.world.lane_map import Lane, Signal, StopLine
 from nsdrive.world.types import FloatArray
 
@@ -171,7 +172,7 @@ def read_stop_signs(lines: Iterable[StopLine], surface: Any) -> tuple[tuple[floa
 
 def surface_of(road: Iterable[FloatArray]) -> Any:
     """All that can be driven on as one shape, prepared for many questions."""
-    surface = shapely.union_all(shapely.make_valid(shapely.polygons([shapely.linearrings(ring) for ring in road])))
+    surface = union_of(shapely.make_valid(shapely.polygons([shapely.linearrings(ring) for ring in road])))
     shapely.prepare(surface)
     return surface
 

@@ -25,6 +25,7 @@ import numpy as np
 import shapely
 
 from nsdrive.scenarios.nuplan.write_gpkg import Row, write_geopackage
+from nsdrive.world.areas import union_of
 from nsdrive.world.lane_map import Lane, LaneMap, Signal
 from nsdrive.world.types import FloatArray
 
@@ -295,7 +296,7 @@ def _union(areas: Sequence[Any], given: FloatArray | None) -> Any:
     """A roadblock's polygon: the source's own, or the union of its lanes, with gaps of up to 10 cm closed."""
     if given is not None:
         return _polygon(given)
-    area = shapely.union_all(areas)
+    area = union_of(areas)
     if area.geom_type != "Polygon":
         area = area.buffer(0.05, join_style="mitre").buffer(-0.05, join_style="mitre")
     return _one(area)

@@ -1,0 +1,1 @@
+"""From a dataset's rows to the batches that a model's forward takes."""

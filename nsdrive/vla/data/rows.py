@@ -1,0 +1,109 @@
+"""The rows of a dataset's shards, as the VLA reads them.
+
+    rows = Rows(open_dataset("out/data"), "train")
+    rows[0]                                             # Row: the images' files, the prompt, the answer
+
+Rows are read as they are, as any `messages` trainer would: only ids, images and messages matter here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from nsdrive.dataset import Dataset
+from nsdrive.vla.prompt import IMAGE_TOKEN, TASK
+
+_ID = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*")[,}]')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What the VLA needs of a sample. images: files, or pictures in memory (a model that drives has no files)."""
+
+    sample_id: str
+    level: str
+    images: tuple[Path | Image.Image, ...]
+    prompt: str
+    answer: str
+
+
+class Rows:
+    """The rows of one split, in order, read on demand: memory holds 8 bytes a row, whatever the traces weigh."""
+
+    def __init__(self, dataset: Dataset, split: str, *, level: str | None = None) -> None:
+        self._dataset, self.split = dataset, split
+        self._shards = dataset.shards(split)
+        self._where: list[tuple[int, int]] = []  # shard, byte offset
+        for shard, path in enumerate(self._shards):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is named in the manifest but is not there")
+            with path.open("rb") as lines:
+                offset = 0
+                for line in lines:
+                    if level is None or _level_of(line, path) == level:
+                        self._where.append((shard, offset))
+                    offset += len(line)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, index: int) -> Row:
+        row = self.raw(index)
+        return read_row(self._dataset, row)
+
+    def id_of(self, index: int) -> str:
+        """The sample's id. Our shards have it first, so that no whole line is parsed for it."""
+        shard, offset = self._where[index]
+        with self._shards[shard].open("rb") as file:
+            file.seek(offset)
+            found = _ID.match(file.read(512))
+        return str(json.loads(found[1]) if found else self.raw(index)["id"])
+
+    def raw(self, index: int) -> dict[str, Any]:
+        """The JSON object of a row. Raises ValueError naming a broken line."""
+        shard, offset = self._where[index]
+        with self._shards[shard].open("rb") as file:
+            file.seek(offset)
+            line = file.readline()
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{self._shards[shard].name}, row {index} is not JSON ({error})") from None
+        if not isinstance(row, dict) or "id" not in row:
+            raise ValueError(f"{self._shards[shard].name}, row {index} is no sample: it has no id")
+        return row
+
+
+def read_row(dataset: Dataset, row: dict[str, Any]) -> Row:
+    """A `Row`, or ValueError naming the sample and what is wrong with it."""
+    sample_id = str(row["id"])
+    try:
+        turns = row["messages"]
+        if [turn["role"] for turn in turns] != ["user", "assistant"]:
+            raise ValueError("messages must be one user and one assistant turn")
+        prompt, answer = (turn["content"] for turn in turns)
+        if not isinstance(prompt, str) or not isinstance(answer, str) or not answer:
+            raise ValueError("message contents must be text, and the answer not empty")
+        if row["trace_level"] not in TASK:
+            raise ValueError(f"no trace level '{row['trace_level']}'. Known: {', '.join(TASK)}")
+        images = tuple(dataset.image_path(str(name)) for name in row["images"])
+        if prompt.count(IMAGE_TOKEN) != len(images):
+            raise ValueError(f"{prompt.count(IMAGE_TOKEN)} {IMAGE_TOKEN} in the prompt, {len(images)} images")
+    except KeyError as error:
+        raise ValueError(f"Sample {sample_id} lacks the field {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Sample {sample_id}: {error}") from None
+    return Row(sample_id=sample_id, level=str(row["trace_level"]), images=images, prompt=prompt, answer=answer)
+
+
+def _level_of(line: bytes, shard: Path) -> str:
+    try:
+        return str(json.loads(line)["trace_level"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{shard.name} holds a line that is no sample") from None

@@ -1,0 +1,1 @@
+"""The parts of a training run; `nsdrive.vla.train` puts them together."""

@@ -1,0 +1,57 @@
+"""Checkpoints that can be trusted: one counts only when every process has written its part to the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from nsdrive.dataset import write_atomically
+from nsdrive.vla.training.processes import wait_for_all
+
+COMPLETE = "complete.json"  # written into a checkpoint folder last: without it a checkpoint is not resumed from
+
+
+class Checkpoints(TrainerCallback):
+    """Marks a checkpoint complete once every process has written its part, and only then deletes older ones."""
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        wait_for_all()
+        if not state.is_world_process_zero:
+            return
+        folder = self._folder / f"checkpoint-{state.global_step}"
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                _flush_to_disk(path)
+        note = {"step": state.global_step, "processes": args.world_size}
+        write_atomically(folder / COMPLETE, json.dumps(note) + "\n")
+        for old in complete_checkpoints(self._folder)[: -self._keep]:
+            (old / COMPLETE).unlink()  # first: a folder half deleted must not look complete
+            shutil.rmtree(old)
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that were written to the end, oldest first."""
+    found = [
+        (int(path.parent.name.rpartition("-")[2]), path.parent) for path in folder.glob(f"checkpoint-*/{COMPLETE}")
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def remove_incomplete_checkpoints(folder: Path) -> None:
+    """What a killed process left half written."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / COMPLETE).is_file():
+            shutil.rmtree(path)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 
 from data_gen.card import write_card
 from data_gen.labels import NoRecordingError
@@ -173,7 +174,7 @@ def make_chunk(chunk: Chunk) -> Chunk:
         except ScenarioError as error:
             failures.append(f"{item}: {error}")
             continue
-        except ValueError as error:  # a planner or state that went wrong in this one scenario
+        except (ValueError, shapely.GEOSException) as error:  # what went wrong in this one scenario alone
             failures.append(f"{item}: {error}")
             continue
         made = [each for each in found if isinstance(each, Made)]

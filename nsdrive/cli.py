@@ -6,7 +6,6 @@ Every verb imports what it needs when it runs, so `nsdrive --help` needs nothing
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import traceback
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nsdrive import arguments
+from nsdrive.vla.verbs import run_predict, run_train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -222,39 +222,6 @@ def run_export(a: argparse.Namespace) -> int:
         f"{a.out}: {len(made.rows)} scenarios, {len(made.failures)} failed; data root {a.out}/logs, maps {a.out}/maps"
     )
     return 1 if made.failures or not made.rows else 0
-
-
-def run_train(a: argparse.Namespace) -> int:
-    from nsdrive.config import load_config
-    from nsdrive.vla.train import TrainConfig, train
-
-    config = load_config(TrainConfig, a.config, a.overrides)
-    summary = train(config, dataset=a.data, out=a.out, resume=a.resume, overwrite=a.overwrite)
-    if os.environ.get("RANK", "0") == "0":
-        print(summary)
-    return 0
-
-
-def run_predict(a: argparse.Namespace) -> int:
-    from nsdrive.progress import Progress
-    from nsdrive.vla.infer import predict
-
-    with Progress("samples") as progress:
-        done = predict(
-            a.model,
-            dataset=a.data,
-            split=a.split,
-            out=a.out,
-            batch_size=a.batch_size,
-            constrained=not a.unconstrained,
-            control=a.control,
-            limit=a.limit,
-            resume=a.resume,
-            trust_remote_code=a.trust_remote_code,
-            progress=progress,
-        )
-    print(done)
-    return 0
 
 
 def run_baseline(a: argparse.Namespace) -> int:

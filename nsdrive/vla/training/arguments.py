@@ -1,0 +1,85 @@
+"""What transformers' Trainer and DeepSpeed are told, from a TrainConfig."""
+
+from __future__ import annotations
+
+import json
+import os
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nsdrive.config import config_folder, did_you_mean
+from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.run_folder import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+def training_arguments(
+    config: TrainConfig, deepspeed: dict[str, Any] | None, *, n_rows: int, out: Path
+) -> TrainingArguments:
+    from transformers import TrainingArguments
+
+    on_gpu = torch.cuda.is_available()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    global_batch = processes * config.per_device_batch_size * config.gradient_accumulation_steps
+    bf16 = config.bf16 == "on" or (config.bf16 == "auto" and on_gpu)
+    arguments = TrainingArguments(
+        output_dir=str(out / CHECKPOINTS),
+        max_steps=config.max_steps or ceil(config.epochs * n_rows / global_batch),
+        per_device_train_batch_size=config.per_device_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch_fused",  # on a CPU as fast as DeepSpeed's own and needs no compiler
+        bf16=bf16,
+        use_cpu=not on_gpu,
+        deepspeed=deepspeed,
+        ddp_backend="gloo" if processes > 1 and not on_gpu and not deepspeed else None,
+        ddp_find_unused_parameters=False,
+        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        seed=config.seed,
+        data_seed=config.seed,
+        train_sampling_strategy="sequential",  # Schedule is the order
+        dataloader_num_workers=config.workers,
+        remove_unused_columns=False,
+        save_strategy="steps",
+        save_steps=config.save_every_steps,
+        logging_steps=config.log_every_steps,
+        logging_nan_inf_filter=False,  # a NaN is an error here, not something to average away
+        log_level="error",
+        log_level_replica="error",
+        disable_tqdm=True,
+        report_to="none",
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process would be nn.DataParallel: use torchrun
+    return arguments
+
+
+def deepspeed_config(name: str) -> dict[str, Any] | None:
+    """The DeepSpeed JSON of "zero1", "zero2", "zero3" or a path; None for "none"."""
+    if name == "none":
+        return None
+    folder = config_folder() / "deepspeed"
+    known = {path.stem: path for path in folder.glob("*.json")}
+    path = known.get(name, Path(name))
+    if not path.is_file():
+        raise ValueError(
+            f"No DeepSpeed config '{name}'. {did_you_mean(name, ['none', *known])}, or the path of a JSON file"
+        )
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from None
+    for section in ("optimizer", "scheduler"):
+        if section in settings:
+            raise ValueError(f"{path} has a section '{section}': leave it out, TrainConfig sets it")
+    return settings

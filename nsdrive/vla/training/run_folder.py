@@ -1,0 +1,70 @@
+"""A run's folder: the names in it, the settings that it was begun with, and the summary that is written last."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from nsdrive import __version__
+from nsdrive.config import to_plain
+from nsdrive.dataset import MANIFEST, sha256_of, write_atomically
+from nsdrive.vla.training.config import TrainConfig
+
+BASE, CHECKPOINTS, DONE, CONFIG = "base", "checkpoints", "train.json", "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary:
+    """What train.json holds."""
+
+    folder: str
+    model: str  # the class
+    steps: int
+    samples_seen: int
+    answer_tokens: int
+    first_loss: float
+    final_loss: float
+    parameters: int
+    trained_parameters: int
+    processes: int
+    device: str
+    seconds: float  # of this call; a resumed run's earlier part is not counted
+    input_wait_share: float  # of those seconds, spent waiting for batches
+    version: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.folder}: {self.model}, {self.steps} steps, loss {self.first_loss:.3f} -> {self.final_loss:.3f}, "
+            f"{self.seconds:.0f} s on {self.processes} x {self.device}"
+        )
+
+
+def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
+    """Write config.json; a resumed run must have the same settings and dataset, else its curve means nothing."""
+    settled = {
+        "version": __version__,
+        "dataset": str(dataset),
+        "dataset_sha256": sha256_of(dataset / MANIFEST),
+        "train": to_plain(config),
+    }
+    path = out / CONFIG
+    if not path.is_file():
+        write_atomically(path, json.dumps(settled, indent=2) + "\n")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    free = {"workers", "keep_checkpoints", "allow_slow_kernels"}  # these change no number
+    old, new = before["train"], settled["train"]
+    changed = [
+        f"{k}: {old.get(k)!r} -> {new.get(k)!r}"
+        for k in sorted(old.keys() | new.keys())
+        if old.get(k) != new.get(k) and k not in free
+    ]
+    if before["dataset_sha256"] != settled["dataset_sha256"]:
+        changed.append(f"dataset: {before['dataset']} -> {dataset}")
+    if changed:
+        raise ValueError(f"{out} was begun with other settings ({'; '.join(changed)}). Give those, or another --out")
+
+
+def read_summary(out: Path) -> TrainSummary:
+    return TrainSummary(**json.loads((out / DONE).read_text(encoding="utf-8")))

@@ -1,0 +1,66 @@
+"""The model that a run starts from: the tiny one made here or a checkpoint, and which of its weights learn."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nsdrive.vla.data.rows import Rows
+from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.run_folder import BASE
+
+TOKENIZER_SAMPLES = 512  # chosen by us: as many prompts and answers show the tiny tokenizer every word of the templates
+
+
+def make_tiny_base(config: TrainConfig, rows: Rows, out: Path) -> None:
+    """The tiny model with random weights, and a tokenizer that has read the dataset's first samples."""
+    from nsdrive.vla.tiny import build_tiny
+
+    if (out / BASE).is_dir():
+        return
+    first = [rows[k] for k in range(min(len(rows), TOKENIZER_SAMPLES))]
+    part = out / f"{BASE}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    build_tiny(
+        part,
+        arch=config.tiny_arch,
+        size=config.tiny_size,
+        seed=config.seed,
+        texts=[*(text for row in first for text in (row.prompt, row.answer)), "user\nassistant\nsystem\n"],
+        vocabulary=config.tiny_vocabulary,
+    )
+    part.rename(out / BASE)
+
+
+def choose_what_learns(model: Any, config: TrainConfig, source: str) -> Any:
+    model.train()
+    if config.freeze_vision:
+        for name, parameter in model.named_parameters():
+            if ".visual." in name:
+                parameter.requires_grad_(False)
+    if config.method == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        if config.gradient_checkpointing:
+            model.enable_input_require_grads()  # else no gradient passes the frozen embedding
+        lora = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=config.lora_targets,
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=source,
+        )
+        model = get_peft_model(model, lora)
+    return model
+
+
+def inner_model(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """All and trained; under ZeRO-3 a parameter's true size is in ds_numel."""
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)

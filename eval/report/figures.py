@@ -40,14 +40,14 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
     def py(y: float) -> float:
         return MARGIN_TOP + tall * (1.0 - y / ticks_y[-1])
 
-    parts = [_svg(CHART_WIDTH, CHART_HEIGHT, title)]
+    parts = [svg_start(CHART_WIDTH, CHART_HEIGHT, title)]
     for y in ticks_y:
-        parts.append(_line(MARGIN_LEFT, py(y), CHART_WIDTH - MARGIN_RIGHT, py(y), "grid"))
-        parts.append(_text(MARGIN_LEFT - 8, py(y) + 4, f"{y:g}", "tick end"))
+        parts.append(grid_line(MARGIN_LEFT, py(y), CHART_WIDTH - MARGIN_RIGHT, py(y), "grid"))
+        parts.append(text_at(MARGIN_LEFT - 8, py(y) + 4, f"{y:g}", "tick end"))
     for x in ticks_x:
         if x <= x_high + 1e-9:
-            parts.append(_text(px(x), CHART_HEIGHT - MARGIN_BOTTOM + 18, f"{x:g}", "tick middle"))
-    parts.append(_text(MARGIN_LEFT + wide / 2, CHART_HEIGHT - 8, x_label, "axis middle"))
+            parts.append(text_at(px(x), CHART_HEIGHT - MARGIN_BOTTOM + 18, f"{x:g}", "tick middle"))
+    parts.append(text_at(MARGIN_LEFT + wide / 2, CHART_HEIGHT - 8, x_label, "axis middle"))
     parts.append(
         f'<text class="axis middle" transform="translate(14 {MARGIN_TOP + tall / 2:.1f}) rotate(-90)">{escape(y_label)}</text>'
     )
@@ -55,11 +55,11 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
         if s.band:
             there = [(px(x), py(y)) for x, y in zip(s.x, s.band[1], strict=True)]
             back = [(px(x), py(y)) for x, y in zip(s.x, s.band[0], strict=True)]
-            parts.append(f'<polygon class="band {s.css}" points="{_points([*there, *reversed(back)])}"/>')
+            parts.append(f'<polygon class="band {s.css}" points="{points_of([*there, *reversed(back)])}"/>')
         line = [(px(x), py(y)) for x, y in zip(s.x, s.y, strict=True)]
         css = f"line {s.css} dash" if s.dashed else f"line {s.css}"
         name = f"<title>{escape(s.name)}</title>"
-        parts.append(f'<polyline class="{css}" points="{_points(line)}">{name}</polyline>')
+        parts.append(f'<polyline class="{css}" points="{points_of(line)}">{name}</polyline>')
     return "".join([*parts, "</svg>"])
 
 
@@ -77,20 +77,22 @@ def nice_ticks(high: float, *, most: int = 6) -> list[float]:
     return [round(step * k, 10) for k in range(math.ceil(high / step - 1e-9) + 1)]
 
 
-def _svg(width: float, height: float, title: str) -> str:
+def svg_start(width: float, height: float, title: str) -> str:
+    """The opening of an SVG of that many units, with its name for those who cannot see it."""
     return (
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" xmlns="http://www.w3.org/2000/svg">'
         f"<title>{escape(title)}</title>"
     )
 
 
-def _points(pixels: Sequence[tuple[float, float]]) -> str:
+def points_of(pixels: Sequence[tuple[float, float]]) -> str:
+    """Pixels as the `points` of a polyline or polygon."""
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+def grid_line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
     return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _text(x: float, y: float, text: str, css: str) -> str:
+def text_at(x: float, y: float, text: str, css: str) -> str:
     return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'

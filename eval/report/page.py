@@ -65,6 +65,7 @@ svg { width: 100%; height: auto; display: block; }
 svg text { font: 11.5px system-ui, "DejaVu Sans", sans-serif; fill: var(--soft); }
 svg .end { text-anchor: end; } svg .middle { text-anchor: middle; } svg .axis { font-size: 12px; }
 svg .grid { stroke: var(--rule); stroke-width: 1; }
+svg .level { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 2 4; }
 svg .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
 svg .dash { stroke-dasharray: 6 4; stroke-width: 1.8; }
 svg .band { opacity: 0.16; stroke: none; }
@@ -74,7 +75,8 @@ svg .dot { stroke: none; }
 .legend { list-style: none; padding: 0; margin: 6px 0; display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13px;
   color: var(--soft); }
 .key { display: inline-block; width: 16px; height: 3px; border-radius: 2px; margin-right: 7px; vertical-align: middle; }
-.key.label { background: var(--label); } .key.past { background: var(--faint); }
+.key.label { background: var(--label); } .legend b { font-weight: 600; color: var(--ink); font-variant-numeric: tabular-nums; }
+.key.dash { mask: repeating-linear-gradient(90deg, #000 0 4px, transparent 4px 6px); } .key.past { background: var(--faint); }
 .case { border: 1px solid var(--rule); border-radius: 12px; padding: 20px 22px; margin: 18px 0; }
 .case header { display: flex; flex-wrap: wrap; gap: 6px 12px; align-items: baseline; margin-bottom: 14px; }
 .chip { background: var(--wash); border: 1px solid var(--rule); border-radius: 99px; padding: 1px 10px; font-size: 12.5px;

@@ -20,7 +20,7 @@ import torch
 
 from nsdrive.dataset import SPLITS, Dataset, Prediction, open_dataset
 from nsdrive.questions import Question
-from nsdrive.vla.data.batch import collate
+from nsdrive.vla.data.batch import collate, model_inputs
 from nsdrive.vla.data.encoding import Encoded, encode
 from nsdrive.vla.data.rows import Row, Rows, read_row
 from nsdrive.vla.grammar import OPEN_PLAN, REASONING_BUDGET, Begun, PlanGrammar, TokenTables, check_begun
@@ -238,7 +238,7 @@ class Predictor:
         begun = [Begun(prefix=one.prefix, unsaid=one.unsaid, n_tokens=one.n_prefix) for one in questions]
         grammar = PlanGrammar(self.tables, levels, budget, begun, constrained=constrained)
         batch = collate(questions, self.processor, for_generation=True)
-        inputs = {name: value.to(self.device) for name, value in batch.items() if name not in ("labels", "sample_ids")}
+        inputs = model_inputs(batch, self.processor, self.device)
         settings = GenerationConfig(  # not the checkpoint's own: a hub model brings temperatures
             max_new_tokens=grammar.max_new_tokens,
             do_sample=False,

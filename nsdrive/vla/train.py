@@ -21,9 +21,8 @@ import json
 import os
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,7 +30,7 @@ from nsdrive import __version__
 from nsdrive.config import to_plain
 from nsdrive.dataset import claim_folder, open_dataset, write_atomically
 from nsdrive.progress import Progress
-from nsdrive.vla.data.batch import collate
+from nsdrive.vla.data.batch import Collator
 from nsdrive.vla.data.rows import Rows
 from nsdrive.vla.data.schedule import Schedule
 from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries, require_fast_kernels
@@ -118,7 +117,7 @@ def _run(config: TrainConfig, arguments: TrainingArguments, rows: Rows, out: Pat
             model=model,
             args=arguments,
             train_dataset=schedule,
-            data_collator=_Collator(processor),
+            data_collator=Collator(processor),
             callbacks=[log, Checkpoints(out / CHECKPOINTS, keep=config.keep_checkpoints)],
         )
         log.trainer = trainer
@@ -147,14 +146,6 @@ def _run(config: TrainConfig, arguments: TrainingArguments, rows: Rows, out: Pat
         write_atomically(out / DONE, json.dumps(to_plain(summary), indent=2) + "\n")
     wait_for_all()
     return summary
-
-
-@dataclass(frozen=True)
-class _Collator:
-    processor: Any
-
-    def __call__(self, items: Any) -> dict[str, Any]:
-        return collate(items, self.processor)
 
 
 def _check_process_count(checkpoint: Path, processes: int) -> None:

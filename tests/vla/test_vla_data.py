@@ -12,8 +12,8 @@ import torch
 from vla_fixtures import make_dataset
 
 from nsdrive.dataset import open_dataset
-from nsdrive.vla.data.batch import collate
-from nsdrive.vla.data.encoding import IGNORED, encode
+from nsdrive.vla.data.batch import collate, model_inputs
+from nsdrive.vla.data.encoding import IGNORED, PLANNING, REASONING, encode
 from nsdrive.vla.data.rows import Rows, read_row
 from nsdrive.vla.data.schedule import Schedule
 from nsdrive.vla.model import load_model, load_processor
@@ -37,6 +37,39 @@ def test_the_labels_are_the_answer_and_its_end_mark(processor: Any, rows: Rows) 
     question = encode(processor, rows[0], with_answer=False).input_ids
     assert torch.equal(encoded.input_ids[: len(question)], question)
     assert processor.tokenizer.decode(question).endswith("<think>\n\n</think>\n\n")
+
+
+def test_a_token_is_of_the_reasoning_or_of_the_plan(processor: Any, rows: Rows) -> None:
+    encoded, decode = encode(processor, rows[0], with_answer=True), processor.tokenizer.decode
+    reasoning, _, plan = rows[0].answer.partition("</REASONING>\n")
+    assert decode(encoded.input_ids[encoded.parts == REASONING]) == reasoning + "</REASONING>\n"
+    assert decode(encoded.input_ids[encoded.parts == PLANNING]) == plan + "<|im_end|>"
+    assert torch.equal(encoded.parts != 0, encoded.labels != IGNORED)
+    silent = encode(processor, replace(rows[0], answer=plan), with_answer=True)
+    assert decode(silent.input_ids[silent.parts == PLANNING]) == plan + "<|im_end|>"
+    assert REASONING not in silent.parts
+    assert not encode(processor, rows[0], with_answer=False).parts.any()
+
+
+def test_a_batch_says_where_each_prompt_ends_and_what_is_known_as_numbers(processor: Any, rows: Rows) -> None:
+    unknown = replace(rows[1], prompt="Go. " + rows[1].prompt, waypoints_ego_m=None, ego_now=None)
+    for_training = [encode(processor, row, with_answer=True) for row in (rows[0], unknown)]
+    questions = [encode(processor, row, with_answer=False) for row in (rows[0], unknown)]
+    assert len(questions[0].input_ids) != len(questions[1].input_ids)
+    begun = encode(processor, rows[0], with_answer=False, prefix="<REASONING>Lead vehicle at")
+    assert begun.last_prompt == questions[0].last_prompt
+    for batch in (collate(for_training, processor), collate(questions, processor, for_generation=True)):
+        for (k, at), question in zip(batch["read_at"].tolist(), questions, strict=True):
+            start = at + 1 - len(question.input_ids)
+            assert torch.equal(batch["input_ids"][k, start : at + 1], question.input_ids)
+        known = rows[0]
+        assert known.waypoints_ego_m is not None
+        assert known.ego_now is not None
+        assert torch.allclose(batch["waypoints"][0], torch.tensor(known.waypoints_ego_m, dtype=torch.float32))
+        assert batch["ego_now"][0].tolist() == pytest.approx(known.ego_now)
+        assert known.ego_now[0] == pytest.approx(2 * known.waypoints_ego_m[0, 0], rel=1e-3)  # it drives steadily on
+        assert batch["waypoints"][1].isnan().all()
+        assert batch["ego_now"][1].isnan().all()
 
 
 def test_images_stand_where_the_prompt_names_them(processor: Any, rows: Rows) -> None:
@@ -67,6 +100,8 @@ def test_what_is_wrong_with_a_sample_is_said_with_its_name(processor: Any, datas
         read_row(opened, raw | {"images": ["../../etc/passwd"] * 3})
     with pytest.raises(ValueError, match="train-1 lacks the field 'messages'"):
         read_row(opened, {k: v for k, v in raw.items() if k != "messages"})
+    with pytest.raises(ValueError, match="train-1: waypoints_ego_m must be 10 finite points"):
+        read_row(opened, raw | {"nsdrive": raw["nsdrive"] | {"waypoints_ego_m": [[0.0, float("nan")]] * 10}})
     with pytest.raises(ValueError, match=r"train-1: its text holds <\|image_pad\|>"):
         encode(processor, replace(rows[1], prompt=rows[1].prompt + "<|image_pad|>"), with_answer=False)
 
@@ -81,7 +116,7 @@ def test_a_broken_image_is_an_error_and_a_black_one_is_black(processor: Any, row
     black = encode(processor, rows[0], with_answer=False, black_images=True)
     seen = encode(processor, rows[0], with_answer=False)
     assert torch.equal(black.input_ids, seen.input_ids)
-    assert black.patches.unique().tolist() == [-1.0]
+    assert black.patches.unique().tolist() == [0]
     assert len(seen.patches.unique()) > 10
 
 
@@ -92,9 +127,8 @@ def test_padding_on_either_side_does_not_touch_the_logits(processor: Any, rows: 
     model = load_model(tiny_folder).eval()
 
     def last_logits(batch: dict[str, Any], place: int) -> torch.Tensor:
-        known = {k: v for k, v in batch.items() if k not in ("labels", "sample_ids")}
         with torch.inference_mode():
-            return model(**known).logits[0, place]
+            return model(**model_inputs(batch, processor)).logits[0, place]
 
     alone = last_logits(collate(items[:1], processor), len(items[0].input_ids) - 1)
     right = last_logits(collate(items, processor), len(items[0].input_ids) - 1)
@@ -109,18 +143,17 @@ def test_a_batch_without_images_reaches_the_vision_tower_and_changes_nothing(
     blind = Rows(open_dataset(make_dataset(tmp_path, n_images=0, n_train=2)), "train")
     items = [encode(processor, blind[k], with_answer=True) for k in range(2)]
     batch = collate(items, processor)
-    assert batch["pixel_values"].shape[0] == 4
+    assert batch["image_patches"].shape[0] == 4
     assert batch["attention_mask"][:, -1].tolist() == [0, 0]
     model = load_model(tiny_folder)
-    inputs = {k: v for k, v in batch.items() if k not in ("labels", "sample_ids")}
     n = len(items[0].input_ids)
-    logits = model(**inputs).logits
+    logits = model(**model_inputs(batch, processor)).logits
     logits[batch["labels"] != IGNORED].sum().backward()
     assert all(p.grad is not None for name, p in model.named_parameters() if "visual" in name)
     with torch.inference_mode():
         without = model(input_ids=items[0].input_ids[None]).logits
     assert torch.allclose(logits[0, :n], without[0], atol=1e-5)
-    assert "pixel_values" not in collate(items, processor, for_generation=True)
+    assert "image_patches" not in collate(items, processor, for_generation=True)
 
 
 def test_the_schedule_is_a_permutation_every_epoch_and_a_pure_function_of_seed_and_place(

@@ -1,6 +1,6 @@
 """A sample as tensors: a row of a dataset -> token ids, answer mask and image patches.
 
-one = encode(processor, rows[0], with_answer=True)      # Encoded: input_ids (L,), labels (L,), patches, grid
+one = encode(processor, rows[0], with_answer=True)      # Encoded: input_ids (L,), labels (L,), parts (L,), patches, grid
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from typing import Any
 import torch
 from PIL import Image
 
+from nsdrive.vla.data.images import image_patches
 from nsdrive.vla.data.rows import Row
 from nsdrive.vla.prompt import IMAGE_TOKEN
+from nsdrive.world.types import FloatArray
 
+UNTRAINED, REASONING, PLANNING = 0, 1, 2  # what a token of `parts` belongs to
+AFTER_REASONING = "</REASONING>\n"
 IGNORED = -100  # what torch's cross entropy leaves out
 MAX_UNSAID = 32  # letters, chosen by us: longer than any word of a trace; a stranger's text may be one word
 MAX_IMAGE_PIXELS = 50_000_000  # chosen by us: more than any driving camera; a stranger's image may claim any size
@@ -24,8 +28,10 @@ MAX_IMAGE_PIXELS = 50_000_000  # chosen by us: more than any driving camera; a s
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
-    """A row as tensors. input_ids and labels (L,); patches (P, values of a patch); grid (images, 3): t, h, w in patches.
+    """A row as tensors. input_ids, labels and parts (L,); patches (P, 3 * patch * patch) uint8; grid (images, 3): t, h, w.
 
+    parts (int8): UNTRAINED, REASONING, or PLANNING from what follows the reasoning to the end mark. last_prompt: the index of
+    the prompt's last token. waypoints (10, 2) m and ego_now (vx, vy, ax, ay), both in the ego frame, as the row has them.
     prefix: how the answer is made to begin, its tokens the last n_prefix of input_ids; all but those of its last letters,
     `unsaid`, which the model has to say again: in the training text a token may reach from them into what follows.
     """
@@ -33,8 +39,12 @@ class Encoded:
     sample_id: str
     input_ids: torch.Tensor
     labels: torch.Tensor
+    parts: torch.Tensor
     patches: torch.Tensor | None
     grid: torch.Tensor | None
+    last_prompt: int
+    waypoints: FloatArray | None = None
+    ego_now: tuple[float, float, float, float] | None = None
     prefix: str = ""
     unsaid: str = ""
     n_prefix: int = 0
@@ -51,9 +61,8 @@ def encode(
     """
     patches, grid, counts = None, None, []
     if row.images:
-        images = [_read_image(path, row.sample_id, processor, black=black_images) for path in row.images]
-        seen = processor.image_processor(images, return_tensors="pt")
-        patches, grid = seen["pixel_values"], seen["image_grid_thw"]
+        seen = [_patches(path, row.sample_id, processor, black=black_images) for path in row.images]
+        patches, grid = torch.cat([one for one, _ in seen]), torch.tensor([shape for _, shape in seen])
         counts = (grid.prod(dim=1) // processor.image_processor.merge_size**2).tolist()
     user = {"role": "user", "content": _parts(row.prompt)}
     answer = {"role": "assistant", "content": [{"type": "text", "text": row.answer}]}
@@ -61,7 +70,7 @@ def encode(
     write = partial(processor.tokenizer.apply_chat_template, tokenize=False, enable_thinking=False)
     asked = write([user], add_generation_prompt=True)
     prompt_ids = _token_ids(processor, asked, counts, row.sample_id)
-    unsaid = ""
+    unsaid, parts = "", None
     if prefix:
         assert not with_answer, "an answer that is there has its beginning"
         ids, unsaid = _begun_ids(processor, asked + prefix, counts, row.sample_id, prompt_ids)
@@ -70,19 +79,25 @@ def encode(
         ids, labels = prompt_ids, [IGNORED] * len(prompt_ids)
     else:
         told = write([user, answer])
-        ids = _token_ids(processor, told, counts, row.sample_id)
+        tokens = _tokens(processor, told, counts, row.sample_id)
+        ids = list(tokens["input_ids"])
         if ids[: len(prompt_ids)] != prompt_ids:
             raise ValueError(
                 f"Sample {row.sample_id}: the chat template writes a question with its answer unlike the question alone, "
                 "so the answer cannot be masked. Use a checkpoint whose template knows enable_thinking=false"
             )
         labels = _answer_labels(processor, ids, len(prompt_ids), row.sample_id)
+        parts = _answer_parts(processor, tokens, labels, told, counts)
     return Encoded(
         sample_id=row.sample_id,
         input_ids=torch.tensor(ids, dtype=torch.long),
         labels=torch.tensor(labels, dtype=torch.long),
+        parts=torch.zeros(len(ids), dtype=torch.int8) if parts is None else parts,
         patches=patches,
         grid=grid,
+        last_prompt=len(prompt_ids) - 1,
+        waypoints=row.waypoints_ego_m,
+        ego_now=row.ego_now,
         prefix=prefix or "",
         unsaid=unsaid,
         n_prefix=len(ids) - len(prompt_ids) if prefix else 0,
@@ -151,6 +166,30 @@ def _answer_labels(processor: Any, ids: list[int], n_prompt: int, sample_id: str
     if not ends or ends[-1] == n_prompt:
         raise ValueError(f"Sample {sample_id}: no answer token is left to train on after the chat template")
     return [IGNORED] * n_prompt + ids[n_prompt : ends[-1] + 1] + [IGNORED] * (len(ids) - ends[-1] - 1)
+
+
+def _answer_parts(processor: Any, tokens: Any, labels: list[int], told: str, counts: list[int]) -> torch.Tensor:
+    """Which of the trained tokens say the reasoning and which the plan; a token over the border is the plan's."""
+    trained = torch.tensor(labels) != IGNORED
+    parts = torch.where(trained, PLANNING, UNTRAINED).to(torch.int8)
+    at = told.rfind(AFTER_REASONING)
+    if at >= 0:
+        longer = (sum(counts) - len(counts)) * len(
+            processor.image_token
+        )  # each image's one mark became its count of marks
+        border = tokens.char_to_token(0, at + len(AFTER_REASONING) + longer)
+        parts[:border][trained[:border]] = REASONING
+    return parts
+
+
+def _patches(
+    path: Path | Image.Image, sample_id: str, processor: Any, *, black: bool
+) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    image = _read_image(path, sample_id, processor, black=black)
+    try:
+        return image_patches(image, processor.image_processor)
+    except ValueError as error:
+        raise ValueError(f"Sample {sample_id}: an image cannot be used ({error})") from None
 
 
 def _read_image(path: Path | Image.Image, sample_id: str, processor: Any, *, black: bool) -> Image.Image:

@@ -9,28 +9,37 @@ Rows are read as they are, as any `messages` trainer would: only ids, images and
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from nsdrive.dataset import Dataset
-from nsdrive.vla.prompt import IMAGE_TOKEN, TASK
+from nsdrive.vla.prompt import IMAGE_TOKEN, N_WAYPOINTS, TASK
+from nsdrive.world.types import FloatArray
 
 _ID = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*")[,}]')
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """What the VLA needs of a sample. images: files, or pictures in memory (a model that drives has no files)."""
+    """What the VLA needs of a sample. images: files, or pictures in memory (a model that drives has no files).
+
+    waypoints_ego_m (10, 2) and ego_now: what the answer and the prompt say of them as numbers, None where the sample has none.
+    """
 
     sample_id: str
     level: str
     images: tuple[Path | Image.Image, ...]
     prompt: str
     answer: str
+    waypoints_ego_m: FloatArray | None = None
+    ego_now: tuple[float, float, float, float] | None = None  # vx, vy in m/s, ax, ay in m/s2, ego frame at the anchor
 
 
 class Rows:
@@ -95,11 +104,42 @@ def read_row(dataset: Dataset, row: dict[str, Any]) -> Row:
         images = tuple(dataset.image_path(str(name)) for name in row["images"])
         if prompt.count(IMAGE_TOKEN) != len(images):
             raise ValueError(f"{prompt.count(IMAGE_TOKEN)} {IMAGE_TOKEN} in the prompt, {len(images)} images")
+        numbers = row.get("nsdrive") or {}
+        waypoints, ego_now = _waypoints(numbers), _ego_now(numbers)
     except KeyError as error:
         raise ValueError(f"Sample {sample_id} lacks the field {error}") from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"Sample {sample_id}: {error}") from None
-    return Row(sample_id=sample_id, level=str(row["trace_level"]), images=images, prompt=prompt, answer=answer)
+    return Row(
+        sample_id=sample_id,
+        level=str(row["trace_level"]),
+        images=images,
+        prompt=prompt,
+        answer=answer,
+        waypoints_ego_m=waypoints,
+        ego_now=ego_now,
+    )
+
+
+def _waypoints(numbers: Mapping[str, Any]) -> FloatArray | None:
+    if numbers.get("waypoints_ego_m") is None:
+        return None
+    points = np.array(numbers["waypoints_ego_m"], dtype=np.float64)
+    if points.shape != (N_WAYPOINTS, 2) or not np.isfinite(points).all():
+        raise ValueError(f"waypoints_ego_m must be {N_WAYPOINTS} finite points [x, y]")
+    return points
+
+
+def _ego_now(numbers: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+    """Of the last row of the ego's history, which is the anchor."""
+    history = numbers.get("ego_history")
+    if not history:
+        return None
+    last = history[-1]
+    vx, vy, ax, ay = (float(last[name]) for name in ("vx_mps", "vy_mps", "ax_mps2", "ay_mps2"))
+    if not all(math.isfinite(value) for value in (vx, vy, ax, ay)):
+        raise ValueError("the ego's velocity or acceleration is not finite")
+    return vx, vy, ax, ay
 
 
 def _level_of(line: bytes, shard: Path) -> str:

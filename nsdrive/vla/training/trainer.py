@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer
 
+from nsdrive.vla.data.batch import Collator, model_inputs
 from nsdrive.vla.data.encoding import IGNORED
 
 
@@ -21,8 +22,9 @@ class AnswerTrainer(Trainer):
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole global batch
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(self, *, data_collator: Collator, **arguments: Any) -> None:
+        super().__init__(data_collator=data_collator, **arguments)
+        self.processor = data_collator.processor
         self.remove_callback(PrinterCallback)  # LossLog prints
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the global batch's tokens, num_items_in_batch
         self.tokens_of_step = 0
@@ -39,10 +41,10 @@ class AnswerTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """This process's share of the step's loss; raises ValueError naming the samples where it is not finite."""
-        batch = dict(inputs)
-        labels, sample_ids = batch.pop("labels"), batch.pop("sample_ids")
+        labels, sample_ids = inputs["labels"], inputs["sample_ids"]
         targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)  # token t is predicted at t - 1
         is_answer = targets != IGNORED
+        batch = model_inputs(inputs, self.processor)
         outputs = model(**batch, logits_to_keep=is_answer, use_cache=False)
         summed = cross_entropy(outputs.logits.float(), targets[is_answer], reduction="sum")
         if not torch.isfinite(summed):

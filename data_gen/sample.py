@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -190,27 +191,51 @@ def pictures_of(at: Anchored, renderer: Renderer, rig: Rig, views: RecordedViews
 
 def make_sample(at: Anchored, pictures: Pictures, config: SampleConfig, *, item: str) -> Made:
     """The sample at an anchor."""
+    folder = f"images/{at.rollout.scenario.scenario_id}/{at.tick:04d}"
+    images = {f"{folder}/{name}.jpg": encode_jpeg(rgb, config.jpeg_quality) for name, rgb in pictures.rgb.items()}
+    sample, trace = told(
+        at,
+        config,
+        images=tuple(images),
+        rig=pictures.rig.to_json(),
+        seen=pictures.seen,
+        image_source=pictures.source,
+        item=item,
+    )
+    return Made(sample=sample, images=images, trace=trace)
+
+
+def told(
+    at: Anchored,
+    config: SampleConfig,
+    *,
+    images: tuple[str, ...],
+    rig: Mapping[str, Any],
+    seen: Mapping[str, Mapping[str, int]],
+    image_source: str,
+    item: str,
+) -> tuple[Sample, Trace]:
+    """All of a sample but the pixels, and its trace. images: files named after their cameras, in the order of the rig; rig: as
+    JSON; seen: camera -> what it sees -> pixels (`Pictures.seen`)."""
     rollout, index, tick = at.rollout, at.index, at.tick
     scenario, ego = rollout.scenario, rollout.states[index]
     heading_for = navigation(scenario.mission, ego)
-    trace, names = build_trace(rollout, index, seen=pictures.seen, navigation=heading_for)
+    trace, names = build_trace(rollout, index, seen=seen, navigation=heading_for)
     text = render(trace, config.trace_level)
     history = ego_history_rows((*rollout.history, *rollout.states[: index + 1]))
     future = future_rows(at.label)
     waypoints = np.round(future[TICKS_PER_WAYPOINT::TICKS_PER_WAYPOINT, :2], 2) + 0.0
     decision = rollout.plans[index].decision
     assert decision is not None, "a teacher must explain itself"
-    folder = f"images/{scenario.scenario_id}/{tick:04d}"
-    images = {f"{folder}/{name}.jpg": encode_jpeg(rgb, config.jpeg_quality) for name, rgb in pictures.rgb.items()}
     extra = {
         "item": item,
         "source": scenario.source,
-        "seen": pictures.seen,
-        "objects": objects_around(rollout.frames[index], ego, pictures.seen),
+        "seen": seen,
+        "objects": objects_around(rollout.frames[index], ego, seen),
         "notes": dict(scenario.notes),
     }
     if at.along_log or config.label != "rollout":
-        extra |= {"image_source": pictures.source, "label": config.label}
+        extra |= {"image_source": image_source, "label": config.label}
     if config.label == "human":
         extra["explained"] = future_rows(at.explained).tolist()
     sample = Sample(
@@ -219,9 +244,9 @@ def make_sample(at: Anchored, pictures: Pictures, config: SampleConfig, *, item:
         scenario_type=scenario.scenario_type,
         planner=rollout.planner,
         trace_level=config.trace_level,
-        images=tuple(images),
+        images=images,
         prompt=build_prompt(
-            cameras=list(pictures.rgb),
+            cameras=[PurePosixPath(image).stem for image in images],
             ego_history=history,
             command=heading_for.command,
             speed_limit_mps=heading_for.speed_limit_mps,
@@ -236,12 +261,12 @@ def make_sample(at: Anchored, pictures: Pictures, config: SampleConfig, *, item:
         binding_rule=decision.binding_constraint.rule,
         trace=to_json(recorded(trace)),  # all that was decided, whatever the text says of it
         trace_names=names,
-        rig=pictures.rig.to_json(),
+        rig=rig,
         anchor={"tick": tick, "time_s": round(ego.time_s, 3), "pose_global": [round(float(v), 6) for v in ego.pose]},
         unknown=tuple(sorted(scenario.unknown)),
         extra=extra,
     )
-    return Made(sample=sample, images=images, trace=trace)
+    return sample, trace
 
 
 def objects_around(frame: ObjectFrame, ego: EgoState, seen: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:

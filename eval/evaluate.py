@@ -27,14 +27,7 @@ import msgspec
 from eval.bootstrap import LEVEL, MAX_CLUSTERS, RESAMPLES, Estimate
 from eval.open_loop.answers import Answers, blind_answers, matched
 from eval.open_loop.controls import CONTROLS, missing_controls, with_controls
-from eval.open_loop.displacement import (
-    COLUMNS,
-    FAILED_DISPLACEMENT_M,
-    FAILED_HEADING_DEG,
-    MEASURES,
-    MISS_M,
-    STATIONARY_STEP_M,
-)
+from eval.open_loop.displacement import COLUMNS, FAILED_HEADING_DEG, MEASURES, STATIONARY_STEP_M
 from eval.open_loop.entries import Measured, cells, entry_of, groupings_of, overall_of, text_range
 from eval.open_loop.labels import Labels, dataset_labels, list_labels, own_labels
 from eval.open_loop.predictions_file import PredictionsFile, read_file
@@ -44,6 +37,7 @@ from eval.texts import PlanScorer, Texts, label_observed, read_texts
 from eval.texts import add_to as add_texts
 from nsdrive import __version__
 from nsdrive.dataset import Dataset, refuse_dataset, sha256_of, write_atomically
+from nsdrive.vla.displacement import FAILED_DISPLACEMENT_M, MISS_M
 
 SCORE_VERSION = 2  # raise it whenever the same predictions would get other numbers
 FORMAT_VERSION = 2

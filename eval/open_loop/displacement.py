@@ -10,6 +10,7 @@ the horizon, d_k the distance between predicted and labelled waypoint k, h_k the
     AHE = mean over samples of mean(h_1 .. h_H)       FHE = mean over samples of h_H
     MR  = share of samples with d_H > 2.0 m
 
+Distances, ADE and misses are computed in `nsdrive.vla.displacement`, which training shares.
 `measure` is the `strict` number. It mends three defects of the script. (1) The script drops answers that cannot be read;
 here they stay, at the worst value. (2) It scores a one-point answer as if it reached the horizon; here anything but ten finite
 waypoints is a failure. (3) Its heading is the direction of each step, also of steps of a centimetre that are printing noise;
@@ -21,22 +22,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from nsdrive.vla.prompt import MAX_ABS_M, N_WAYPOINTS, WAYPOINT_INTERVAL_S
+from nsdrive.vla.displacement import HORIZONS, average_m, displacements_m, missed
 from nsdrive.world.types import FloatArray
 
-HORIZONS = {"1s": 2, "2s": 4, "3s": 6, "5s": 10}  # waypoints up to the horizon, 0.5 s apart
 MEASURES = {"ADE": "m", "FDE": "m", "MR": "share", "AHE": "deg", "FHE": "deg"}
 COLUMNS = tuple(f"{horizon}/{measure}" for horizon in HORIZONS for measure in MEASURES)
 
-MISS_M = 2.0  # the published metrics script
-FAILED_DISPLACEMENT_M = 10.0  # project contract: at every waypoint of an answer that cannot be read
 FAILED_HEADING_DEG = 180.0  # chosen by us: the worst there is, as a failed answer points nowhere
 # Chosen by us: 0.2 m/s. Waypoints are printed to the centimetre, which turns a step of 0.1 m by 6 deg at the very most
 # and a step of 0.01 m by anything.
 STATIONARY_STEP_M = 0.10
-
-assert {h: round(float(h[:-1]) / WAYPOINT_INTERVAL_S) for h in HORIZONS} == HORIZONS
-assert HORIZONS["5s"] == N_WAYPOINTS
 
 
 def measure(predicted_m: FloatArray, label_m: FloatArray, complete: np.ndarray) -> FloatArray:
@@ -49,24 +44,15 @@ def measure(predicted_m: FloatArray, label_m: FloatArray, complete: np.ndarray) 
     distance_m = displacements_m(predicted_m, label_m, complete)
     turn_deg = heading_errors_deg(predicted_m, label_m, complete)
     columns = []
-    for count in HORIZONS.values():
-        final_m = distance_m[:, count - 1]
+    for horizon, count in HORIZONS.items():
         columns += [
-            distance_m[:, :count].mean(axis=1),
-            final_m,
-            np.where(np.isnan(final_m), np.nan, final_m > MISS_M),
+            average_m(distance_m, horizon),
+            distance_m[:, count - 1],
+            missed(distance_m, horizon),
             turn_deg[:, :count].mean(axis=1),
             turn_deg[:, count - 1],
         ]
     return np.stack(columns, axis=1)
-
-
-def displacements_m(predicted_m: FloatArray, label_m: FloatArray, complete: np.ndarray) -> FloatArray:
-    """(N, 10) distance of each predicted waypoint from the label's; FAILED_DISPLACEMENT_M where not complete, nan where the
-    label has none."""
-    step = np.where(complete[:, None, None], predicted_m - label_m, 0.0)
-    distance_m = np.where(complete[:, None], np.hypot(step[..., 0], step[..., 1]), FAILED_DISPLACEMENT_M)
-    return np.where(np.isnan(label_m[..., 0]), np.nan, distance_m)
 
 
 def heading_errors_deg(predicted_m: FloatArray, label_m: FloatArray, complete: np.ndarray) -> FloatArray:
@@ -86,13 +72,3 @@ def headings_rad(waypoints_m: FloatArray) -> FloatArray:
     latest = np.maximum.accumulate(np.where(moves, np.arange(1, steps.shape[1] + 1), 0), axis=1)
     directions = np.concatenate([np.zeros((len(steps), 1)), np.arctan2(steps[..., 1], steps[..., 0])], axis=1)
     return np.take_along_axis(directions, latest, axis=1)
-
-
-def usable(waypoints_m: FloatArray | None) -> bool:
-    """Ten finite waypoints of a believable size: what counts as a complete answer, whoever wrote the file."""
-    return (
-        waypoints_m is not None
-        and waypoints_m.shape == (N_WAYPOINTS, 2)
-        and bool(np.isfinite(waypoints_m).all())
-        and bool((np.abs(waypoints_m) <= MAX_ABS_M).all())
-    )

@@ -13,10 +13,11 @@ import numpy as np
 
 from eval.bootstrap import Estimate, cells_of, cluster_mean, ratio_of_sums, rounded, sums_by
 from eval.open_loop.answers import Answers
-from eval.open_loop.displacement import COLUMNS, HORIZONS, displacements_m, measure
+from eval.open_loop.displacement import COLUMNS, measure
 from eval.open_loop.groups import ordered
 from eval.open_loop.labels import Labels
 from eval.open_loop.release_format import displacements_printed_m, measure_printed
+from nsdrive.vla.displacement import HORIZONS, displacements_m
 from nsdrive.world.types import FloatArray
 
 REASONS_SHOWN = 20  # chosen by us: kinds of failure listed per file, the rest is counted together

@@ -29,9 +29,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from eval.open_loop.displacement import usable
 from eval.open_loop.release_format import OPENS, complete_points, printed_points
 from nsdrive.dataset import Prediction, split_lines
+from nsdrive.vla.displacement import usable
 from nsdrive.vla.prompt import MAX_ABS_M, N_WAYPOINTS
 from nsdrive.world.types import FloatArray
 

@@ -22,7 +22,7 @@ from itertools import islice
 
 import numpy as np
 
-from eval.open_loop.displacement import HORIZONS, MISS_M
+from nsdrive.vla.displacement import HORIZONS, MISS_M
 from nsdrive.vla.prompt import MAX_ABS_M, N_WAYPOINTS
 from nsdrive.world.types import FloatArray
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from eval.faithfulness.observed.truth import parameters_of
 from eval.open_loop.answers import MISSING
-from eval.open_loop.displacement import usable
 from eval.open_loop.predictions_file import UNUSABLE
 from eval.report.browser_table import SplitFacts, split_facts, table_of
 from eval.report.browser_texts import lines_of
@@ -29,6 +28,7 @@ from eval.report.runs import Comparison
 from eval.report.scene import Scenes, drawn, from_above, objects_of, with_origin
 from nsdrive.cameras.rig import Camera, Rig
 from nsdrive.dataset import Dataset, Prediction, Sample
+from nsdrive.vla.displacement import usable
 from nsdrive.vla.prompt import CAMERA_WORDS
 from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import FloatArray

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from eval.open_loop.displacement import MISS_M
 from eval.report.cases import choose
 from eval.report.runs import Row
 from nsdrive.dataset import Dataset, Line, Sample
+from nsdrive.vla.displacement import MISS_M
 
 MOST_ROWS = 5_000  # chosen by us: lines of the table; a browser still sorts them at once
 

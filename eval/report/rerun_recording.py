@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.open_loop.displacement import usable
 from eval.report.browser import Shown, sound_cameras
 from eval.report.scene import objects_of, with_origin
 from nsdrive.dataset import Prediction
+from nsdrive.vla.displacement import usable
 from nsdrive.world.types import FloatArray
 from nsdrive.world.vehicle import PACIFICA
 

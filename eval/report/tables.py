@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.open_loop.displacement import HORIZONS
 from eval.report.runs import Comparison, Row
 from eval.report.table import Cell, Table
+from nsdrive.vla.displacement import HORIZONS
 
 SCALE = {"ADE": 1.0, "FDE": 1.0, "MR": 100.0, "AHE": 1.0, "FHE": 1.0}
 UNIT = {"ADE": "m", "FDE": "m", "MR": "%", "AHE": "°", "FHE": "°"}

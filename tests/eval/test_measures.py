@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from eval.bootstrap import cluster_mean
-from eval.open_loop.displacement import COLUMNS, heading_errors_deg, headings_rad, measure, usable
+from eval.open_loop.displacement import COLUMNS, heading_errors_deg, headings_rad, measure
+from nsdrive.vla.displacement import usable
 
 ALL = np.ones(1, dtype=bool)
 

@@ -7,7 +7,7 @@ import numpy as np
 from eval.faithfulness.causal.definitions import FOLLOWS_COSINE, FOLLOWS_SHARE, NOTABLE_M, STILL_M
 from eval.faithfulness.causal.stance import Said
 from eval.faithfulness.motion import TURN_DEG
-from eval.open_loop.displacement import FAILED_DISPLACEMENT_M, HORIZONS
+from nsdrive.vla.displacement import FAILED_DISPLACEMENT_M, HORIZONS
 from nsdrive.world.types import FloatArray
 
 UP_TO = HORIZONS["3s"]  # waypoints that every distance here is over

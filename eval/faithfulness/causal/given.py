@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.open_loop.displacement import usable
 from eval.open_loop.predictions_file import UNUSABLE, writable
 from eval.open_loop.release_format import complete_points
 from nsdrive.dataset import Prediction
 from nsdrive.questions import Question
+from nsdrive.vla.displacement import usable
 
 MISSING = "missing answer"
 TWICE = "answered twice, differently"

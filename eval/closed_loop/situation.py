@@ -16,7 +16,7 @@ import numpy as np
 import shapely
 
 from nsdrive.dataset import Sample
-from nsdrive.vla.displacement import usable
+from nsdrive.vla import displacement
 from nsdrive.world.geometry import Path, to_global, wrap_angle
 from nsdrive.world.lane_map import LaneMap
 from nsdrive.world.route import centerline, find_route, nearest_lane
@@ -130,7 +130,7 @@ def usable(waypoints_ego_m: Any) -> FloatArray | None:
         waypoints = np.asarray(waypoints_ego_m, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
-    return waypoints if usable(waypoints) else None
+    return waypoints if displacement.usable(waypoints) else None
 
 
 # ---- parts --------------------------------------------------------------------------------------------------------

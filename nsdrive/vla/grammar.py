@@ -11,6 +11,9 @@ when its budget is spent, so an answer is complete within `max_new_tokens`.
 
 An answer may have begun already (`Begun`): then the grammar starts in the state that its beginning leaves, after
 `<PLANNING>` in the plan, in the midst of the reasoning in the reasoning.
+
+An engine with a grammar of its own takes the same as a regular expression (`rest_of_answer`), whose free text has no bound:
+`over_budget` says where it has to be ended.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ _PLAN = regex.compile(rf"{_POINT}(?:, {_POINT}){{{N_WAYPOINTS - 1}}}{CLOSE_PLAN}
 # take up to 349 (brief) of the real Qwen3.5 tokens, and detailed ones are kept under 1,200 (see nsdrive.trace.rounding).
 REASONING_BUDGET = {"none": 0, "brief": 512, "detailed": 1600}
 _PLAN_CHARACTERS = frozenset("0123456789.,-[] </PLANING>")
+_ESCAPED = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 _LONGEST_POINT = len("[-999.99, -999.99], ")  # in characters, so in tokens at most
 
 
@@ -139,7 +143,7 @@ class PlanGrammar(LogitsProcessor):
         self._tables, self._length = tables, -1
         self._rows = rows or [_free(one) for one in beginnings]
         self.max_new_tokens = max(
-            map(_most_tokens, rows or [_begin_or_all(*pair, budget) for pair in zip(levels, beginnings, strict=True)])
+            most_tokens(level, one, budget) for level, one in zip(levels, beginnings, strict=True)
         )
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -149,7 +153,7 @@ class PlanGrammar(LogitsProcessor):
         if self._length >= 0:
             assert input_ids.shape[1] == self._length + 1, "one PlanGrammar serves one generate call, without beams"
             for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
-                self._advance(row, token)
+                _advance(self._tables, row, token)
         self._length = input_ids.shape[1]
         kept = torch.full_like(scores, -torch.inf)
         for b, row in enumerate(self._rows):
@@ -160,36 +164,103 @@ class PlanGrammar(LogitsProcessor):
             kept[b, ids] = scores[b, ids]
         return kept  # type: ignore[return-value]
 
-    def _advance(self, row: _Row, token: int) -> None:
-        if row.stage in ("end", "free"):
-            return
-        tables = self._tables
-        text = tables.text[token]
-        if row.stage == "literal":
-            if len(text) < len(row.literal):
-                row.literal = row.literal[len(text) :]
-                return
-            text = text[len(row.literal) :]
-            row.stage, row.literal = row.after, ""
-            if row.stage == "plan":
-                row.plan += text
-            elif row.stage == "reasoning" and "<" in text:
-                _begin_bridge(row, len(text) - text.index("<"))
-        elif row.stage == "plan":
-            row.plan += text
-        elif row.stage == "reasoning":
-            row.budget -= 1
-            if token in tables.bridges:
-                _begin_bridge(row, tables.bridges[token])
-            elif row.budget <= 0:
-                _begin_bridge(row, 0)
-        if row.stage == "plan" and row.plan.endswith(">"):
-            row.stage = "end"
-
 
 def check_begun(level: str, begun: Begun) -> None:
     """ValueError, one line, for a beginning that the grammar cannot follow."""
     _begin(level, REASONING_BUDGET, begun)
+
+
+def most_tokens(level: str, begun: Begun, budget: Mapping[str, int] = REASONING_BUDGET) -> int:
+    """What is left of an answer at the most; of a whole one where none begins so."""
+    return _most_tokens(_begin_or_all(level, begun, budget))
+
+
+def over_budget(
+    tables: TokenTables, level: str, begun: Begun, budget: Mapping[str, int], ids: Sequence[int]
+) -> int | None:
+    """Of tokens that follow a beginning: after how many the reasoning has spent its budget and must end, None: it has not."""
+    row = _begin(level, budget, begun)
+    for k, token in enumerate(ids):
+        stage = row.stage
+        if stage in ("plan", "end"):
+            return None
+        _advance(tables, row, token)
+        if stage == "reasoning" and row.budget <= 0 and token not in tables.bridges:
+            return k + 1
+    return None
+
+
+def rest_of_answer(level: str, begun: Begun = Begun()) -> str:
+    """A regular expression of what may follow a beginning, for engines that decode by one (its free text has no bound, which
+    in xgrammar would take 20 s to compile). ValueError for a beginning that no answer has."""
+    row = _begin(level, REASONING_BUDGET, begun)
+    stage = row.after if row.stage == "literal" else row.stage
+    rest = {"reasoning": "[^<]*" + literally(BRIDGE), "plan": "", "end": ""}[stage]
+    plan = "" if stage == "end" else _rest_of_plan(row.plan)
+    return literally(row.literal) + rest + plan
+
+
+def literally(text: str) -> str:
+    """A regular expression of just this text, escaped only where every dialect asks for it."""
+    return "".join(f"\\{letter}" if letter in r"\.^$*+?{}[]|()" else _ESCAPED.get(letter, letter) for letter in text)
+
+
+def _rest_of_plan(plan: str) -> str:
+    """Of ten points and the closing tag, after those letters of them that are there."""
+    n_done = plan.count("]")
+    tail = plan[plan.rfind("]") + 1 :]
+    if n_done == N_WAYPOINTS:
+        return literally(CLOSE_PLAN[len(tail) :])
+    opening = ", [" if n_done else "["
+    inside, _, second = tail[len(opening) :].partition(",")
+    if len(tail) < len(opening):
+        point = literally(opening[len(tail) :]) + f"{_NUMBER}, {_NUMBER}"
+    elif "," not in tail[len(opening) :]:
+        point = _rest_of_number(inside) + f", {_NUMBER}"
+    elif not second:
+        point = f" {_NUMBER}"
+    else:
+        point = _rest_of_number(second[1:])
+    more = N_WAYPOINTS - n_done - 1
+    points = rf"(?:, {_POINT}){{{more}}}" if more else ""
+    return point + r"\]" + points + literally(CLOSE_PLAN)
+
+
+def _rest_of_number(begun: str) -> str:
+    digits = begun.removeprefix("-")
+    whole, dot, cents = digits.partition(".")
+    if dot:
+        return f"[0-9]{{{2 - len(cents)}}}" if len(cents) < 2 else ""
+    if not digits:
+        return _NUMBER if not begun else _NUMBER.removeprefix("-?")
+    more = 0 if whole == "0" else 3 - len(whole)
+    return (f"[0-9]{{0,{more}}}" if more else "") + r"\.[0-9]{2}"
+
+
+def _advance(tables: TokenTables, row: _Row, token: int) -> None:
+    if row.stage in ("end", "free"):
+        return
+    text = tables.text[token]
+    if row.stage == "literal":
+        if len(text) < len(row.literal):
+            row.literal = row.literal[len(text) :]
+            return
+        text = text[len(row.literal) :]
+        row.stage, row.literal = row.after, ""
+        if row.stage == "plan":
+            row.plan += text
+        elif row.stage == "reasoning" and "<" in text:
+            _begin_bridge(row, len(text) - text.index("<"))
+    elif row.stage == "plan":
+        row.plan += text
+    elif row.stage == "reasoning":
+        row.budget -= 1
+        if token in tables.bridges:
+            _begin_bridge(row, tables.bridges[token])
+        elif row.budget <= 0:
+            _begin_bridge(row, 0)
+    if row.stage == "plan" and row.plan.endswith(">"):
+        row.stage = "end"
 
 
 def _begin(level: str, budget: Mapping[str, int], begun: Begun) -> _Row:

@@ -217,7 +217,7 @@ class Predictor:
         model = load_model(source, dtype=dtype, trust_remote_code=trust_remote_code).to(device).eval()
         return Predictor(model=model, processor=processor, tables=TokenTables(processor.tokenizer), device=device)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a model in training answers too, and tensors made there cannot be trained on
     def answer(
         self,
         questions: Sequence[Encoded],

@@ -56,6 +56,8 @@ class TrainConfig:
     bf16: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA
     gradient_checkpointing: bool = False
     save_every_steps: int = 200
+    save_every_minutes: float | None = 30.0  # and by the clock; chosen by us: what a lost node costs at most
+    process_timeout_minutes: float = 30.0  # torch's for gloo: a process that is waited for so long counts as lost
     keep_checkpoints: int = 2  # complete ones; the newest is what --resume goes on from
     log_every_steps: int = 1
 
@@ -63,6 +65,10 @@ class TrainConfig:
         for name in ("per_device_batch_size", "gradient_accumulation_steps", "save_every_steps", "log_every_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("save_every_minutes", "process_timeout_minutes"):
+            minutes = getattr(self, name)
+            if minutes is not None and minutes <= 0:
+                raise ValueError(f"{name} must be positive, got {minutes}")
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
         if self.max_steps is not None and self.max_steps < 1:

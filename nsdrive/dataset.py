@@ -27,6 +27,8 @@ from nsdrive.world.types import FloatArray
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
+PERCEPTION = "perception"  # kind and trace level of a dataset of short questions about images (`data_gen.perception`)
+ONLY_TRAINS = "such a dataset is for `nsdrive train`, as --data or as co_data, and for `nsdrive check`"
 READ_BYTES = 1 << 18  # of a shard at once: more does not stay in a core's cache
 
 
@@ -91,6 +93,10 @@ class Sample:
     def from_row(row: Mapping[str, Any]) -> Sample:
         """The sample of a shard's line. Raises ValueError naming what is missing or misshapen."""
         try:
+            if row.get("trace_level") == PERCEPTION:
+                raise ValueError(
+                    f"sample {str(row['id'])[:80]} is a question about an image, not a drive: {ONLY_TRAINS}"
+                )
             more = dict(row["nsdrive"])
             messages = row["messages"]
             if [m["role"] for m in messages] != ["user", "assistant"]:
@@ -160,6 +166,16 @@ class Line:
             raise ValueError(message if message.startswith(self.where) else f"{self.where}: {message}") from None
 
 
+def lines_of(shard: Path) -> Iterator[Line]:
+    """Every line of a shard, in order, as bytes."""
+    if not shard.is_file():
+        raise FileNotFoundError(f"{shard} is named in the manifest but is not there")
+    start = 0
+    for number, data in enumerate(split_lines(shard), start=1):
+        yield Line(shard=shard, number=number, start=start, data=data)
+        start += len(data) + 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A complete dataset folder."""
@@ -176,12 +192,7 @@ class Dataset:
     def lines(self, split: str) -> Iterator[Line]:
         """Every line of a split, in order, as bytes."""
         for shard in self.shards(split):
-            if not shard.is_file():
-                raise FileNotFoundError(f"{shard} is named in the manifest but is not there")
-            start = 0
-            for number, data in enumerate(split_lines(shard), start=1):
-                yield Line(shard=shard, number=number, start=start, data=data)
-                start += len(data) + 1
+            yield from lines_of(shard)
 
     def rows(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """(file:line, row) of every sample of a split, in order. Raises ValueError naming a broken line."""
@@ -216,6 +227,17 @@ def open_dataset(folder: str | Path) -> Dataset:
             f"{path} has format version {manifest.get('format_version')}, this program reads {FORMAT_VERSION}"
         )
     return Dataset(folder=folder, manifest=manifest)
+
+
+def is_perception(dataset: Dataset) -> bool:
+    """Whether it holds questions about images instead of drives."""
+    return dataset.manifest.get("kind") == PERCEPTION
+
+
+def refuse_perception(dataset: Dataset) -> None:
+    """ValueError where a dataset holds questions about images and drives are wanted."""
+    if is_perception(dataset):
+        raise ValueError(f"{dataset.folder} holds questions about images, not drives: {ONLY_TRAINS}")
 
 
 def inside(folder: Path, relative: str) -> Path:

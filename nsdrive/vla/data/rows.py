@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nsdrive.dataset import Dataset
+from nsdrive.dataset import PERCEPTION, Dataset
 from nsdrive.vla.prompt import IMAGE_TOKEN, N_WAYPOINTS, TASK
 from nsdrive.world.types import FloatArray
 
@@ -99,7 +99,7 @@ def read_row(dataset: Dataset, row: dict[str, Any]) -> Row:
         prompt, answer = (turn["content"] for turn in turns)
         if not isinstance(prompt, str) or not isinstance(answer, str) or not answer:
             raise ValueError("message contents must be text, and the answer not empty")
-        if row["trace_level"] not in TASK:
+        if row["trace_level"] not in TASK and row["trace_level"] != PERCEPTION:
             raise ValueError(f"no trace level '{row['trace_level']}'. Known: {', '.join(TASK)}")
         images = tuple(dataset.image_path(str(name)) for name in row["images"])
         if prompt.count(IMAGE_TOKEN) != len(images):

@@ -19,7 +19,7 @@ from vla_fixtures import make_dataset
 from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.train import TrainConfig, TrainSummary, train
 from nsdrive.vla.training.checkpoints import complete_checkpoints
-from nsdrive.vla.training.loss_log import read_loss_log
+from nsdrive.vla.training.loss_log import PARTS, TIMED, read_loss_log
 
 # What the libraries of one release say of each other's next one: DeepSpeed 0.19 of torch, peft 0.21 of transformers
 pytestmark = [
@@ -61,8 +61,8 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def curve(out: Path) -> list[dict[str, Any]]:
-    """loss.jsonl but for the seconds."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_loss_log(out / "loss.jsonl")]
+    """loss.jsonl but for what a clock says."""
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_loss_log(out / "loss.jsonl")]
 
 
 def start(job: dict[str, Any], *, processes: int = 1) -> subprocess.CompletedProcess[str]:
@@ -84,7 +84,8 @@ def test_a_run_learns_and_leaves_a_stock_checkpoint(undisturbed: Path) -> None:
     rows = read_loss_log(undisturbed / "loss.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
-    assert set(rows[0]) == {"step", "loss", "learning_rate", "grad_norm", "tokens", "seconds"}
+    assert set(rows[0]) == {"step", "samples_seen", "loss", "learning_rate", "grad_norm", "tokens", *PARTS, *TIMED}
+    assert [row["samples_seen"] for row in rows] == [2, 4, 6, 8]
     summary = json.loads((undisturbed / "train.json").read_text())
     assert summary["steps"] == 4
     assert summary["final_loss"] == rows[-1]["loss"]

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer
 
 from nsdrive.vla.data.batch import Collator, model_inputs
 from nsdrive.vla.data.encoding import IGNORED
+from nsdrive.vla.training.flops import Work, work_of
 
 
 class AnswerTrainer(Trainer):
@@ -28,6 +29,8 @@ class AnswerTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # LossLog prints
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the global batch's tokens, num_items_in_batch
         self.tokens_of_step = 0
+        self.work_of_step = Work()  # of this process
+        self.parts_of_step: dict[str, float | None] = {}  # reasoning_loss, planning_loss, head_loss where there are
         self.waited_s = 0.0
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
@@ -35,6 +38,7 @@ class AnswerTrainer(Trainer):
         batches, n_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.waited_s += time.monotonic() - started_s
         self.tokens_of_step = int(n_tokens) if n_tokens is not None else 0
+        self.work_of_step = work_of(batches)
         return batches, n_tokens
 
     def compute_loss(

@@ -229,6 +229,13 @@ def open_dataset(folder: str | Path) -> Dataset:
     return Dataset(folder=folder, manifest=manifest)
 
 
+def open_drives(folder: str | Path) -> Dataset:
+    """Open a complete dataset of driving samples: one of questions about images is refused."""
+    dataset = open_dataset(folder)
+    refuse_perception(dataset)
+    return dataset
+
+
 def is_perception(dataset: Dataset) -> bool:
     """Whether it holds questions about images instead of drives."""
     return dataset.manifest.get("kind") == PERCEPTION

@@ -21,15 +21,19 @@ typed for that, in the order in which one thing needs another:
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from nsdrive.arguments import CONTROLS
-from nsdrive.config import did_you_mean
+from nsdrive.config import did_you_mean, find_config, load_config, to_plain
+from nsdrive.dataset import claim_folder, write_atomically
+from nsdrive.vla.training.config import TrainConfig
 
 Level = Literal["none", "brief", "detailed"]
 RigName = Literal["3", "8"]
+SETTINGS = "ablation_config.json"
 Line = tuple[str, ...]  # of the command line, without "nsdrive"
 WHOLE_RIG, WHOLE_LEVEL = "8", "detailed"  # all other cells are parts of it
 LENGTH = {"none": 1, "brief": 2, "detailed": 4}  # of an answer, roughly: what takes longest is begun first
@@ -131,6 +135,22 @@ def steps(config: AblationConfig, out: Path) -> list[Step]:
     )
     last = Step(name="evaluation", lines=(evaluate,), after=tuple(run.name for run in runs))
     return [*data, *starts, *trained, last]
+
+
+def begin(config: AblationConfig, out: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Make `out` ready, and write its settings. ValueError where it is taken, or was begun with others.
+
+    At once too, before minutes are lost: the configs of data and training are found and every override is one of theirs.
+    """
+    for more in ((), config.start_overrides or (), *(variant.overrides for variant in config.variants)):
+        load_config(TrainConfig, config.train, (*config.train_overrides, *more))
+    find_config(config.data)
+    claim_folder(out, resume=resume, overwrite=overwrite, marker=SETTINGS)
+    path, text = out / SETTINGS, json.dumps(to_plain(config), indent=2) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{out} was begun with other settings (see {path}): give the same ones, or use --overwrite")
+    if not path.is_file():
+        write_atomically(path, text)
 
 
 def runs_of(config: AblationConfig) -> list[Run]:

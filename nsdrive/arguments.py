@@ -37,6 +37,15 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     p.add_argument("--workers", type=int, default=2, metavar="N")
 
     p = verb(
+        "ablation",
+        "does reasoning help? The same model trained with trace level none, brief, detailed, on 3 and 8 cameras",
+        "ablation ablation/cpu --out out/ablation",
+        "ablation ablation/gpu --out out/ablation_gpu --resume",
+    )
+    _configured(p)
+    _output(p)
+
+    p = verb(
         "show",
         "pictures, trace and text of one scenario",
         "show red_light --rig 8 --out out/show",
@@ -80,6 +89,21 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
         "generate data/pairs --out out/pairs",
     )
     _configured(p)
+    _output(p)
+    _workers(p)
+
+    p = verb(
+        "derive",
+        "the same samples at another trace level, or seen by fewer cameras: the bytes that generate would have written",
+        "derive out/data --trace-level none --out out/data_none",
+        "derive out/data_8 --rig 3 --out out/data_3",
+    )
+    p.add_argument("dataset", type=Path, metavar="DATASET")
+    p.add_argument("--trace-level", choices=["none", "brief", "detailed"], help="from the stored trace")
+    p.add_argument("--rig", choices=["3", "8"], help="fewer cameras: the planner drives again, nothing is drawn")
+    p.add_argument(
+        "--planner", metavar="module:Class", help="confirm the import of a dataset's planner from outside nsdrive"
+    )
     _output(p)
     _workers(p)
 

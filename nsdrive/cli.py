@@ -147,6 +147,30 @@ def run_generate(a: argparse.Namespace) -> int:
     return 1 if made.failures or made.n_samples == 0 else 0
 
 
+def run_derive(a: argparse.Namespace) -> int:
+    from data_gen.derive import derive
+    from nsdrive.dataset import open_dataset
+    from nsdrive.progress import Progress
+
+    dataset = open_dataset(a.dataset)
+    config = stored_generate_config(dataset, frozenset([a.planner] if a.planner else [])) if a.rig else None
+    with Progress("shards") as progress:
+        made = derive(
+            dataset,
+            a.out,
+            trace_level=a.trace_level,
+            rig=a.rig,
+            config=config,
+            make_planner=None if config is None else planner_factory(config.planner),
+            workers=a.workers,
+            resume=a.resume,
+            overwrite=a.overwrite,
+            progress=progress,
+        )
+    print(f"{made.folder}: {made.summary()}")
+    return 0
+
+
 def run_check(a: argparse.Namespace) -> int:
     from data_gen.check import check
     from nsdrive.dataset import open_dataset
@@ -390,11 +414,33 @@ def run_demo(a: argparse.Namespace) -> int:
     return 0
 
 
+def run_ablation(a: argparse.Namespace) -> int:
+    from eval.ablation.collect import collect
+    from eval.ablation.page import write_results
+    from eval.ablation.words import table
+    from nsdrive.ablation import AblationConfig, begin, steps
+    from nsdrive.config import load_config
+    from nsdrive.stepwise import run_steps, seconds_of
+
+    config = load_config(AblationConfig, a.config, a.overrides)
+    begin(config, a.out, resume=a.resume, overwrite=a.overwrite)
+    wanted = steps(config, a.out)
+    status = run_steps(wanted, a.out, at_once=config.at_once)
+    if status:
+        return status
+    results = collect(config, a.out, seconds=seconds_of(wanted, a.out))
+    page = write_results(results, a.out)
+    print(f"\n{config.about}\n\n{table(results)}\n\n{page}")
+    return 0
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": run_demo,
+    "ablation": run_ablation,
     "show": run_show,
     "edit": run_edit,
     "generate": run_generate,
+    "derive": run_derive,
     "check": run_check,
     "export": run_export,
     "train": run_train,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from vla_fixtures import make_dataset
 
 from nsdrive.dataset import open_dataset
@@ -80,6 +81,22 @@ def test_images_stand_where_the_prompt_names_them(processor: Any, rows: Rows) ->
     assert f"front camera: {image}\nright camera: " not in text
     assert text.count(image) == 3
     assert f"front camera: {image}\nfront right camera: {image}" in text
+
+
+def test_the_tokens_are_the_stock_processors(processor: Any, rows: Rows) -> None:
+    row = rows[0]
+    turns = [
+        {"role": "user", "content": [*({"type": kind} for kind in ("image",) * 3), {"type": "text", "text": "Go?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": row.answer}]},
+    ]
+    told = processor.tokenizer.apply_chat_template(turns, tokenize=False)
+    images = [Image.open(path) for path in row.images if isinstance(path, Path)]
+    stock = processor(text=[told], images=images, return_tensors="pt")
+    encoded = encode(processor, replace(row, prompt="<image>" * 3 + "Go?"), with_answer=True)
+    assert torch.equal(stock["input_ids"][0], encoded.input_ids)
+    inputs = model_inputs(collate([encoded], processor), processor)
+    assert torch.allclose(inputs["pixel_values"], stock["pixel_values"], atol=1e-5)
+    assert torch.equal(inputs["image_grid_thw"], stock["image_grid_thw"])
 
 
 def test_a_template_that_writes_the_question_differently_is_refused(processor: Any, rows: Rows) -> None:

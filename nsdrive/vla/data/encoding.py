@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -20,6 +21,7 @@ from nsdrive.vla.prompt import IMAGE_TOKEN
 from nsdrive.world.types import FloatArray
 
 UNTRAINED, REASONING, PLANNING = 0, 1, 2  # what a token of `parts` belongs to
+TURN = "<|im_start|>"  # begins each turn in Qwen's chat templates
 AFTER_REASONING = "</REASONING>\n"
 IGNORED = -100  # what torch's cross entropy leaves out
 MAX_UNSAID = 32  # letters, chosen by us: longer than any word of a trace; a stranger's text may be one word
@@ -65,42 +67,43 @@ def encode(
         patches, grid = torch.cat([one for one, _ in seen]), torch.tensor([shape for _, shape in seen])
         counts = (grid.prod(dim=1) // processor.image_processor.merge_size**2).tolist()
     user = {"role": "user", "content": _parts(row.prompt)}
-    answer = {"role": "assistant", "content": [{"type": "text", "text": row.answer}]}
     # enable_thinking=False: only then is the generation prompt how Qwen3.5's training text begins
     write = partial(processor.tokenizer.apply_chat_template, tokenize=False, enable_thinking=False)
     asked = write([user], add_generation_prompt=True)
-    prompt_ids = _token_ids(processor, asked, counts, row.sample_id)
-    unsaid, parts = "", None
-    if prefix:
-        assert not with_answer, "an answer that is there has its beginning"
-        ids, unsaid = _begun_ids(processor, asked + prefix, counts, row.sample_id, prompt_ids)
-        labels = [IGNORED] * len(ids)
-    elif not with_answer:
-        ids, labels = prompt_ids, [IGNORED] * len(prompt_ids)
-    else:
-        told = write([user, answer])
+    unsaid, border = "", 0
+    if with_answer:
+        assert not prefix, "an answer that is there has its beginning"
+        told = write([user, {"role": "assistant", "content": [{"type": "text", "text": row.answer}]}])
         tokens = _tokens(processor, told, counts, row.sample_id)
-        ids = list(tokens["input_ids"])
-        if ids[: len(prompt_ids)] != prompt_ids:
-            raise ValueError(
-                f"Sample {row.sample_id}: the chat template writes a question with its answer unlike the question alone, "
-                "so the answer cannot be masked. Use a checkpoint whose template knows enable_thinking=false"
-            )
-        labels = _answer_labels(processor, ids, len(prompt_ids), row.sample_id)
-        parts = _answer_parts(processor, tokens, labels, told, counts)
+        ids, n_prompt = list(tokens["input_ids"]), _prompt_length(processor, asked, told, tokens, row.sample_id)
+        n_trained = _trained_length(processor, ids, n_prompt, row.sample_id)
+        at = told.rfind(AFTER_REASONING)
+        if at >= 0:
+            border = max(0, tokens.char_to_token(0, at + len(AFTER_REASONING)) - n_prompt)
+    else:
+        ids = list(_tokens(processor, asked, counts, row.sample_id)["input_ids"])
+        n_prompt, n_trained = len(ids), 0
+        if prefix:
+            ids, unsaid = _begun_ids(processor, asked + prefix, counts, row.sample_id, ids)
+    n_prefix = len(ids) - n_prompt if prefix else 0
+    n_prompt += sum(counts) - len(counts)  # each image's one mark is to become its count of tokens
+    input_ids = _spread(ids, counts, processor.image_token_id)
+    parts = torch.full(input_ids.shape, UNTRAINED, dtype=torch.int8)
+    parts[n_prompt : n_prompt + n_trained] = PLANNING
+    parts[n_prompt : n_prompt + border] = REASONING
     return Encoded(
         sample_id=row.sample_id,
-        input_ids=torch.tensor(ids, dtype=torch.long),
-        labels=torch.tensor(labels, dtype=torch.long),
-        parts=torch.zeros(len(ids), dtype=torch.int8) if parts is None else parts,
+        input_ids=input_ids,
+        labels=torch.where(parts == UNTRAINED, IGNORED, input_ids),
+        parts=parts,
         patches=patches,
         grid=grid,
-        last_prompt=len(prompt_ids) - 1,
+        last_prompt=n_prompt - 1,
         waypoints=row.waypoints_ego_m,
         ego_now=row.ego_now,
         prefix=prefix or "",
         unsaid=unsaid,
-        n_prefix=len(ids) - len(prompt_ids) if prefix else 0,
+        n_prefix=n_prefix,
     )
 
 
@@ -115,21 +118,54 @@ def _parts(prompt: str) -> list[dict[str, str]]:
     return parts
 
 
-def _token_ids(processor: Any, text: str, counts: list[int], sample_id: str) -> list[int]:
-    """Token ids of templated text, each image mark repeated as often as its picture has tokens."""
-    return list(_tokens(processor, text, counts, sample_id)["input_ids"])
-
-
 def _tokens(processor: Any, text: str, counts: list[int], sample_id: str) -> Any:
-    pieces = text.split(processor.image_token)
-    if len(pieces) != len(counts) + 1:
+    """The tokenizer's encoding of templated text, each image still one mark."""
+    if text.count(processor.image_token) != len(counts):
         raise ValueError(
             f"Sample {sample_id}: its text holds {processor.image_token}, which is for the tokenizer alone"
         )
-    whole = pieces[0]
-    for count, piece in zip(counts, pieces[1:], strict=True):
-        whole += processor.image_token * count + piece
-    return processor.tokenizer(whole, add_special_tokens=False)
+    return processor.tokenizer(text, add_special_tokens=False)
+
+
+def _spread(ids: list[int], counts: list[int], image_id: int) -> torch.Tensor:
+    """The ids with each image mark repeated as often as its picture has tokens."""
+    marked = np.array(ids, dtype=np.int64)
+    times = np.ones(len(ids), dtype=np.int64)
+    times[marked == image_id] = counts
+    return torch.from_numpy(np.repeat(marked, times))
+
+
+def _prompt_length(processor: Any, asked: str, told: str, tokens: Any, sample_id: str) -> int:
+    """How many of the tokens of `told` are those of `asked`; ValueError where `asked` alone would have others.
+
+    A tokenizer reads what stands between its special marks apart from the rest. So only what follows the question's last mark,
+    which is the same in every sample, could be read otherwise for what comes after it.
+    """
+    last = asked[max(0, asked.rfind(TURN)) :]
+    expected = _template_ids(processor.tokenizer, last)
+    if told.startswith(asked):
+        n_prompt = tokens.char_to_token(0, len(asked)) or 0
+        same = tokens["input_ids"][n_prompt - len(expected) : n_prompt] == expected
+        if n_prompt >= len(expected) and same and tokens.token_to_chars(0, n_prompt).start == len(asked):
+            return int(n_prompt)
+    raise ValueError(
+        f"Sample {sample_id}: the chat template writes a question with its answer unlike the question alone, "
+        "so the answer cannot be masked. Use a checkpoint whose template knows enable_thinking=false"
+    )
+
+
+@lru_cache(maxsize=8)
+def _template_ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _trained_length(processor: Any, ids: list[int], n_prompt: int, sample_id: str) -> int:
+    """How many tokens after the prompt are trained on: the answer with its end mark, not the newline after it."""
+    end_id = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ends = [k for k in range(n_prompt, len(ids)) if ids[k] == end_id]
+    if not ends or ends[-1] == n_prompt:
+        raise ValueError(f"Sample {sample_id}: no answer token is left to train on after the chat template")
+    return ends[-1] + 1 - n_prompt
 
 
 def _begun_ids(
@@ -157,29 +193,6 @@ def _begun_ids(
     if not (unsaid.isascii() and len(unsaid) <= MAX_UNSAID and text.endswith(unsaid)):
         return ids, ""  # not every letter of other alphabets is a token that can be said
     return ids[:n_kept], unsaid
-
-
-def _answer_labels(processor: Any, ids: list[int], n_prompt: int, sample_id: str) -> list[int]:
-    """The ids after the prompt up to and with the last end mark; IGNORED elsewhere, and on the newline after it."""
-    end_id = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    ends = [k for k in range(n_prompt, len(ids)) if ids[k] == end_id]
-    if not ends or ends[-1] == n_prompt:
-        raise ValueError(f"Sample {sample_id}: no answer token is left to train on after the chat template")
-    return [IGNORED] * n_prompt + ids[n_prompt : ends[-1] + 1] + [IGNORED] * (len(ids) - ends[-1] - 1)
-
-
-def _answer_parts(processor: Any, tokens: Any, labels: list[int], told: str, counts: list[int]) -> torch.Tensor:
-    """Which of the trained tokens say the reasoning and which the plan; a token over the border is the plan's."""
-    trained = torch.tensor(labels) != IGNORED
-    parts = torch.where(trained, PLANNING, UNTRAINED).to(torch.int8)
-    at = told.rfind(AFTER_REASONING)
-    if at >= 0:
-        longer = (sum(counts) - len(counts)) * len(
-            processor.image_token
-        )  # each image's one mark became its count of marks
-        border = tokens.char_to_token(0, at + len(AFTER_REASONING) + longer)
-        parts[:border][trained[:border]] = REASONING
-    return parts
 
 
 def _patches(

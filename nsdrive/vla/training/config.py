@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nsdrive.vla.training.tracking import check_trackers
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -60,6 +62,13 @@ class TrainConfig:
     process_timeout_minutes: float = 30.0  # torch's for gloo: a process that is waited for so long counts as lost
     keep_checkpoints: int = 2  # complete ones; the newest is what --resume goes on from
     log_every_steps: int = 1
+    track: tuple[str, ...] = ("tensorboard",)  # and wandb, trackio: where the numbers of loss.jsonl are sent too
+    validate_every_steps: int = (
+        0  # ADE@3s and miss rate@3s on samples of the val split, also after the last step; 0: never
+    )
+    validate_samples: int = (
+        64  # chosen by us: the same ones each time; their answers are generated, which takes minutes
+    )
 
     def __post_init__(self) -> None:
         for name in ("per_device_batch_size", "gradient_accumulation_steps", "save_every_steps", "log_every_steps"):
@@ -69,6 +78,12 @@ class TrainConfig:
             minutes = getattr(self, name)
             if minutes is not None and minutes <= 0:
                 raise ValueError(f"{name} must be positive, got {minutes}")
+        check_trackers(self.track)
+        if self.validate_every_steps < 0 or self.validate_samples < 1:
+            raise ValueError(
+                f"validate_every_steps must be 0 (never) or more, validate_samples at least 1, got "
+                f"{self.validate_every_steps} and {self.validate_samples}"
+            )
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
         if self.max_steps is not None and self.max_steps < 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class LossLog(TrainerCallback):
         assert self.trainer is not None
         row: dict[str, Any] = {
             "step": state.global_step,
-            "samples_seen": state.global_step * _global_batch(args),
+            "samples_seen": state.global_step * global_batch(args),
             "loss": float(logs["loss"]),
             **{name: self.trainer.parts_of_step.get(name) for name in PARTS},
             "learning_rate": float(logs["learning_rate"]),
@@ -100,8 +101,8 @@ class LossLog(TrainerCallback):
         assert self.trainer is not None
         assert self._costs is not None
         seconds = max(time.monotonic() - self._since_s, 1e-9)
-        mine = torch.tensor([self._work.tokens, self._costs.flops(self._work)], dtype=torch.float64)
-        n_tokens, n_flops = _sum_over_processes(mine, args.device)
+        mine = [float(self._work.tokens), self._costs.flops(self._work)]
+        n_tokens, n_flops = sum_over_processes(mine, args.device)
         peak = peak_flops(args.device)
         on_gpu = args.device.type == "cuda"
         return {
@@ -121,12 +122,15 @@ def read_loss_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def _global_batch(args: TrainingArguments) -> int:
+def global_batch(args: TrainingArguments) -> int:
+    """Samples of a step, of all processes."""
     return args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
 
 
-def _sum_over_processes(values: torch.Tensor, device: torch.device) -> list[float]:
+def sum_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
+    """The sums over all processes of each of some numbers; every process has to come here."""
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        values = values.to(device)
-        torch.distributed.all_reduce(values)
-    return [float(value) for value in values]
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(total)
+        return [float(value) for value in total]
+    return list(values)

@@ -1,0 +1,258 @@
+"""ADE@3s and miss rate@3s while a model trains: on the same few samples of the validation split, every so many steps.
+
+    {"step": 200, "samples_seen": 1600, "what": "text", "ADE@3s": 0.91, "miss_rate@3s": 0.09, "n": 64, "failed": 0, "seconds": 31.2}
+
+"text": the waypoints that the model writes, greedily and under the grammar, as `nsdrive predict` has it write; "head": those of
+its trajectory head, where it has one, on HEAD_TIMES as many samples, for they cost one forward. Both count strictly, as an
+evaluation does: an answer that cannot be read, or a sample that cannot be asked, is 10 m off.
+
+Which samples is a function of the split alone, so that the runs of one data set can be compared. Looking leaves no trace: a
+training with and without it gives the same weights, to the bit. Every process answers its share.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from nsdrive.dataset import json_line, write_atomically
+from nsdrive.vla.data.encoding import Encoded, encode
+from nsdrive.vla.data.rows import Row
+from nsdrive.vla.displacement import average_m, displacements_m, missed, usable
+from nsdrive.vla.grammar import TokenTables
+from nsdrive.vla.inference.predictor import Predictor
+from nsdrive.vla.prompt import N_WAYPOINTS, parse_answer
+from nsdrive.vla.training.loss_log import LossLog, global_batch, read_loss_log, sum_over_processes
+from nsdrive.vla.training.tracking import Tracking
+from nsdrive.vla.training.trainer import AnswerTrainer
+from nsdrive.vla.trajectory_head import head_of
+from nsdrive.world.types import FloatArray
+
+FILE = "validation.jsonl"
+HORIZON = "3s"
+HEAD_TIMES = 4  # chosen by us: one forward costs a tenth of an answer and less
+BATCH_SIZE = (
+    8  # chosen by us, as `nsdrive predict`; halved where the GPU's memory does not suffice beside the training's
+)
+SUBSET_SEED = 0  # not the training's: runs with other seeds are measured on the same samples
+
+
+class Samples(Protocol):
+    """Of `nsdrive.vla.data.rows.Rows`: what is asked of a split."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+
+class Validation(TrainerCallback):
+    """Looks every `every_steps` steps and after the last one; rows to `folder`/validation.jsonl and to the trackers."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        folder: Path,
+        *,
+        every_steps: int,
+        n_samples: int,
+        resumed_step: int,
+        log: LossLog,
+        tracking: Tracking,
+    ) -> None:
+        self._samples, self._path, self._every_steps = samples, folder / FILE, every_steps
+        self._log, self._tracking = log, tracking
+        order = np.random.default_rng([SUBSET_SEED]).permutation(len(samples)).tolist()
+        self._subsets = {"text": order[:n_samples], "head": order[: HEAD_TIMES * n_samples]}
+        self.rows = [row for row in read_loss_log(self._path) if row["step"] <= resumed_step] if resumed_step else []
+        self.trainer: AnswerTrainer | None = None
+        self._tables: TokenTables | None = None
+        self._spare: _Asked | None = None  # asked where a process has none left, so that all go in step
+        self._batch_size = BATCH_SIZE
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not len(self._samples) and state.is_world_process_zero:
+            print("There are no samples to validate on: no ADE while training", file=sys.stderr, flush=True)
+        if state.is_world_process_zero and len(self._samples):
+            write_atomically(self._path, "".join(json_line(row) for row in self.rows))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step % self._every_steps == 0:
+            self._look(args, state)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step >= state.max_steps:  # not where a signal ended it
+            self._look(args, state)
+
+    def _look(self, args: TrainingArguments, state: TrainerState) -> None:
+        if not len(self._samples) or any(row["step"] == state.global_step for row in self.rows):
+            return
+        assert self.trainer is not None
+        started_s = time.monotonic()
+        model: Any = self.trainer.model
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model  # LoRA's layers are in it
+        head = head_of(model)
+        with _undisturbed(model), self.trainer.accelerator.autocast():
+            tables = self._prepared()
+            if tables is not None:
+                text = Predictor(model=model, processor=self.trainer.processor, tables=tables, device=args.device)
+                if head is not None:
+                    self._keep("head", replace(text, head=head), args, state)
+                self._keep("text", text, args, state)
+        self._log.pause(time.monotonic() - started_s)
+
+    def _prepared(self) -> TokenTables | None:
+        """What is needed once; None where none of the samples can be asked."""
+        assert self.trainer is not None
+        if self._tables is None:
+            self._tables = TokenTables(self.trainer.processor.tokenizer)
+            if not (is_deepspeed_zero3_enabled() and _some_see_nothing(self._samples, self._subsets["head"])):
+                self._spare = next(filter(None, map(self._asked, self._subsets["head"])), None)
+            if self._spare is None:
+                print("The validation samples cannot be asked: no ADE while training", file=sys.stderr, flush=True)
+        return self._tables if self._spare is not None else None
+
+    def _keep(self, what: str, predictor: Predictor, args: TrainingArguments, state: TrainerState) -> None:
+        measured = self._measured(what, predictor, args)
+        if measured is None:
+            return
+        step = state.global_step
+        row = {"step": step, "samples_seen": step * global_batch(args), "what": what, **measured}
+        self.rows.append(row)
+        if state.is_world_process_zero:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json_line(row))
+            self._tracking.log(step, {f"val/{what}/{name}": row[name] for name in ("ADE@3s", "miss_rate@3s")})
+
+    def _measured(self, what: str, predictor: Predictor, args: TrainingArguments) -> dict[str, Any] | None:
+        """The row's numbers, the same on every process; None, after one line, where the memory does not suffice."""
+        started_s = time.monotonic()
+        chosen = self._subsets[what]
+        found = np.zeros((len(chosen), N_WAYPOINTS + 1))  # displacements, and 1 where the answer failed
+        gave_up = 0.0
+        try:
+            self._fill(found, what, chosen, predictor, args)
+        except MemoryError:
+            gave_up = 1.0
+            print(f"The memory does not suffice beside the training's: no validation by {what}", file=sys.stderr)
+        summed = np.array(sum_over_processes([*found.ravel().tolist(), gave_up], args.device))
+        if summed[-1]:
+            return None
+        table = summed[:-1].reshape(found.shape)
+        ade_m, miss = average_m(table[:, :-1], HORIZON), missed(table[:, :-1], HORIZON)
+        known = ~np.isnan(ade_m)
+        if not known.any():
+            return None
+        return {
+            "ADE@3s": round(float(ade_m[known].mean()), 6),
+            "miss_rate@3s": round(float(miss[known].mean()), 6),
+            "n": int(known.sum()),
+            "failed": int(table[known, -1].sum()),
+            "seconds": round(time.monotonic() - started_s, 3),
+        }
+
+    def _fill(
+        self, found: FloatArray, what: str, chosen: Sequence[int], predictor: Predictor, args: TrainingArguments
+    ) -> None:
+        """This process's rows of the table. MemoryError where not even one sample at a time fits."""
+        while True:
+            try:
+                for places in shares(len(chosen), args.process_index, args.world_size, self._batch_size):
+                    asked = [None if place is None else self._asked(chosen[place]) for place in places]
+                    points = self._points(what, predictor, [one or self._spare for one in asked])
+                    for place, one, predicted in zip(places, asked, points, strict=True):
+                        if place is not None:
+                            found[place] = _compared(one, predicted)
+                return
+            except ValueError as error:
+                if not isinstance(error.__context__, torch.OutOfMemoryError):
+                    raise
+            if self._batch_size == 1 or is_deepspeed_zero3_enabled():  # there the processes have to go in step
+                raise MemoryError
+            self._batch_size = max(1, self._batch_size // 2)
+
+    def _points(self, what: str, predictor: Predictor, asked: Sequence[Any]) -> list[FloatArray | None]:
+        """The waypoints (10, 2) of each sample, None where there are none to be read."""
+        encoded = [one.encoded for one in asked]
+        if what == "head":
+            return list(predictor.waypoints(encoded))
+        return [
+            parse_answer(text).waypoints_ego_m for text in predictor.answer(encoded, [o.level for o in asked]).texts
+        ]
+
+    def _asked(self, index: int) -> _Asked | None:
+        """A sample's question and label; None for one that cannot be asked."""
+        assert self.trainer is not None
+        try:
+            row = self._samples[index]
+            encoded = encode(self.trainer.processor, row, with_answer=False)
+        except ValueError:
+            return None
+        label = row.waypoints_ego_m if row.waypoints_ego_m is not None else parse_answer(row.answer).waypoints_ego_m
+        return _Asked(encoded=encoded, level=row.level, label_m=label)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asked:
+    """label_m: the waypoints (10, 2) to be said, ego frame; None where the sample has none."""
+
+    encoded: Encoded
+    level: str
+    label_m: FloatArray | None
+
+
+def shares(n: int, process: int, processes: int, batch_size: int) -> list[list[int | None]]:
+    """The batches of one process, so that all have as many and of the same sizes: None fills the last ones up."""
+    per_process = -(-n // processes)
+    own = [k if k < n else None for k in range(process, per_process * processes, processes)]
+    return [own[first : first + batch_size] for first in range(0, per_process, batch_size)]
+
+
+def _some_see_nothing(samples: Samples, indices: Sequence[int]) -> bool:
+    """Some with images and some without: under ZeRO-3 a process with its vision tower would wait for one without for ever."""
+    kinds = set()
+    for index in indices:
+        with suppress(ValueError):
+            kinds.add(bool(samples[index].images))
+    return len(kinds) > 1
+
+
+def _compared(asked: _Asked | None, predicted: FloatArray | None) -> FloatArray:
+    """(11,): the ten displacements [m], nan where there is no label, and 1 for an answer that failed."""
+    complete = asked is not None and usable(predicted)
+    label = np.zeros((N_WAYPOINTS, 2)) if asked is None else asked.label_m  # what could not be asked is a failure
+    if label is None:
+        label = np.full((N_WAYPOINTS, 2), np.nan)
+    said = predicted if complete and predicted is not None else np.zeros((N_WAYPOINTS, 2))
+    distance_m = displacements_m(said[None], label[None], np.array([complete]))[0]
+    return np.append(distance_m, 0.0 if complete else 1.0)
+
+
+@contextmanager
+def _undisturbed(model: Any) -> Iterator[None]:
+    """The model in eval mode; afterwards it, and every random number to come, are as they were."""
+    training = [module for module in model.modules() if module.training]
+    places = [module for module in model.modules() if hasattr(module, "rope_deltas")]  # Qwen keeps those of a prompt
+    deltas = [module.rope_deltas for module in places]
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            model.eval()
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        for module, delta in zip(places, deltas, strict=True):
+            module.rope_deltas = delta
+        for module in training:
+            module.training = True

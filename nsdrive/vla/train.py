@@ -7,18 +7,18 @@
         base/             the tiny model's start, where model = "tiny"
         loss.jsonl        step, loss, learning_rate, grad_norm, tokens, seconds
         checkpoints/      complete ones carry a complete.json; --resume goes on from the newest
+        stopped.json      only after SIGTERM or SIGUSR1 (exit status 75): the step and the signal; --resume goes on
         adapter/          with method = "lora"
         model/            the result: a stock checkpoint with its processor (LoRA merged in), and how it is to be asked
         train.json        written last: its presence means complete
 
-A resumed run gives the same losses as an undisturbed one. Resuming reads the run's own optimiser state, which DeepSpeed
-keeps as pickles: resume only runs that you made yourself.
+A resumed run gives the same losses as an undisturbed one, also on another number of processes. Resuming reads the run's
+own optimiser state, which DeepSpeed keeps as pickles: resume only runs that you made yourself.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -36,26 +36,29 @@ from nsdrive.vla.data.schedule import Schedule
 from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries, require_fast_kernels
 from nsdrive.vla.question_form import form_of
 from nsdrive.vla.training.arguments import deepspeed_config, training_arguments
-from nsdrive.vla.training.checkpoints import Checkpoints, complete_checkpoints, remove_incomplete_checkpoints
+from nsdrive.vla.training.checkpoints import Checkpoints, newest_checkpoint, read_note, remove_incomplete_checkpoints
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.loss_log import LossLog
-from nsdrive.vla.training.processes import process_group, wait_for_all
+from nsdrive.vla.training.processes import is_first_process, process_count, process_group, wait_for_all
 from nsdrive.vla.training.result import save_result
+from nsdrive.vla.training.resuming import check_global_batch, convert_to_universal, needs_conversion, split_global_batch
 from nsdrive.vla.training.run_folder import (
     BASE,
     CHECKPOINTS,
     DONE,
+    STOPPED,
     TrainSummary,
     read_summary,
     settle_config,
 )
 from nsdrive.vla.training.starting_model import choose_what_learns, count_parameters, inner_model, make_tiny_base
+from nsdrive.vla.training.stopping import Stopping, TrainingStopped, stopped
 from nsdrive.vla.training.trainer import AnswerTrainer
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-__all__ = ["TrainConfig", "TrainSummary", "train"]
+__all__ = ["TrainConfig", "TrainSummary", "TrainingStopped", "train"]
 
 
 def train(
@@ -63,7 +66,8 @@ def train(
 ) -> TrainSummary:
     """Train, and leave a run folder as above. Returns the same summary on every process.
 
-    Raises ValueError for settings or samples that cannot be trained on, and for an `out` that holds something else.
+    Raises ValueError for settings or samples that cannot be trained on, and for an `out` that holds something else;
+    ConnectionError on one process where another was lost; TrainingStopped (a SystemExit) after SIGTERM or SIGUSR1.
     """
     dataset, out = Path(dataset), Path(out)
     rows = Rows(open_dataset(dataset), "train", level=config.train_level)
@@ -71,28 +75,45 @@ def train(
     if resume and (out / DONE).is_file():
         settle_config(config, dataset, out)
         return read_summary(out)
-    if int(os.environ.get("RANK", "0")) == 0:
-        claim_folder(out, resume=resume, overwrite=overwrite, marker=CHECKPOINTS)
-        (out / CHECKPOINTS).mkdir(exist_ok=True)
-        settle_config(config, dataset, out)
-        remove_incomplete_checkpoints(out / CHECKPOINTS)
-        quiet_libraries()
-        if config.model == "tiny":  # before DeepSpeed is set up: under ZeRO-3 making a model is a collective act
-            make_tiny_base(config, rows, out)
+    if is_first_process():
+        _prepare_folder(config, rows, dataset, out, resume=resume, overwrite=overwrite)
     quiet_libraries()
-    with process_group(deepspeed is not None):
-        arguments = training_arguments(config, deepspeed, n_rows=len(rows), out=out)
+    with process_group(deepspeed=deepspeed is not None, timeout_minutes=config.process_timeout_minutes):
         wait_for_all()
-        return _run(config, arguments, rows, out)
+        checkpoint = newest_checkpoint(out / CHECKPOINTS)
+        if checkpoint is not None:
+            config = split_global_batch(config, checkpoint, processes=process_count())
+            if deepspeed is not None and needs_conversion(checkpoint, processes=process_count()):
+                deepspeed["checkpoint"] = {"load_universal": True}
+        arguments = training_arguments(config, deepspeed, n_rows=len(rows), out=out)
+        return _run(config, arguments, rows, checkpoint, out)
 
 
-def _run(config: TrainConfig, arguments: TrainingArguments, rows: Rows, out: Path) -> TrainSummary:
+def _prepare_folder(
+    config: TrainConfig, rows: Rows, dataset: Path, out: Path, *, resume: bool, overwrite: bool
+) -> None:
+    """What one process does before the others: the folder, the tiny model, the checkpoint as they will load it."""
+    claim_folder(out, resume=resume, overwrite=overwrite, marker=CHECKPOINTS)
+    (out / CHECKPOINTS).mkdir(exist_ok=True)
+    (out / STOPPED).unlink(missing_ok=True)
+    settle_config(config, dataset, out)
+    remove_incomplete_checkpoints(out / CHECKPOINTS)
+    quiet_libraries()
+    if config.model == "tiny":  # before DeepSpeed is set up: under ZeRO-3 making a model is a collective act
+        make_tiny_base(config, rows, out)
+    checkpoint = newest_checkpoint(out / CHECKPOINTS)
+    if checkpoint is not None:
+        check_global_batch(checkpoint, processes=process_count())
+        if needs_conversion(checkpoint, processes=process_count()):
+            convert_to_universal(checkpoint)
+
+
+def _run(
+    config: TrainConfig, arguments: TrainingArguments, rows: Rows, checkpoint: Path | None, out: Path
+) -> TrainSummary:
     from transformers import set_seed
 
     is_first = arguments.process_index == 0
-    checkpoints = complete_checkpoints(out / CHECKPOINTS)
-    if checkpoints:
-        _check_process_count(checkpoints[-1], arguments.world_size)
     source = str(out / BASE) if config.model == "tiny" else config.model
     require_fast_kernels(
         model_type(source, trust_remote_code=config.trust_remote_code), allow_slow=config.allow_slow_kernels
@@ -110,7 +131,8 @@ def _run(config: TrainConfig, arguments: TrainingArguments, rows: Rows, out: Pat
     model = choose_what_learns(model, config, source)
     global_batch = arguments.world_size * config.per_device_batch_size * config.gradient_accumulation_steps
     schedule = Schedule(rows, processor, n_samples=arguments.max_steps * global_batch, seed=config.seed)
-    resumed_step = int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else 0
+    resumed_step = 0 if checkpoint is None else read_note(checkpoint)["step"]
+    stopping = Stopping(save_every_minutes=config.save_every_minutes)
     with Progress("training steps") if is_first else nullcontext() as progress:
         log = LossLog(out / "loss.jsonl", resumed_step=resumed_step, progress=progress)
         trainer = AnswerTrainer(
@@ -118,12 +140,15 @@ def _run(config: TrainConfig, arguments: TrainingArguments, rows: Rows, out: Pat
             args=arguments,
             train_dataset=schedule,
             data_collator=Collator(processor),
-            callbacks=[log, Checkpoints(out / CHECKPOINTS, keep=config.keep_checkpoints)],
+            callbacks=[log, stopping, Checkpoints(out / CHECKPOINTS, keep=config.keep_checkpoints)],
         )
         log.trainer = trainer
         started_s = time.monotonic()
-        trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+        with stopping.listening():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.monotonic() - started_s
+    if stopping.signal is not None:
+        raise stopped(stopping.signal, trainer.state.global_step, arguments.max_steps, out)
     n_parameters, n_trained = count_parameters(trainer.model)
     save_result(trainer, processor, config, source, form_of(rows.raw(0)), out)
     summary = TrainSummary(
@@ -146,9 +171,3 @@ def _run(config: TrainConfig, arguments: TrainingArguments, rows: Rows, out: Pat
         write_atomically(out / DONE, json.dumps(to_plain(summary), indent=2) + "\n")
     wait_for_all()
     return summary
-
-
-def _check_process_count(checkpoint: Path, processes: int) -> None:
-    before = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))["processes"]
-    if before != processes:
-        raise ValueError(f"{checkpoint} was written by {before} processes, this is {processes}: resume with {before}")

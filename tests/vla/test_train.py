@@ -1,11 +1,9 @@
-"""Training on one process in-process, on two under torchrun, killed and resumed. Curves are compared number by number."""
+"""Training in one process, also killed and resumed. Curves are compared number by number."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_runs import FOUR_STEPS, data_with_short_answers, end_of, job
 from transformers import AutoModelForImageTextToText
-from vla_fixtures import make_dataset
 
 from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.train import TrainConfig, TrainSummary, train
@@ -28,29 +26,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
 ]
 
-FOUR_STEPS = TrainConfig(
-    max_steps=4,
-    per_device_batch_size=2,
-    gradient_accumulation_steps=1,
-    learning_rate=2e-3,
-    warmup_steps=1,
-    save_every_steps=2,
-    min_image_pixels=1024,
-    max_image_pixels=2048,
-    tiny_vocabulary=512,
-)
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short answers, for speed; their lengths differ, so that a mean of means would not be the mean."""
-    folder = make_dataset(tmp_path_factory.mktemp("data"), n_train=7, level="brief")
-    shard = folder / "train-00000.jsonl"
-    rows = [json.loads(line) for line in shard.read_text().splitlines()]
-    for k, row in enumerate(rows):
-        row["messages"][1]["content"] = "<REASONING>" + "Slow down. " * (1 + 2 * k) + "</REASONING>"
-    shard.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return data_with_short_answers(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -63,21 +42,6 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def curve(out: Path) -> list[dict[str, Any]]:
     """loss.jsonl but for what a clock says."""
     return [{k: v for k, v in row.items() if k not in TIMED} for row in read_loss_log(out / "loss.jsonl")]
-
-
-def start(job: dict[str, Any], *, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    runner = [str(Path(__file__).parent / "run_train.py"), json.dumps(job)]
-    launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    return subprocess.run(
-        [sys.executable, *launch, *runner], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def job(config: dict[str, Any], data: Path, out: Path, **more: Any) -> dict[str, Any]:
-    four = {k: getattr(FOUR_STEPS, k) for k in FOUR_STEPS.__dataclass_fields__}
-    return {"config": four | config, "dataset": str(data), "out": str(out), **more}
 
 
 def test_a_run_learns_and_leaves_a_stock_checkpoint(undisturbed: Path) -> None:
@@ -112,7 +76,7 @@ def test_killed_while_it_writes_a_checkpoint_and_resumed_it_gives_the_same_curve
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
-    assert start(job({}, data, out, kill_in_save=4)).returncode == -9
+    assert end_of(job({}, data, out, kill_in_save=4)).statuses == [-9]
     assert (out / "checkpoints" / "checkpoint-4").is_dir()
     assert [path.name for path in complete_checkpoints(out / "checkpoints")] == ["checkpoint-2"]
     assert not (out / "train.json").exists()
@@ -127,21 +91,6 @@ def test_killed_while_it_writes_a_checkpoint_and_resumed_it_gives_the_same_curve
     weights, others = load_file(out / "model/model.safetensors"), load_file(undisturbed / "model/model.safetensors")
     assert all(torch.equal(weights[name], others[name]) for name in others)
     assert train(FOUR_STEPS, dataset=data, out=out, resume=True) == summary, "what is complete is left alone"
-
-
-def test_two_processes_under_zero_2_killed_and_resumed_learn_what_one_process_learns(
-    data: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    two = {"per_device_batch_size": 1, "deepspeed": "zero2"}  # the same global batch
-    killed = start(job(two, data, tmp_path / "two", kill_at=3), processes=2)
-    assert killed.returncode != 0
-    assert [row["step"] for row in curve(tmp_path / "two")] == [1, 2, 3]
-    resumed = start(job(two, data, tmp_path / "two", resume=True), processes=2)
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
-    for one, other in zip(curve(undisturbed), curve(tmp_path / "two"), strict=True):
-        assert other == pytest.approx(one, abs=1e-4)
-    assert_same_keys(tmp_path / "two" / "model", undisturbed / "model")
-    assert json.loads((tmp_path / "two" / "train.json").read_text())["processes"] == 2
 
 
 def test_deepspeed_works_in_one_plain_process_and_cleans_up(data: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -202,16 +151,6 @@ def test_settings_that_cannot_be_are_refused_in_one_line(data: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_zero_3_on_two_processes_saves_a_stock_checkpoint(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    three = {"per_device_batch_size": 1, "deepspeed": "zero3"}
-    done = start(job(three, data, tmp_path / "three"), processes=2)
-    assert done.returncode == 0, done.stderr[-2000:]
-    for one, other in zip(curve(undisturbed), curve(tmp_path / "three"), strict=True):
-        assert other == pytest.approx(one, abs=1e-3)
-    assert_same_keys(tmp_path / "three" / "model", undisturbed / "model")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("change", [{}, {"deepspeed": "zero2"}, {"method": "lora"}], ids=["alone", "zero2", "lora"])
 def test_bf16_trains_and_is_what_the_result_is_kept_in(change: dict[str, str], data: Path, tmp_path: Path) -> None:
     summary = train(replace(FOUR_STEPS, bf16="on", **change), dataset=data, out=tmp_path / "bf16")
@@ -221,36 +160,7 @@ def test_bf16_trains_and_is_what_the_result_is_kept_in(change: dict[str, str], d
 
 
 @pytest.mark.slow
-def test_lora_under_zero_3_merges(data: Path, tmp_path: Path) -> None:
-    config = {"per_device_batch_size": 1, "deepspeed": "zero3", "method": "lora", "gradient_checkpointing": True}
-    done = start(job(config, data, tmp_path / "lora"), processes=2)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert_same_keys(tmp_path / "lora" / "model", tmp_path / "lora" / "base")
-
-
-@pytest.mark.slow
-def test_a_process_without_an_image_does_not_stall_zero_2(tmp_path: Path) -> None:
-    mixed = make_dataset(tmp_path / "data", n_train=4, n_images=0)
-    make_dataset(tmp_path / "seen", n_train=4)
-    shard = mixed / "train-00000.jsonl"
-    lines = shard.read_text().splitlines()
-    lines[::2] = (tmp_path / "seen" / "train-00000.jsonl").read_text().splitlines()[::2]
-    (tmp_path / "seen" / "images").rename(mixed / "images")
-    shard.write_text("".join(line + "\n" for line in lines))
-    config = {"per_device_batch_size": 1, "deepspeed": "zero2"}
-    done = start(job(config, mixed, tmp_path / "run"), processes=2)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(curve(tmp_path / "run")) == 4
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["qwen3_vl", "qwen2_5_vl"])
 def test_the_older_qwens_train_too(arch: str, data: Path, tmp_path: Path) -> None:
     summary = train(replace(FOUR_STEPS, tiny_arch=arch), dataset=data, out=tmp_path / arch)
     assert summary.final_loss < summary.first_loss
-
-
-def assert_same_keys(one: Path, other: Path) -> None:
-    """transformers 5.23 with ZeRO-3 writes model.language_model.model.language_model.* unless it is stopped."""
-    keys = load_file(one / "model.safetensors").keys() - {"lm_head.weight"}  # tied: ZeRO writes it twice
-    assert keys == load_file(other / "model.safetensors").keys() - {"lm_head.weight"}

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from nsdrive.dataset import write_atomically
 from nsdrive.vla.training.processes import wait_for_all
 
+LATEST_UNIVERSAL = "latest_universal"  # DeepSpeed's name for the file that names a copy for any number of processes
 COMPLETE = "complete.json"  # written into a checkpoint folder last: without it a checkpoint is not resumed from
 
 
@@ -22,6 +23,12 @@ class Checkpoints(TrainerCallback):
     def __init__(self, folder: Path, *, keep: int) -> None:
         self._folder, self._keep = folder, keep
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        wait_for_all()
+        newest = newest_checkpoint(self._folder)
+        if state.is_world_process_zero and newest is not None:
+            forget_universal(newest)  # every process has loaded it
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         wait_for_all()
         if not state.is_world_process_zero:
@@ -30,7 +37,8 @@ class Checkpoints(TrainerCallback):
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 _flush_to_disk(path)
-        note = {"step": state.global_step, "processes": args.world_size}
+        whole = args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
+        note = {"step": state.global_step, "processes": args.world_size, "global_batch": whole}
         write_atomically(folder / COMPLETE, json.dumps(note) + "\n")
         for old in complete_checkpoints(self._folder)[: -self._keep]:
             (old / COMPLETE).unlink()  # first: a folder half deleted must not look complete
@@ -45,11 +53,29 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The one to go on from."""
+    return next(reversed(complete_checkpoints(folder)), None)
+
+
 def remove_incomplete_checkpoints(folder: Path) -> None:
     """What a killed process left half written."""
     for path in folder.glob("checkpoint-*"):
         if not (path / COMPLETE).is_file():
             shutil.rmtree(path)
+
+
+def read_note(checkpoint: Path) -> dict[str, Any]:
+    """What was noted when it was complete: step, processes, global_batch."""
+    note: dict[str, Any] = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    return note
+
+
+def forget_universal(checkpoint: Path) -> None:
+    """Delete the copy that any number of processes can load: it is loaded, or half done."""
+    (checkpoint / LATEST_UNIVERSAL).unlink(missing_ok=True)
+    for folder in checkpoint.glob("global_step*_universal"):
+        shutil.rmtree(folder)
 
 
 def _flush_to_disk(path: Path) -> None:

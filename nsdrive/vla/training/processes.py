@@ -1,36 +1,64 @@
-"""The processes of one training: how they find each other, and how they wait for each other."""
+"""The processes of one training: how they find each other, agree, wait for each other, and end together.
+
+    with process_group(deepspeed=True, timeout_minutes=30):
+        wait_for_all()
+        everyone_stops = agree_on_greatest(1 if asked_to_stop else 0) > 0
+
+torchrun, deepspeed or srun start the processes and set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. What
+the processes tell each other outside the training itself goes over a side group on the CPUs (gloo): it stalls no GPU, and
+it can name a process that does not come.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed
 
+from nsdrive.vla.training.lost_processes import Roll, failures_told
+
+_side: Any = None  # the side group while there is one; torch keeps its process groups per Python process too
+
 
 @contextmanager
-def process_group(wants_deepspeed: bool) -> Iterator[None]:
-    """What torchrun sets, for a plain `python` that trains with DeepSpeed in one process; cleaned up afterwards."""
-    alone, before = "RANK" not in os.environ, dict(os.environ)
-    if wants_deepspeed and alone:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    if wants_deepspeed and not torch.cuda.is_available():
-        _use_gloo()
-    try:
-        yield
-    finally:
-        from accelerate.state import AcceleratorState, GradientState
-        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+def process_group(*, deepspeed: bool, timeout_minutes: float) -> Iterator[None]:
+    """The processes' groups, and what torchrun sets for a plain `python` that trains with DeepSpeed; cleaned up after.
 
-        unset_hf_deepspeed_config()
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+    A process that does not come to a common step within `timeout_minutes` counts as lost. Where one is lost or fails, the
+    others end too: ConnectionError names it, once.
+    """
+    global _side
+    alone, before = "RANK" not in os.environ, dict(os.environ)
+    if deepspeed and alone:
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
+        )
+    if deepspeed and not torch.cuda.is_available():
+        _let_deepspeed_talk_by_gloo()
+    timeout = timedelta(minutes=timeout_minutes)
+    roll = None
+    try:
+        if process_count() > 1:
+            roll = _begin(timeout)
+            _side = torch.distributed.new_group(backend="gloo", timeout=timeout)
+        with warnings.catch_warnings(), failures_told(roll):
+            # DeepSpeed 0.19 calls what torch 2.13 renames: a line of it per process and step would hide ours
+            warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+            yield
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # not after a failure: NCCL's would wait for those who are lost
+    finally:
+        if roll is not None:
+            roll.close()
+        _side = None
+        _forget_the_libraries_state()
         if alone and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         for name in os.environ.keys() - before.keys():  # transformers and accelerate leave theirs, which would rule the
@@ -38,14 +66,62 @@ def process_group(wants_deepspeed: bool) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _use_gloo() -> None:
-    """Let CPU processes talk by gloo: DeepSpeed's shared-memory kernels would first be compiled (20 s, a C++ compiler)."""
-    import deepspeed.ops
+def process_count() -> int:
+    """How many train together, as the launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
-    deepspeed.ops.__compatible_ops__ = {}  # its table of what can be compiled, else filled by calling compilers
+
+def is_first_process() -> bool:
+    """Of all nodes: the one that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def wait_for_all() -> None:
-    """Until every process has come here; nothing where there is only one."""
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        torch.distributed.barrier()
+    """Until every process has come here; nothing where there is only one. Names, on the first, those that do not come."""
+    if _side is not None:
+        torch.distributed.monitored_barrier(group=_side, wait_all_ranks=True)
+
+
+def agree_on_greatest(number: int) -> int:
+    """The greatest of the processes' numbers, the same on every one."""
+    if _side is None:
+        return number
+    numbers = torch.tensor([number])
+    torch.distributed.all_reduce(numbers, op=torch.distributed.ReduceOp.MAX, group=_side)
+    return int(numbers)
+
+
+def _begin(timeout: timedelta) -> Roll:
+    from torch.distributed.rendezvous import rendezvous
+
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    store, rank, count = next(rendezvous("env://", timeout=timeout))
+    torch.distributed.init_process_group(
+        "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=count, timeout=timeout
+    )
+    return Roll(store, rank=rank, count=count, timeout_s=timeout.total_seconds())
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _forget_the_libraries_state() -> None:
+    from accelerate.state import AcceleratorState, GradientState
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def _let_deepspeed_talk_by_gloo() -> None:
+    """On CPUs: DeepSpeed's own shared-memory kernels would first be compiled (20 s, a C++ compiler)."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__ = {}  # its table of what can be compiled, else filled by calling compilers

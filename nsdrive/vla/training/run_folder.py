@@ -12,6 +12,7 @@ from nsdrive.dataset import MANIFEST, sha256_of, write_atomically
 from nsdrive.vla.training.config import TrainConfig
 
 BASE, CHECKPOINTS, DONE, CONFIG = "base", "checkpoints", "train.json", "config.json"
+STOPPED = "stopped.json"  # asked to stop; neither this nor DONE: still running, or ended by an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,15 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
         write_atomically(path, json.dumps(settled, indent=2) + "\n")
         return
     before = json.loads(path.read_text(encoding="utf-8"))
-    free = {"workers", "keep_checkpoints", "allow_slow_kernels"}  # these change no number
+    free = {  # these change no number
+        "workers",
+        "keep_checkpoints",
+        "allow_slow_kernels",
+        "save_every_minutes",
+        "process_timeout_minutes",
+        "per_device_batch_size",  # these two split the global batch, which the checkpoint settles
+        "gradient_accumulation_steps",
+    }
     old, new = before["train"], settled["train"]
     changed = [
         f"{k}: {old.get(k)!r} -> {new.get(k)!r}"

@@ -1,0 +1,80 @@
+"""Going on from a checkpoint, also with another number of processes: the global batch stays, its split adapts."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from nsdrive.vla.training.checkpoints import forget_universal, read_note
+from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.processes import is_first_process
+
+PARALLEL_FROM_BYTES = 1 << 30  # chosen by us: below, starting worker processes takes longer than the conversion
+
+
+def split_global_batch(config: TrainConfig, checkpoint: Path, *, processes: int) -> TrainConfig:
+    """`config` with the batch per process and the accumulation that give the checkpoint's global batch.
+
+    The loss is a mean over the global batch's tokens, so that a run goes on as before however the batch is split.
+    """
+    whole = read_note(checkpoint)["global_batch"]
+    if config.per_device_batch_size * config.gradient_accumulation_steps * processes == whole:
+        return config
+    check_global_batch(checkpoint, processes=processes)
+    share = whole // processes
+    size = max(n for n in range(1, config.per_device_batch_size + 1) if share % n == 0)
+    if is_first_process():
+        split = f"{processes} processes x {size} samples at once x {share // size} times"
+        print(f"The run keeps its global batch of {whole} samples: {split}", file=sys.stderr, flush=True)
+    return replace(config, per_device_batch_size=size, gradient_accumulation_steps=share // size)
+
+
+def check_global_batch(checkpoint: Path, *, processes: int) -> None:
+    """ValueError, with the counts that fit, where so many processes cannot share the checkpoint's global batch."""
+    whole = read_note(checkpoint)["global_batch"]
+    if whole % processes:
+        fit = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
+        raise ValueError(
+            f"The run's global batch of {whole} samples cannot be shared by {processes} processes. Resume with {fit}"
+        )
+
+
+def needs_conversion(checkpoint: Path, *, processes: int) -> bool:
+    """Whether DeepSpeed's parts in it were made for another number of processes."""
+    return bool(read_note(checkpoint)["processes"] != processes) and _parts(checkpoint) is not None
+
+
+def convert_to_universal(checkpoint: Path) -> None:
+    """Rewrite DeepSpeed's parts so that any number of processes can load them; one process calls this, before the group.
+
+    Takes as much disk as the parts once more, until `forget_universal`.
+    """
+    from deepspeed.checkpoint import ds_to_universal
+
+    forget_universal(checkpoint)
+    parts = _parts(checkpoint)
+    assert parts is not None
+    size = sum(path.stat().st_size for path in parts.iterdir())
+    workers = min(8, os.cpu_count() or 1) if size > PARALLEL_FROM_BYTES else 1
+    task = argparse.Namespace(
+        input_folder=str(parts),
+        output_folder=f"{parts}_universal",
+        num_extract_workers=workers,
+        num_merge_workers=workers,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,  # ZeRO-1 and 2 write none; the run has no tensor parallelism that it would describe
+    )
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        ds_to_universal.main(task)
+
+
+def _parts(checkpoint: Path) -> Path | None:
+    found = [path for path in checkpoint.glob("global_step*") if not path.name.endswith("_universal")]
+    return found[0] if found else None

@@ -1,0 +1,190 @@
+"""Training on two processes: killed, stopped, resumed on as many and on fewer, and the same as on one throughout."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from training_runs import Ended, data_with_short_answers, end_of, job, seen, start
+from vla_fixtures import make_dataset
+
+from nsdrive.vla.training.checkpoints import complete_checkpoints, newest_checkpoint, read_note
+from nsdrive.vla.training.loss_log import TIMED, read_loss_log
+
+FIVE_STEPS = {"max_steps": 5}  # of 2 samples: both epochs of the 5, the first of which ends within a step
+TWO = {"per_device_batch_size": 1, **FIVE_STEPS}  # the same global batch on two processes
+
+
+def curve(out: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_loss_log(out / "loss.jsonl")]
+
+
+def assert_same_curve(out: Path, other: Path) -> None:
+    for one, two in zip(curve(out), curve(other), strict=True):
+        assert two == pytest.approx(one, abs=1e-4)
+
+
+def assert_same_keys(one: Path, other: Path) -> None:
+    """transformers 5.23 with ZeRO-3 writes model.language_model.model.language_model.* unless it is stopped."""
+    keys = load_file(one / "model.safetensors").keys() - {"lm_head.weight"}  # tied: ZeRO writes it twice
+    assert keys == load_file(other / "model.safetensors").keys() - {"lm_head.weight"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return data_with_short_answers(tmp_path_factory.mktemp("data"), n_train=5)
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Ended]]:
+    """The trainings of this file, in one start: most of what each would take alone is imports."""
+    folder = tmp_path_factory.mktemp("runs")
+    zero_2, zero_3 = {**TWO, "deepspeed": "zero2"}, {**TWO, "deepspeed": "zero3"}
+    jobs = {
+        "alone": job(FIVE_STEPS, data, folder / "alone"),
+        "zero 2, killed": job(zero_2, data, folder / "two", processes=2, kill_at=[1, 3]),
+        "zero 2, stopped": job(
+            zero_2, data, folder / "two", processes=2, resume=True, signal_at=[1, 3, int(signal.SIGUSR1)]
+        ),
+        "zero 2, on one": job(zero_2, data, folder / "two", resume=True),
+        "zero 3, killed": job(zero_3, data, folder / "three", processes=2, kill_at=[0, 3]),
+        "zero 3, resumed": job(zero_3, data, folder / "three", processes=2, resume=True),
+    }
+    return folder, dict(zip(jobs, start(*jobs.values()), strict=True))
+
+
+def test_a_killed_process_ends_the_other_and_is_named(runs: tuple[Path, dict[str, Ended]]) -> None:
+    killed = runs[1]["zero 2, killed"]
+    assert killed.statuses == [1, -9]
+    assert killed.said.count("error: ") == 1
+    assert "error: rank 1 (" in killed.said
+    assert "of 2 processes ended without a word; so the others end. Go on with --resume" in killed.said
+
+
+def test_the_others_end_too_where_the_first_process_is_killed(runs: tuple[Path, dict[str, Ended]]) -> None:
+    killed = runs[1]["zero 3, killed"]
+    assert killed.statuses == [-9, 1]
+    assert "error: The process that the others meet at (MASTER_ADDR, usually rank 0) is gone" in killed.said
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step_with_a_checkpoint(
+    runs: tuple[Path, dict[str, Ended]],
+) -> None:
+    stopped = runs[1]["zero 2, stopped"]
+    assert stopped.statuses == [75, 75], stopped.said
+    assert "stopped by SIGUSR1 after step 3 of 5, the checkpoint is complete. Go on with --resume" in stopped.said
+
+
+def test_zero_2_killed_stopped_and_resumed_on_one_process_learns_what_one_process_learns(
+    runs: tuple[Path, dict[str, Ended]],
+) -> None:
+    folder, ended = runs
+    assert ended["zero 2, on one"].statuses == [0], ended["zero 2, on one"].said
+    assert (
+        "keeps its global batch of 2 samples: 1 processes x 1 samples at once x 2 times" in ended["zero 2, on one"].said
+    )
+    assert_same_curve(folder / "alone", folder / "two")
+    assert_same_keys(folder / "two" / "model", folder / "alone" / "model")
+    assert json.loads((folder / "two" / "train.json").read_text())["processes"] == 1
+    assert not (folder / "two" / "stopped.json").exists()
+    assert not list((folder / "two" / "checkpoints").rglob("*universal*")), "the copy for other counts is not kept"
+
+
+def test_zero_3_killed_and_resumed_learns_what_one_process_learns_and_saves_stock_names(
+    runs: tuple[Path, dict[str, Ended]],
+) -> None:
+    folder, ended = runs
+    assert ended["zero 3, resumed"].statuses == [0, 0], ended["zero 3, resumed"].said
+    assert_same_curve(folder / "alone", folder / "three")
+    assert_same_keys(folder / "three" / "model", folder / "alone" / "model")
+    assert json.loads((folder / "three" / "train.json").read_text())["processes"] == 2
+
+
+def test_the_processes_share_every_epoch_without_duplicates_or_gaps(runs: tuple[Path, dict[str, Ended]]) -> None:
+    folder = runs[0]
+    three = seen(folder / "three", processes=2)
+    assert sorted(three) == [(step, rank) for step in range(1, 6) for rank in range(2)]
+    in_order = [sample for _, ids in sorted(three.items()) for sample in ids]
+    assert sorted(in_order[:5]) == sorted(in_order[5:]) == [f"train-{k}" for k in range(5)]
+    alone = seen(folder / "alone", processes=1)
+    assert in_order == [sample for _, ids in sorted(alone.items()) for sample in ids]
+
+
+def test_only_the_first_process_writes(runs: tuple[Path, dict[str, Ended]]) -> None:
+    folder = runs[0]
+    steps = [row["step"] for row in read_loss_log(folder / "three" / "loss.jsonl")]
+    assert steps == [1, 2, 3, 4, 5], "a row a step, not one a process"
+    assert sorted(path.name for path in (folder / "three").iterdir()) == [
+        "base",
+        "checkpoints",
+        "config.json",
+        "loss.jsonl",
+        "model",
+        "train.json",
+    ]
+    newest = newest_checkpoint(folder / "three" / "checkpoints")
+    assert newest is not None
+    assert read_note(newest) == {"step": 5, "processes": 2, "global_batch": 2}
+
+
+def test_a_count_that_cannot_share_the_global_batch_is_refused_with_those_that_can(
+    data: Path, runs: tuple[Path, dict[str, Ended]]
+) -> None:
+    from nsdrive.vla.training.config import TrainConfig
+    from nsdrive.vla.training.resuming import split_global_batch
+
+    newest = complete_checkpoints(runs[0] / "three" / "checkpoints")[-1]
+    note = newest / "complete.json"
+    note.write_text(json.dumps({"step": 4, "processes": 2, "global_batch": 24}))
+    with pytest.raises(
+        ValueError, match=r"24 samples cannot be shared by 5 processes\. Resume with 1, 2, 3, 4, 6, 8, 12, 24"
+    ):
+        split_global_batch(TrainConfig(), newest, processes=5)
+    split = split_global_batch(TrainConfig(per_device_batch_size=5), newest, processes=3)
+    assert (split.per_device_batch_size, split.gradient_accumulation_steps) == (4, 2)
+    unchanged = TrainConfig(per_device_batch_size=3, gradient_accumulation_steps=4)
+    assert split_global_batch(unchanged, newest, processes=2) is unchanged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deepspeed", ["none", "zero1", "zero3"])
+def test_a_run_goes_on_with_more_or_fewer_processes(
+    deepspeed: str, data: Path, runs: tuple[Path, dict[str, Ended]], tmp_path: Path
+) -> None:
+    config, out = {**TWO, "deepspeed": deepspeed}, tmp_path / "run"
+    wide = {**config, "per_device_batch_size": 2}
+    term = int(signal.SIGTERM)
+    ended = start(
+        job(wide, data, out, signal_at=[0, 1, term]),
+        job(wide, data, out, resume=True, processes=2, signal_at=[0, 3, term]),
+        job(wide, data, out, resume=True),
+    )
+    assert [one.statuses for one in ended] == [[75], [75, 75], [0]], [one.said for one in ended]
+    assert_same_curve(runs[0] / "alone", out)
+
+
+@pytest.mark.slow
+def test_lora_under_zero_3_merges(data: Path, tmp_path: Path) -> None:
+    config = {**TWO, "deepspeed": "zero3", "method": "lora", "gradient_checkpointing": True}
+    done = end_of(job(config, data, tmp_path / "lora", processes=2))
+    assert done.statuses == [0, 0], done.said
+    assert_same_keys(tmp_path / "lora" / "model", tmp_path / "lora" / "base")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deepspeed", ["zero2", "zero3"])
+def test_a_process_without_an_image_does_not_stall_zero(deepspeed: str, tmp_path: Path) -> None:
+    mixed = make_dataset(tmp_path / "data", n_train=4, n_images=0)
+    make_dataset(tmp_path / "seen", n_train=4)
+    shard = mixed / "train-00000.jsonl"
+    lines = shard.read_text().splitlines()
+    lines[::2] = (tmp_path / "seen" / "train-00000.jsonl").read_text().splitlines()[::2]
+    (tmp_path / "seen" / "images").rename(mixed / "images")
+    shard.write_text("".join(line + "\n" for line in lines))
+    done = end_of(job({**TWO, "deepspeed": deepspeed}, mixed, tmp_path / "run", processes=2))
+    assert done.statuses == [0, 0], done.said
+    assert len(curve(tmp_path / "run")) == 5

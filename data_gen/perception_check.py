@@ -87,6 +87,7 @@ def check_shard(job: Job) -> ShardChecked:
     held = 0
     drives = _drives(job)
     for line in lines_of(job.shard):
+        row: dict[str, Any] = {}
         try:
             row = line.row()
             ids.append(str(row["id"]))
@@ -95,7 +96,8 @@ def check_shard(job: Job) -> ShardChecked:
                 held += 1
                 problems += [f"{line.where} {row['id']}: {wrong}" for wrong in _wrong_facts(row, drives)]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            problems.append(f"{line.where}: cannot be read: {type(error).__name__} {error}"[:300])
+            name = str(row.get("id", ""))[:80]
+            problems.append(f"{line.where} {name}: cannot be read: {type(error).__name__} {error}"[:300])
     return ShardChecked(ids=tuple(ids), held=held, problems=tuple(problems))
 
 

@@ -29,7 +29,7 @@ from nsdrive.vla.prompt import CAMERA_WORDS, IMAGE_TOKEN
 from nsdrive.world.geometry import box_corners
 from nsdrive.world.vehicle import ego_box
 
-SEEN_SHARE = 0.001  # of an image, chosen by us: 230 pixels of 640x360, a car 45 m away or a pedestrian 30 m away
+SEEN_SHARE = 0.001  # of an image, chosen by us: 230 pixels of 640x360, a car 50 m away or a pedestrian 20 m away
 LAMP_SHARE = (
     0.0001  # chosen by us: 23 pixels of 640x360, the lamps of a head 35 m away; a lamp is bright, and its colour counts
 )

@@ -20,7 +20,6 @@ from nsdrive.vla.tiny import ARCHITECTURES, build_tiny
 from nsdrive.vla.training import packed_layers
 from nsdrive.vla.training.packed_layers import keep_packed_apart, segment_of_each
 
-
 OTHERS = [pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES if arch != "qwen3_5"]
 
 

@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from PIL import Image
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from vla_fixtures import make_dataset
 
 from nsdrive.dataset import open_dataset
-from nsdrive.vla.data.batch import collate, model_inputs
+from nsdrive.vla.data.batch import Collator, collate, model_inputs
 from nsdrive.vla.data.encoding import IGNORED, PLANNING, REASONING, encode
 from nsdrive.vla.data.rows import Rows, read_row
 from nsdrive.vla.data.schedule import Schedule
@@ -183,6 +186,81 @@ def test_the_schedule_is_a_permutation_every_epoch_and_a_pure_function_of_seed_a
     assert [one.row_index(k) for k in reversed(range(40))] == order[::-1]
     assert Counter(order).most_common(1)[0][1] == 4
     assert [Schedule(rows, processor, n_samples=40, seed=4).row_index(k) for k in range(12)] != order[:12]
+
+
+class Lengths:
+    """Rows of which only the lengths are known."""
+
+    split = "train"
+
+    def __init__(self, n: int) -> None:
+        self._bytes = np.random.default_rng(0).integers(100, 4000, n)
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    def __getitem__(self, index: int) -> Any:
+        raise NotImplementedError
+
+    def shuffled(self, rng: np.random.Generator) -> Any:
+        return rng.permutation(len(self))
+
+    def text_bytes(self) -> Any:
+        return self._bytes
+
+    def image_counts(self) -> Any:
+        return np.full(len(self), 3)
+
+
+@pytest.mark.parametrize("n", [5, 8, 64, 500, 1003])
+def test_grouped_by_length_an_epoch_still_has_every_sample_once(processor: Any, n: int) -> None:
+    rows = Lengths(n)
+    schedule = Schedule(rows, processor, n_samples=3 * n + 7, seed=1, group_by=8)
+    order = [schedule.row_index(k) for k in range(3 * n + 7)]
+    for epoch in range(3):
+        assert sorted(order[epoch * n : (epoch + 1) * n]) == list(range(n))
+    assert len(set(order[3 * n :])) == min(7, n)
+    again = Schedule(rows, processor, n_samples=3 * n + 7, seed=1, group_by=8)
+    assert [again.row_index(k) for k in reversed(range(3 * n + 7))] == order[::-1]  # whoever asks, in any order
+
+
+def test_grouped_by_length_little_of_a_batch_is_padding_and_batches_come_in_any_order(processor: Any) -> None:
+    rows, n = Lengths(1003), 1003
+
+    def padding(group_by: int | None) -> float:
+        schedule = Schedule(rows, processor, n_samples=2 * n, seed=1, group_by=group_by)
+        lengths = np.array([rows.text_bytes()[schedule.row_index(k)] for k in range(2000)]).reshape(-1, 8)
+        assert abs(np.corrcoef(lengths.mean(axis=1), np.arange(250))[0, 1]) < 0.2  # no curriculum by accident
+        return 1 - lengths.sum() / (8 * lengths.max(axis=1)).sum()
+
+    assert padding(None) > 0.4
+    assert padding(8) < 0.06
+
+
+@pytest.mark.parametrize(("processes", "per_device", "accumulation"), [(2, 2, 2), (4, 2, 1), (1, 1, 8), (8, 1, 1)])
+def test_any_number_of_processes_sees_the_same_global_batches(
+    processor: Any, processes: int, per_device: int, accumulation: int
+) -> None:
+    rows, n_steps = Lengths(50), 20
+    schedule = Schedule(rows, processor, n_samples=8 * n_steps, seed=1, group_by=8)
+    places = BatchSampler(SequentialSampler(schedule), per_device, drop_last=False)
+    seen: list[list[int]] = [[] for _ in range(n_steps)]
+    for process in range(processes):
+        for number, batch in enumerate(BatchSamplerShard(places, processes, process)):
+            seen[number // accumulation] += [schedule.row_index(k) for k in batch]
+    for step, batch in enumerate(seen):
+        assert sorted(batch) == sorted(schedule.row_index(8 * step + k) for k in range(8))
+
+
+def test_a_worker_s_bad_sample_is_one_line_with_its_name(processor: Any, tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path, n_train=3)
+    (folder / "images" / "train-1" / "CAM_R0.jpg").write_bytes(b"no image")
+    schedule = Schedule(Rows(open_dataset(folder), "train"), processor, n_samples=3, seed=0)
+    for workers in (0, 1):
+        loader = DataLoader(schedule, num_workers=workers, collate_fn=Collator(processor))
+        with pytest.raises(ValueError, match=r"^Sample train-1: the image CAM_R0\.jpg cannot be read") as caught:
+            list(loader)
+        assert "\n" not in str(caught.value)
 
 
 def test_rows_can_be_chosen_by_trace_level(dataset: Path, tmp_path: Path) -> None:

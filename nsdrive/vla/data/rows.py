@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from nsdrive.dataset import PERCEPTION, Dataset
@@ -43,12 +44,13 @@ class Row:
 
 
 class Rows:
-    """The rows of one split, in order, read on demand: memory holds 8 bytes a row, whatever the traces weigh."""
+    """The rows of one split, in order, read on demand: memory holds a few numbers a row, whatever the traces weigh."""
 
     def __init__(self, dataset: Dataset, split: str, *, level: str | None = None) -> None:
         self._dataset, self.split = dataset, split
         self._shards = dataset.shards(split)
         self._where: list[tuple[int, int]] = []  # shard, byte offset
+        sizes: list[tuple[int, int]] = []  # bytes of text, images
         for shard, path in enumerate(self._shards):
             if not path.is_file():
                 raise FileNotFoundError(f"{path} is named in the manifest but is not there")
@@ -57,7 +59,9 @@ class Rows:
                 for line in lines:
                     if level is None or _level_of(line, path) == level:
                         self._where.append((shard, offset))
+                        sizes.append(_size_of(line))
                     offset += len(line)
+        self._sizes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self._where)
@@ -65,6 +69,18 @@ class Rows:
     def __getitem__(self, index: int) -> Row:
         row = self.raw(index)
         return read_row(self._dataset, row)
+
+    def shuffled(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Every index once, in any order."""
+        return rng.permutation(len(self))
+
+    def text_bytes(self) -> NDArray[np.int64]:
+        """(N,): how long each row's text is."""
+        return self._sizes[:, 0]
+
+    def image_counts(self) -> NDArray[np.int64]:
+        """(N,): how many images each row has."""
+        return self._sizes[:, 1]
 
     def id_of(self, index: int) -> str:
         """The sample's id. Our shards have it first, so that no whole line is parsed for it."""
@@ -140,6 +156,14 @@ def _ego_now(numbers: Mapping[str, Any]) -> tuple[float, float, float, float] | 
     if not all(math.isfinite(value) for value in (vx, vy, ax, ay)):
         raise ValueError("the ego's velocity or acceleration is not finite")
     return vx, vy, ax, ay
+
+
+def _size_of(line: bytes) -> tuple[int, int]:
+    """Bytes of its messages and how many images they name. Found, not parsed: it is asked of every line at every start."""
+    start = line.find(b'"messages": ')
+    end = line.find(b'"nsdrive": ', start)  # our shards have the numbers last
+    messages = line[max(start, 0) : end if end > start else len(line)]
+    return len(messages), messages.count(IMAGE_TOKEN.encode())
 
 
 def _level_of(line: bytes, shard: Path) -> str:

@@ -20,17 +20,21 @@ class TrainConfig:
     trust_remote_code: bool = False  # runs Python that comes with the checkpoint: only for one that you trust
     attention: str = "sdpa"  # or "flash_attention_2" where that is installed
     allow_slow_kernels: bool = False  # train Qwen3.5 on CUDA without flash-linear-attention (several times slower)
+    # Fast kernels on CUDA. auto: those installed, Liger's too; require: all that fit the model, else an error with the
+    # install line; off: no Liger, and Qwen3.5's may be missing
+    kernels: Literal["auto", "require", "off"] = "auto"
 
     # ---- what is trained
     method: Literal["full", "lora"] = "full"
     lora_rank: int = 16  # LoRA paper (2106.09685) sees little gain above; alpha = 2 rank is the common choice
     lora_alpha: int = 32
     lora_dropout: float = 0.0
-    lora_targets: str = (  # every linear layer of the language model, Qwen3.5's linear-attention ones too
-        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
-        r"|in_proj_qkv|in_proj_z|in_proj_a|in_proj_b|out_proj)"
-    )
-    freeze_vision: bool = False
+    # "language": every linear layer of the language model; "attention": of these only those that mix tokens, Qwen3.5's linear
+    # attention too; "all": the vision tower's as well; or a regular expression on the modules' names
+    lora_targets: str = "language"
+    freeze_vision: bool = False  # the tower and its merger
+    train_merger: bool = False  # with freeze_vision: the merger learns all the same
+    vision_learning_rate: float | None = None  # of tower and merger; None: learning_rate
 
     # ---- the data
     train_level: Literal["none", "brief", "detailed"] | None = None  # only samples of this trace level; None: all
@@ -39,6 +43,8 @@ class TrainConfig:
     )  # per image, after resizing; 32 x 32 px are one token (Qwen3-VL: patch 16, merge 2)
     max_image_pixels: int = 512 * 512  # the published release's inference setting, 256 tokens an image
     workers: int = 0  # processes that decode images; 0: in the training process
+    group_by_length: bool = False  # global batches of about one length: less padding, little less mixing
+    packing: bool = False  # a micro-batch is one row without padding, its samples kept apart (attention, linear too)
 
     # ---- the optimisation
     learning_rate: float = 2e-5  # AutoVLA's fine-tuning of Qwen2.5-VL
@@ -57,6 +63,7 @@ class TrainConfig:
     deepspeed: str = "none"  # "none", "zero1", "zero2", "zero3", or the path of a DeepSpeed JSON
     bf16: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA
     gradient_checkpointing: bool = False
+    check_memory: bool = True  # refuse a run that the forecast says cannot fit into the GPU; false: only say so
     save_every_steps: int = 200
     save_every_minutes: float | None = 30.0  # and by the clock; chosen by us: what a lost node costs at most
     process_timeout_minutes: float = 30.0  # torch's for gloo: a process that is waited for so long counts as lost
@@ -90,6 +97,10 @@ class TrainConfig:
             raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
         if self.epochs <= 0 or self.learning_rate <= 0:
             raise ValueError(f"epochs and learning_rate must be positive, got {self.epochs} and {self.learning_rate}")
+        if self.vision_learning_rate is not None and self.vision_learning_rate <= 0:
+            raise ValueError(f"vision_learning_rate must be positive, got {self.vision_learning_rate}")
+        if self.train_merger and not self.freeze_vision:
+            raise ValueError("train_merger=true is for freeze_vision=true: without that the merger is trained anyway")
         if self.save_every_steps % self.log_every_steps:
             raise ValueError(
                 f"save_every_steps ({self.save_every_steps}) must be a multiple of log_every_steps "

@@ -4,19 +4,22 @@
     part.keep(8)                                                            # go on from these
     part.append([row, row]); part.sync()
     part.finish()                                                           # OUT appears, complete, and OUT.part is gone
+    check_finished(out, {"model": "out/run/model", ...})                    # later: is OUT what these settings make?
 
-Its first line holds the settings that made it; with others it cannot be gone on with.
+Its first line holds the settings that made it; with others it cannot be gone on with. Beside a finished file they lie in
+OUT's name with .settings.json.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nsdrive.dataset import json_line, write_atomically
+from nsdrive.dataset import json_line, sha256_of, write_atomically
 
 
 class PartFile:
@@ -40,10 +43,9 @@ class PartFile:
         # a killed process may leave half a line
         whole = [line for line in lines_of(self.path) if line.endswith("\n")] if resume else []
         if whole:
-            before = json.loads(whole[0])
-            changed = [f"{k}: {before.get(k)!r} -> {v!r}" for k, v in self._settings.items() if before.get(k) != v]
+            changed = _changed(json.loads(whole[0]), self._settings)
             if changed:
-                raise ValueError(f"{self.path} was begun with other settings ({'; '.join(changed)}): {instead}")
+                raise ValueError(f"{self.path} was begun with other settings ({changed}): {instead}")
             self.rows = [json.loads(line) for line in whole[1:]]
 
     def keep(self, n_rows: int) -> None:
@@ -62,11 +64,38 @@ class PartFile:
             os.fsync(file.fileno())
 
     def finish(self) -> None:
-        write_atomically(self._out, self._text())
+        content = self._text().encode("utf-8")
+        made = {"sha256": hashlib.sha256(content).hexdigest(), "settings": self._settings}
+        write_atomically(settings_path(self._out), json.dumps(made, ensure_ascii=False, indent=2) + "\n")
+        write_atomically(self._out, content)
         self.path.unlink()
 
     def _text(self) -> str:
         return "".join(json_line(row) for row in self.rows)
+
+
+def settings_path(out: Path) -> Path:
+    """Where the settings of a finished file lie: predictions.jsonl -> predictions.settings.json."""
+    return out.with_name(f"{out.stem}.settings.json")
+
+
+def check_finished(out: Path, settings: Mapping[str, Any], *, instead: str = "use --overwrite") -> None:
+    """ValueError, one line, for a finished file that was not made with these settings, or of which that is not known."""
+    path = settings_path(out)
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        before, sha256 = dict(made["settings"]), made["sha256"]
+    except (OSError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{out} is there, but not {path.name}, which says how it was made: {instead}") from None
+    if sha256_of(out) != sha256:
+        raise ValueError(f"{out} is not the file that {path.name} speaks of: {instead}")
+    changed = _changed(before, json.loads(json.dumps(settings)))
+    if changed:
+        raise ValueError(f"{out} was made with other settings ({changed}): {instead}")
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    return "; ".join(f"{k}: {before.get(k)!r} -> {v!r}" for k, v in now.items() if before.get(k) != v)
 
 
 def lines_of(path: Path) -> list[str]:

@@ -43,8 +43,8 @@ from nsdrive.world.types import INTERVAL_S, EgoState, Mission, Observation, Plan
 from planners.guard import guarded
 
 if TYPE_CHECKING:
-    from nsdrive.vla.answering import Predictor
     from nsdrive.vla.data.rows import Row
+    from nsdrive.vla.inference.engine import Engine
 
 CLOCK_S = 1e-6  # nuPlan's clock
 LATE = f"{LATE_ANSWER}until it came the plan before was followed"  # how late is in Plan.seconds, or set
@@ -244,8 +244,8 @@ def question_form(config: VlaConfig, source: str) -> QuestionForm:
 
 
 @lru_cache(maxsize=1)
-def load(source: str, trust_remote_code: bool, allow_slow_kernels: bool) -> Predictor:
+def load(source: str, trust_remote_code: bool, allow_slow_kernels: bool) -> Engine:
     """The model, kept for the next scenario of this process."""
-    from nsdrive.vla.answering import load_predictor
+    from nsdrive.vla.inference.engine import load_engine
 
-    return load_predictor(source, trust_remote_code=trust_remote_code, allow_slow_kernels=allow_slow_kernels)
+    return load_engine(source, trust_remote_code=trust_remote_code, allow_slow_kernels=allow_slow_kernels)

@@ -1,69 +1,123 @@
-"""A model that answers questions: batched, greedy, and under a grammar, so that every answer parses.
+"""A model that answers questions: batched, and under a grammar, so that every answer parses.
 
     answer = answerer("out/run/model", Path("out/data"), batch_size=8)
     for prediction in answer([Question(question_id="A#free", sample_id="A", kind="free"), ...]):
         ...
 
 One answer for each question, in order. A question that cannot be asked (no such sample, an image that cannot be read, a
-beginning that no answer has) is an answer with its error.
+beginning that no answer has) is an answer with its error. Which library runs the model: `nsdrive.vla.inference.engine`; how
+answers are drawn and chosen: `nsdrive.vla.inference.decoding`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nsdrive.dataset import SPLITS, Dataset, Prediction, open_dataset
-from nsdrive.questions import Question
-from nsdrive.vla.data.batch import collate, model_inputs
+from nsdrive.questions import NO_TEXT, Question
 from nsdrive.vla.data.encoding import Encoded, encode
 from nsdrive.vla.data.rows import Row, Rows, read_row
-from nsdrive.vla.grammar import OPEN_PLAN, REASONING_BUDGET, Begun, PlanGrammar, TokenTables, check_begun
-from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries, require_fast_kernels
-from nsdrive.vla.prompt import parse_answer
-from nsdrive.vla.question_form import model_folder
+from nsdrive.vla.grammar import OPEN_PLAN, Begun, check_begun
+from nsdrive.vla.inference.decoding import Decoding
+from nsdrive.vla.inference.engine import Engine, Said, load_engine
+from nsdrive.vla.inference.selection import Chosen, best_of
+from nsdrive.vla.prompt import parse_answer, render_answer
+from nsdrive.world.types import FloatArray
 
 MAX_PREFIX = 16_384  # characters, chosen by us: four of our longest traces; a stranger's file may hold anything
 WINDOW = 8  # batches, see ModelAnswerer; chosen by us
+BATCH_SIZES = {"transformers": 8, "vllm": 256}  # chosen by us; vLLM's own number of sequences under way at once
 
 
 def answerer(
     model: str | Path,
-    dataset: str | Path | Dataset,
+    dataset: str | Path | Dataset | Samples,
     *,
     split: str | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     constrained: bool = True,
     max_reasoning_tokens: int | None = None,
+    engine: str = "transformers",
+    tensor_parallel: int = 1,
+    mode: str = "full",
+    best_of: int = 1,
+    temperature: float | None = None,
+    seed: int = 0,
     trust_remote_code: bool = False,
     allow_slow_kernels: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelAnswerer:
     """A model (a folder, an adapter's folder, or a hub id) that answers questions about the samples of a dataset.
 
-    split: whose samples may be asked about; None: all. max_reasoning_tokens: the budget of the free text; None takes the trace
-    level's own. progress is told how many of a call's questions are answered. ValueError or FileNotFoundError where the
+    split: whose samples may be asked about; None: all. batch_size: None takes the engine's own. How answers are made is
+    `Decoding`'s. progress is told how many of a call's questions are answered. ValueError or FileNotFoundError where the
     dataset cannot be read or the model not loaded.
     """
-    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
-    samples = Samples(opened, SPLITS if split is None else (split,))
-    return ModelAnswerer(
-        load_predictor(model, trust_remote_code=trust_remote_code, allow_slow_kernels=allow_slow_kernels),
-        samples,
-        batch_size=batch_size,
+    how = Decoding(
+        mode=mode,
         constrained=constrained,
         max_reasoning_tokens=max_reasoning_tokens,
-        progress=progress,
+        best_of=best_of,
+        temperature=temperature,
+        seed=seed,
     )
+    if isinstance(dataset, Samples):
+        samples = dataset
+    else:
+        opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+        samples = Samples(opened, SPLITS if split is None else (split,))
+    size = batch_size_of(engine, batch_size)
+    driver = load_engine(
+        model,
+        engine=engine,
+        tensor_parallel=tensor_parallel,
+        batch_size=size,
+        trust_remote_code=trust_remote_code,
+        allow_slow_kernels=allow_slow_kernels,
+    )
+    return ModelAnswerer(driver, samples, batch_size=size, how=how, progress=progress)
+
+
+def batch_size_of(engine: str, batch_size: int | None) -> int:
+    """What is given, else the engine's own. ValueError for less than one."""
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
+    return batch_size or BATCH_SIZES.get(engine, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelAnswer(Prediction):
+    """A prediction that says more of how it came about, by the names of its row."""
+
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_row(self) -> dict[str, Any]:
+        return super().to_row() | dict(self.more)
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What generating took, all answers together. A text's time runs from its batch's start to its last token, so that texts
+    of one batch add up to more than the batch; of it, reasoning_seconds are from the first token to the plan's first."""
+
+    n_tokens: int = 0
+    n_reasoning_tokens: int = 0
+    seconds: float = 0.0
+    reasoning_seconds: float = 0.0
+
+    def add(self, other: Tally | Said) -> None:
+        self.n_tokens += other.n_tokens
+        self.n_reasoning_tokens += other.n_reasoning_tokens
+        self.seconds += other.seconds
+        self.reasoning_seconds += other.reasoning_seconds
 
 
 class ModelAnswerer:
-    """An `nsdrive.questions.Answerer`. n_tokens: generated so far, by all calls.
+    """An `nsdrive.questions.Answerer`. tally: of all calls so far.
 
     Within `window` questions those whose answers begin with their whole reasoning are batched together, apart from those that
     have yet to reason, for which they would wait. A batch's padding touches the last bits of its numbers: questions asked in
@@ -72,21 +126,16 @@ class ModelAnswerer:
 
     def __init__(
         self,
-        driver: Predictor,
+        driver: Engine,
         samples: Samples,
         *,
         batch_size: int,
-        constrained: bool = True,
-        max_reasoning_tokens: int | None = None,
+        how: Decoding | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
-        if max_reasoning_tokens is not None and max_reasoning_tokens < 1:
-            raise ValueError(f"max_reasoning_tokens must be at least 1, got {max_reasoning_tokens}")
-        self._driver, self._samples, self._batch_size = driver, samples, batch_size
-        self._constrained, self._max_reasoning_tokens, self._progress = constrained, max_reasoning_tokens, progress
-        self.window, self.n_tokens = WINDOW * batch_size, 0
+        self.driver, self._samples, self._progress = driver, samples, progress
+        self._batch_size, self._how = batch_size_of("", batch_size), how or Decoding()
+        self.window, self.tally = WINDOW * batch_size, Tally()
 
     def __call__(self, questions: Sequence[Question]) -> Iterator[Prediction]:
         for first in range(0, len(questions), self.window):
@@ -103,7 +152,7 @@ class ModelAnswerer:
                     n_given += 1
 
     def _answers(self, questions: Sequence[Question]) -> list[Prediction]:
-        """The answers of one batch. ValueError only where the GPU's memory does not suffice."""
+        """The answers of one batch. ValueError only where the memory does not suffice, or the model has not what is asked of it."""
         started_s = time.monotonic()
         asked: dict[int, tuple[Row, Encoded]] = {}
         errors: dict[int, str] = {}
@@ -112,20 +161,62 @@ class ModelAnswerer:
                 asked[k] = self._encoded(question)
             except ValueError as error:
                 errors[k] = str(error)
-        texts: dict[int, str] = {}
-        if asked:
-            said = self._driver.answer(
-                [encoded for _, encoded in asked.values()],
-                [row.level for row, _ in asked.values()],
-                constrained=self._constrained,
-                max_reasoning_tokens=self._max_reasoning_tokens,
-            )
-            texts = dict(zip(asked, said.texts, strict=True))
-            self.n_tokens += said.n_tokens
+        made: dict[int, ModelAnswer] = {}
+        if asked and self._how.mode == "head":
+            points = self.driver.waypoints([encoded for _, encoded in asked.values()])
+            made = {k: _of_head(questions[k], one) for k, one in zip(asked, points, strict=True)}
+        elif asked:
+            said = self._said([(questions[k], row, encoded) for k, (row, encoded) in asked.items()])
+            made = {k: self._of_text(questions[k], one) for k, one in zip(asked, said, strict=True)}
         seconds = (time.monotonic() - started_s) / len(questions)
         return [
-            _prediction(question, texts.get(k), errors.get(k), seconds=seconds) for k, question in enumerate(questions)
+            replace(made[k], seconds=seconds) if k in made else _failed(question, errors[k], seconds)
+            for k, question in enumerate(questions)
         ]
+
+    def _said(self, asked: Sequence[tuple[Question, Row, Encoded]]) -> list[list[Said]]:
+        """For each question its answers, as many as are drawn. Memory holds a batch at a time."""
+        how = self._how
+        drawn = [
+            (encoded, row.level, how.seed_of(question.question_id, candidate))
+            for question, row, encoded in asked
+            for candidate in range(how.best_of)
+        ]
+        at_once = len(drawn) if self.driver.queues else self._batch_size
+        said: list[Said] = []
+        for first in range(0, len(drawn), at_once):
+            encoded, levels, seeds = zip(*drawn[first : first + at_once], strict=True)
+            said += self.driver.answer(
+                encoded,
+                levels,
+                constrained=how.constrained,
+                max_reasoning_tokens=how.max_reasoning_tokens,
+                temperature=how.drawn_at,
+                seeds=seeds,
+            ).said
+        for one in said:
+            self.tally.add(one)
+        return [said[first : first + how.best_of] for first in range(0, len(said), how.best_of)]
+
+    def _of_text(self, question: Question, said: Sequence[Said]) -> ModelAnswer:
+        chosen: Chosen | None = best_of(said) if self._how.best_of > 1 else None
+        one = said[chosen.index if chosen is not None else 0]
+        answer, more = parse_answer(one.text), dict[str, Any]()
+        if self._how.mode != "full":
+            more["mode"] = self._how.mode
+        if chosen is not None:
+            more["best_of"] = chosen.to_json()
+        if one.early_waypoints_ego_m is not None and one.early_seconds is not None:
+            more["early_waypoints_ego_m"] = one.early_waypoints_ego_m.round(4).tolist()
+            more["early_seconds"] = round(one.early_seconds, 4)
+        return ModelAnswer(
+            sample_id=question.question_id,
+            text=one.text,
+            waypoints_ego_m=answer.waypoints_ego_m,
+            error=answer.error,
+            seconds=0.0,
+            more=more,
+        )
 
     def _encoded(self, question: Question) -> tuple[Row, Encoded]:
         row = self._samples.row(question.sample_id)
@@ -136,13 +227,15 @@ class ModelAnswerer:
                     f"Sample {row.sample_id} is asked with {len(row.images)} images, {shown.sample_id} has {len(shown.images)}"
                 )
             row = replace(row, images=shown.images)
-        prefix = question.prefix or ""
+        prefix = question.prefix or (NO_TEXT if self._how.mode == "plan" else "")
+        if self._how.mode == "head":
+            prefix = ""
         if len(prefix) > MAX_PREFIX:
             raise ValueError(f"Sample {row.sample_id}: the answer's beginning has over {MAX_PREFIX} characters")
-        if self._constrained:
+        if self._how.constrained:
             check_begun(row.level, Begun(prefix=prefix))
         black = question.images == "black"
-        encoded = encode(self._driver.processor, row, with_answer=False, black_images=black, prefix=prefix)
+        encoded = encode(self.driver.processor, row, with_answer=False, black_images=black, prefix=prefix)
         return row, encoded
 
 
@@ -191,85 +284,6 @@ class Samples:
         return read_row(self._dataset, self.raw(sample_id))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Texts:
-    """Answers to a batch of questions, and how many tokens were generated for them together."""
-
-    texts: tuple[str, ...]
-    n_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predictor:
-    """A loaded model, ready to answer."""
-
-    model: Any
-    processor: Any
-    tables: TokenTables
-    device: torch.device
-
-    @staticmethod
-    def load(source: str | Path, *, trust_remote_code: bool = False) -> Predictor:
-        """On the GPU in bf16 where there is one, else on the CPU in fp32."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        processor = load_processor(source, trust_remote_code=trust_remote_code)
-        model = load_model(source, dtype=dtype, trust_remote_code=trust_remote_code).to(device).eval()
-        return Predictor(model=model, processor=processor, tables=TokenTables(processor.tokenizer), device=device)
-
-    @torch.no_grad()  # not inference_mode: a model in training answers too, and tensors made there cannot be trained on
-    def answer(
-        self,
-        questions: Sequence[Encoded],
-        levels: Sequence[str],
-        *,
-        constrained: bool = True,
-        max_reasoning_tokens: int | None = None,
-    ) -> Texts:
-        """The greedy answers to encoded prompts, whole: with the beginnings that they were given.
-
-        Raises ValueError where the GPU's memory does not suffice, and for a beginning that the grammar cannot follow.
-        """
-        from transformers import GenerationConfig
-
-        budget = (
-            REASONING_BUDGET if max_reasoning_tokens is None else dict.fromkeys(REASONING_BUDGET, max_reasoning_tokens)
-        )
-        begun = [Begun(prefix=one.prefix, unsaid=one.unsaid, n_tokens=one.n_prefix) for one in questions]
-        grammar = PlanGrammar(self.tables, levels, budget, begun, constrained=constrained)
-        batch = collate(questions, self.processor, for_generation=True)
-        inputs = model_inputs(batch, self.processor, self.device)
-        settings = GenerationConfig(  # not the checkpoint's own: a hub model brings temperatures
-            max_new_tokens=grammar.max_new_tokens,
-            do_sample=False,
-            eos_token_id=self.tables.end_id,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
-        )
-        try:
-            ids = self.model.generate(**inputs, generation_config=settings, logits_processor=[grammar])
-        except torch.OutOfMemoryError:
-            raise ValueError(
-                f"The GPU's memory does not suffice for {len(questions)} samples at once: "
-                "go on with --resume and a smaller --batch-size"
-            ) from None
-        said = [_until(row, self.tables.end_id) for row in ids[:, inputs["input_ids"].shape[1] :].tolist()]
-        new = [self.processor.tokenizer.decode(row, skip_special_tokens=True) for row in said]
-        texts = tuple(
-            one.prefix.removesuffix(one.unsaid) + text for one, text in zip(questions, new, strict=True)
-        )  # what was unsaid has been said
-        return Texts(texts=texts, n_tokens=sum(len(row) + 1 for row in said))
-
-
-def load_predictor(
-    source: str | Path, *, trust_remote_code: bool = False, allow_slow_kernels: bool = False
-) -> Predictor:
-    """A model from a folder, a run's too, or hub id, its libraries kept quiet. ValueError where its fast kernels are missing."""
-    quiet_libraries()
-    source = model_folder(str(source))
-    require_fast_kernels(model_type(source, trust_remote_code=trust_remote_code), allow_slow=allow_slow_kernels)
-    return Predictor.load(source, trust_remote_code=trust_remote_code)
-
-
 def _batches(questions: Sequence[Question], batch_size: int) -> Iterator[list[int]]:
     """Indices of each batch: first of the kind that the first question is of."""
     reasoned = [OPEN_PLAN in (question.prefix or "") for question in questions]
@@ -279,16 +293,19 @@ def _batches(questions: Sequence[Question], batch_size: int) -> Iterator[list[in
             yield same[first : first + batch_size]
 
 
-def _prediction(question: Question, text: str | None, error: str | None, *, seconds: float) -> Prediction:
-    answer = None if text is None else parse_answer(text)
-    return Prediction(
+def _of_head(question: Question, waypoints_ego_m: FloatArray) -> ModelAnswer:
+    """Its text is the plan as a model would have written it, so that whoever reads texts reads the same points."""
+    text = render_answer("", waypoints_ego_m)
+    answer = parse_answer(text)
+    return ModelAnswer(
         sample_id=question.question_id,
-        text=text or "",
-        waypoints_ego_m=answer.waypoints_ego_m if answer else None,
-        error=answer.error if answer else error,
-        seconds=seconds,
+        text=text,
+        waypoints_ego_m=answer.waypoints_ego_m,
+        error=answer.error,
+        seconds=0.0,
+        more={"mode": "head"},
     )
 
 
-def _until(ids: list[int], end_id: int) -> list[int]:
-    return ids[: ids.index(end_id)] if end_id in ids else ids
+def _failed(question: Question, error: str, seconds: float) -> ModelAnswer:
+    return ModelAnswer(sample_id=question.question_id, text="", waypoints_ego_m=None, error=error, seconds=seconds)

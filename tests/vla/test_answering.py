@@ -14,9 +14,12 @@ from qwen_vocabulary import has_real_tokenizer, real_qwen3_5_tokenizer
 
 from nsdrive.dataset import Dataset, open_dataset
 from nsdrive.questions import Question
-from nsdrive.vla.answering import MAX_PREFIX, ModelAnswerer, Predictor, Samples, Texts, answerer
+from nsdrive.vla.answering import MAX_PREFIX, ModelAnswerer, Samples, answerer
 from nsdrive.vla.data.encoding import Encoded, encode
 from nsdrive.vla.grammar import Begun, PlanGrammar, TokenTables
+from nsdrive.vla.inference.decoding import Decoding
+from nsdrive.vla.inference.engine import Said, Texts
+from nsdrive.vla.inference.predictor import Predictor
 from nsdrive.vla.prompt import parse_answer
 
 FORCED = "<REASONING>Lead vehicle at 12.3 m. Keep 4.0 m/s.</REASONING>\n<PLANNING>"
@@ -33,10 +36,11 @@ def opened(dataset: Path) -> Dataset:
     return open_dataset(dataset)
 
 
-def asking(driver: Predictor, dataset: Dataset, *, batch_size: int = 4, **how: Any) -> ModelAnswerer:
-    return ModelAnswerer(
-        driver, Samples(dataset, ["test"]), batch_size=batch_size, **({"max_reasoning_tokens": 6} | how)
-    )
+def asking(
+    driver: Predictor, dataset: Dataset, *, batch_size: int = 4, progress: Any = None, **how: Any
+) -> ModelAnswerer:
+    decoding = Decoding(**({"max_reasoning_tokens": 6} | how))
+    return ModelAnswerer(driver, Samples(dataset, ["test"]), batch_size=batch_size, how=decoding, progress=progress)
 
 
 def question(name: str, *, sample: str = "test-0", **fields: Any) -> Question:
@@ -124,7 +128,7 @@ def test_those_that_have_reasoned_do_not_wait_for_those_that_reason(
 
     def note(self: Predictor, asked: Sequence[Encoded], levels: Sequence[str], **how: Any) -> Texts:
         batches.append([one.prefix for one in asked])
-        return Texts(texts=("",) * len(asked), n_tokens=0)
+        return Texts(said=(Said(text=""),) * len(asked))
 
     monkeypatch.setattr(Predictor, "answer", note)
     mixed = [question(str(k), sample=f"test-{k % 5}", prefix=FORCED if k % 2 else None) for k in range(24)]

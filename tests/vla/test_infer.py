@@ -10,10 +10,11 @@ import torch
 from predictions import predictions_in
 
 from nsdrive.dataset import open_dataset
-from nsdrive.vla import answering
-from nsdrive.vla.answering import Predictor, Texts
+from nsdrive.vla import infer
 from nsdrive.vla.data.encoding import Encoded
 from nsdrive.vla.infer import predict
+from nsdrive.vla.inference.engine import Said, Texts
+from nsdrive.vla.inference.predictor import Predictor
 
 SHORT = {"max_reasoning_tokens": 6, "batch_size": 2}
 
@@ -66,7 +67,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(
     done = predict(model, dataset=dataset, out=out, resume=True, **SHORT)
     assert done.n_new == 3
     assert without_times(out) == without_times(finished)
-    monkeypatch.setattr(answering, "load_model", None)  # nothing is left to do, so nothing is loaded
+    monkeypatch.setattr(infer, "answerer", None)  # nothing is left to do, so nothing is loaded
     assert predict(model, dataset=dataset, out=out, resume=True, **SHORT).n == 5
     with pytest.raises(ValueError, match="exists"):
         predict(model, dataset=dataset, out=out, **SHORT)
@@ -113,7 +114,7 @@ def test_black_and_borrowed_images_are_what_the_model_is_shown(
 
     def note(self: Predictor, questions: Sequence[Encoded], levels: Sequence[str], **how: object) -> Texts:
         shown[control].extend(one.patches for one in questions if one.patches is not None)
-        return Texts(texts=("",) * len(questions), n_tokens=0)
+        return Texts(said=(Said(text=""),) * len(questions))
 
     monkeypatch.setattr(Predictor, "answer", note)
     for control in ("none", "black", "shuffled"):

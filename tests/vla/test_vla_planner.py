@@ -18,9 +18,10 @@ from nsdrive.cameras.rig import make_rig
 from nsdrive.cli import choose_planner, main, planner_factory
 from nsdrive.dataset import Dataset, open_dataset
 from nsdrive.scenarios.synthetic import SyntheticConfig, build
-from nsdrive.vla import answering
 from nsdrive.vla.data.encoding import encode
 from nsdrive.vla.data.rows import read_row
+from nsdrive.vla.inference.engine import Said, Texts
+from nsdrive.vla.inference.predictor import Predictor
 from nsdrive.vla.prompt import parse_answer, render_answer
 from nsdrive.vla.question_form import FORM, QuestionForm, form_of, model_folder, read_form, write_form
 from nsdrive.vla.waypoints import through
@@ -43,9 +44,9 @@ def saying(driver: VlaPlanner, texts: str | list[str], monkeypatch: pytest.Monke
     def answer(questions, levels, **how):
         asked.extend(question.sample_id for question in questions)
         text = texts if isinstance(texts, str) else texts[min(len(asked), len(texts)) - 1]
-        return answering.Texts(texts=(text,) * len(questions), n_tokens=1)
+        return Texts(said=(Said(text=text),) * len(questions))
 
-    monkeypatch.setattr(answering.Predictor, "answer", lambda self, *a, **k: answer(*a, **k))
+    monkeypatch.setattr(Predictor, "answer", lambda self, *a, **k: answer(*a, **k))
     return asked
 
 
@@ -223,7 +224,7 @@ def test_what_goes_wrong_in_a_tick_is_a_stop_and_the_next_tick_asks_again(model,
         raise ValueError("The GPU's memory does not suffice")
 
     with monkeypatch.context() as broken:
-        broken.setattr(answering.Predictor, "answer", out_of_memory)
+        broken.setattr(Predictor, "answer", out_of_memory)
         plan = driver.plan(observed(ROAD))
     assert plan.decision.notes == (f"{NO_WAY}The GPU's memory does not suffice",)
     assert plan.trajectory.speeds_mps[-1] == 0.0
@@ -277,7 +278,7 @@ def test_without_a_model_or_with_a_wrong_setting_it_is_one_line(capsys, tmp_path
 
 
 def test_it_drives_but_does_not_teach(model, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(answering.Predictor, "answer", lambda *a, **k: answering.Texts(texts=(STRAIGHT,), n_tokens=1))
+    monkeypatch.setattr(Predictor, "answer", lambda *a, **k: Texts(said=(Said(text=STRAIGHT),)))
     small = ["image_width_px=64", "image_height_px=36"]
     scene = ["scenarios.n_scenarios=1", "scenarios.families=free_road", "planner=vla", f"planner.model={model}"]
     scene += [f"planner.{setting}" for setting in (*small, "trace_level=none")]

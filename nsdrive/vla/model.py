@@ -63,7 +63,7 @@ def load_processor(
     """The stock processor without its video half, images by PIL. Pixels are per image; None keeps the checkpoint's."""
     folder = _checked(source)
     if folder is not None and (folder / "adapter_config.json").is_file() and not (folder / "tokenizer.json").is_file():
-        source = _adapter_base(folder)
+        source = adapter_base(folder)
     family = model_type(source, trust_remote_code=trust_remote_code)
     from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
 
@@ -142,7 +142,7 @@ def model_type(source: str | Path, *, trust_remote_code: bool = False) -> str:
 
     folder = _checked(source)
     if folder is not None and (folder / "adapter_config.json").is_file():
-        source = _adapter_base(folder)
+        source = adapter_base(folder)
     try:
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -179,13 +179,14 @@ def quiet_libraries() -> None:
 def _load_adapter(folder: Path, **how: Any) -> Any:
     from peft import PeftModel
 
-    base = load_model(_adapter_base(folder), **how)
+    base = load_model(adapter_base(folder), **how)
     if not (folder / "adapter_model.safetensors").is_file():
         raise ValueError(f"{folder} has no adapter_model.safetensors: only safetensors are loaded")
     return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
 
 
-def _adapter_base(folder: Path) -> str:
+def adapter_base(folder: Path) -> str:
+    """The model that an adapter belongs to: a folder or hub id."""
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:

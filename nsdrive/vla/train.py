@@ -31,14 +31,15 @@ from nsdrive.config import to_plain
 from nsdrive.dataset import claim_folder, open_dataset, write_atomically
 from nsdrive.progress import Progress
 from nsdrive.vla.data.batch import Collator
+from nsdrive.vla.data.mixture import entries_of_epoch, questions_of, schedule_of
 from nsdrive.vla.data.rows import Rows
-from nsdrive.vla.data.schedule import Schedule
 from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries, require_fast_kernels
 from nsdrive.vla.question_form import form_of
 from nsdrive.vla.training.arguments import deepspeed_config, training_arguments
 from nsdrive.vla.training.checkpoints import Checkpoints, newest_checkpoint, read_note, remove_incomplete_checkpoints
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.loss_log import LossLog
+from nsdrive.vla.training.packed_layers import keep_packed_apart
 from nsdrive.vla.training.processes import is_first_process, process_count, process_group, wait_for_all
 from nsdrive.vla.training.result import save_result
 from nsdrive.vla.training.resuming import check_global_batch, convert_to_universal, needs_conversion, split_global_batch
@@ -51,9 +52,10 @@ from nsdrive.vla.training.run_folder import (
     read_summary,
     settle_config,
 )
-from nsdrive.vla.training.starting_model import choose_what_learns, count_parameters, inner_model, make_tiny_base
+from nsdrive.vla.training.starting_model import count_parameters, inner_model, make_tiny_base
 from nsdrive.vla.training.stopping import Stopping, TrainingStopped, stopped
 from nsdrive.vla.training.trainer import AnswerTrainer
+from nsdrive.vla.training.what_learns import choose_what_learns
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -71,6 +73,7 @@ def train(
     """
     dataset, out = Path(dataset), Path(out)
     rows = Rows(open_dataset(dataset), "train", level=config.train_level)
+    questions_of(config)  # what is wrong with them is said before minutes are lost
     deepspeed = deepspeed_config(config.deepspeed)
     if resume and (out / DONE).is_file():
         settle_config(config, dataset, out)
@@ -85,7 +88,7 @@ def train(
             config = split_global_batch(config, checkpoint, processes=process_count())
             if deepspeed is not None and needs_conversion(checkpoint, processes=process_count()):
                 deepspeed["checkpoint"] = {"load_universal": True}
-        arguments = training_arguments(config, deepspeed, n_rows=len(rows), out=out)
+        arguments = training_arguments(config, deepspeed, n_rows=entries_of_epoch(config, len(rows)), out=out)
         return _run(config, arguments, rows, checkpoint, out)
 
 
@@ -129,8 +132,11 @@ def _run(
     dtype = torch.bfloat16 if arguments.bf16 and config.method == "lora" else torch.float32
     model = load_model(source, dtype=dtype, attention=config.attention, trust_remote_code=config.trust_remote_code)
     model = choose_what_learns(model, config, source)
+    if config.packing:
+        keep_packed_apart(model)
     global_batch = arguments.world_size * config.per_device_batch_size * config.gradient_accumulation_steps
-    schedule = Schedule(rows, processor, n_samples=arguments.max_steps * global_batch, seed=config.seed)
+    n_samples = arguments.max_steps * global_batch
+    schedule = schedule_of(config, rows, processor, n_samples=n_samples, global_batch=global_batch)
     resumed_step = 0 if checkpoint is None else read_note(checkpoint)["step"]
     stopping = Stopping(save_every_minutes=config.save_every_minutes)
     with Progress("training steps") if is_first else nullcontext() as progress:
@@ -139,7 +145,7 @@ def _run(
             model=model,
             args=arguments,
             train_dataset=schedule,
-            data_collator=Collator(processor),
+            data_collator=Collator(processor, packed=config.packing),
             callbacks=[log, stopping, Checkpoints(out / CHECKPOINTS, keep=config.keep_checkpoints)],
         )
         log.trainer = trainer

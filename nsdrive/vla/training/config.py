@@ -44,6 +44,10 @@ class TrainConfig:
     max_image_pixels: int = 512 * 512  # the published release's inference setting, 256 tokens an image
     workers: int = 0  # processes that decode images; 0: in the training process
     group_by_length: bool = False  # global batches of about one length: less padding, little less mixing
+    co_data: str | None = (
+        None  # a dataset of questions about images (`nsdrive perceive`) to learn from at the same time
+    )
+    co_share: float = 0.25  # of every global batch, with co_data; chosen by us: more images, but few answer tokens
     packing: bool = False  # a micro-batch is one row without padding, its samples kept apart (attention, linear too)
 
     # ---- the optimisation
@@ -99,8 +103,12 @@ class TrainConfig:
             raise ValueError(f"epochs and learning_rate must be positive, got {self.epochs} and {self.learning_rate}")
         if self.vision_learning_rate is not None and self.vision_learning_rate <= 0:
             raise ValueError(f"vision_learning_rate must be positive, got {self.vision_learning_rate}")
-        if self.train_merger and not self.freeze_vision:
-            raise ValueError("train_merger=true is for freeze_vision=true: without that the merger is trained anyway")
+        if self.train_merger and (self.method == "lora" or not self.freeze_vision):
+            raise ValueError(
+                "train_merger=true is for method=full with freeze_vision=true, where the merger would be frozen"
+            )
+        if not 0.0 < self.co_share < 1.0:
+            raise ValueError(f"co_share must be between 0 and 1, got {self.co_share}; without co_data it is not used")
         if self.save_every_steps % self.log_every_steps:
             raise ValueError(
                 f"save_every_steps ({self.save_every_steps}) must be a multiple of log_every_steps "

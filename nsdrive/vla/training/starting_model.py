@@ -1,4 +1,4 @@
-"""The model that a run starts from: the tiny one made here or a checkpoint, and which of its weights learn."""
+"""The tiny model that a run may start from, made here; and what can be said of any model that is trained."""
 
 from __future__ import annotations
 
@@ -31,29 +31,6 @@ def make_tiny_base(config: TrainConfig, rows: Rows, out: Path) -> None:
         vocabulary=config.tiny_vocabulary,
     )
     part.rename(out / BASE)
-
-
-def choose_what_learns(model: Any, config: TrainConfig, source: str) -> Any:
-    model.train()
-    if config.freeze_vision:
-        for name, parameter in model.named_parameters():
-            if ".visual." in name:
-                parameter.requires_grad_(False)
-    if config.method == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        if config.gradient_checkpointing:
-            model.enable_input_require_grads()  # else no gradient passes the frozen embedding
-        lora = LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            target_modules=config.lora_targets,
-            task_type="CAUSAL_LM",
-            base_model_name_or_path=source,
-        )
-        model = get_peft_model(model, lora)
-    return model
 
 
 def inner_model(model: Any) -> Any:

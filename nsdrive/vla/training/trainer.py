@@ -7,6 +7,7 @@ count of those tokens: one process and eight give the same gradients and the sam
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,15 +24,29 @@ class AnswerTrainer(Trainer):
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole global batch
 
-    def __init__(self, *, data_collator: Collator, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        data_collator: Collator,
+        groups: Callable[[Any], list[dict[str, Any]]] | None = None,
+        **arguments: Any,
+    ) -> None:
         super().__init__(data_collator=data_collator, **arguments)
         self.processor = data_collator.processor
+        self.groups = groups
         self.remove_callback(PrinterCallback)  # LossLog prints
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the global batch's tokens, num_items_in_batch
         self.tokens_of_step = 0
         self.work_of_step = Work()  # of this process
         self.parts_of_step: dict[str, float | None] = {}  # reasoning_loss, planning_loss, head_loss where there are
         self.waited_s = 0.0
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """AdamW over `groups`, where they were given: the stock one knows no rate of the vision tower's own."""
+        if self.optimizer is None and self.groups is not None:
+            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model if model is None else model)
+            self.optimizer = kind(self.groups(self.model if model is None else model), **arguments)
+        return super().create_optimizer(model)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         started_s = time.monotonic()

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from nsdrive.dataset import PERCEPTION
 from nsdrive.vla.data.images import image_patches
 from nsdrive.vla.data.rows import Row
 from nsdrive.vla.prompt import IMAGE_TOKEN
 from nsdrive.world.types import FloatArray
 
-UNTRAINED, REASONING, PLANNING = 0, 1, 2  # what a token of `parts` belongs to
+UNTRAINED, REASONING, PLANNING, PERCEIVING = 0, 1, 2, 3  # what a token of `parts` belongs to
 TURN = "<|im_start|>"  # begins each turn in Qwen's chat templates
 AFTER_REASONING = "</REASONING>\n"
 IGNORED = -100  # what torch's cross entropy leaves out
@@ -32,8 +33,9 @@ MAX_IMAGE_PIXELS = 50_000_000  # chosen by us: more than any driving camera; a s
 class Encoded:
     """A row as tensors. input_ids, labels and parts (L,); patches (P, 3 * patch * patch) uint8; grid (images, 3): t, h, w.
 
-    parts (int8): UNTRAINED, REASONING, or PLANNING from what follows the reasoning to the end mark. last_prompt: the index of
-    the prompt's last token. waypoints (10, 2) m and ego_now (vx, vy, ax, ay), both in the ego frame, as the row has them.
+    parts (int8): UNTRAINED, REASONING, or PLANNING from what follows the reasoning to the end mark; PERCEIVING all of an answer
+    about images. last_prompt: the index of the prompt's last token. waypoints (10, 2) m and ego_now (vx, vy, ax, ay), both in
+    the ego frame, as the row has them.
     prefix: how the answer is made to begin, its tokens the last n_prefix of input_ids; all but those of its last letters,
     `unsaid`, which the model has to say again: in the training text a token may reach from them into what follows.
     """
@@ -89,7 +91,7 @@ def encode(
     n_prompt += sum(counts) - len(counts)  # each image's one mark is to become its count of tokens
     input_ids = _spread(ids, counts, processor.image_token_id)
     parts = torch.full(input_ids.shape, UNTRAINED, dtype=torch.int8)
-    parts[n_prompt : n_prompt + n_trained] = PLANNING
+    parts[n_prompt : n_prompt + n_trained] = PERCEIVING if row.level == PERCEPTION else PLANNING
     parts[n_prompt : n_prompt + border] = REASONING
     return Encoded(
         sample_id=row.sample_id,

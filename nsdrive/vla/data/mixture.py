@@ -9,11 +9,16 @@ resumed run goes on where it stopped. Where the share makes no whole number of a
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from math import ceil
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from nsdrive.dataset import is_perception, open_dataset
 from nsdrive.vla.data.encoding import Encoded
+from nsdrive.vla.data.rows import Rows
+from nsdrive.vla.data.schedule import Schedule, TrainingRows
+from nsdrive.vla.training.config import TrainConfig
 
 PARTS = 1_000_000  # a share is counted in these, so that sums are exact
 
@@ -32,12 +37,25 @@ class Taken(NamedTuple):
 
 
 class Mixture(torch.utils.data.Dataset[Encoded]):
-    """See the module. share: of the second, in [0, 1)."""
+    """See the module. share: of the second, in [0, 1).
 
-    def __init__(self, first: Entries, second: Entries, *, global_batch: int, share: float, n_samples: int) -> None:
+    The second's entries come first in a batch, so that where they are shorter, whole micro-batches are short; with `spread`
+    they are spread evenly over it, so that where micro-batches are packed, all of them have as much to do.
+    """
+
+    def __init__(
+        self,
+        first: Entries,
+        second: Entries,
+        *,
+        global_batch: int,
+        share: float,
+        n_samples: int,
+        spread: bool = False,
+    ) -> None:
         check_share(share)
         self._first, self._second, self._n_samples = first, second, n_samples
-        self.global_batch, self.share = global_batch, share
+        self.global_batch, self.share, self.spread = global_batch, share, spread
 
     def __len__(self) -> int:
         return self._n_samples
@@ -47,12 +65,14 @@ class Mixture(torch.utils.data.Dataset[Encoded]):
         return self._second[place] if is_second else self._first[place]
 
     def place_of(self, k: int) -> tuple[bool, int]:
-        """Whether entry k is of the second, and which of that one's entries it is. Within a batch they are spread evenly,
-        so that no process gets them all."""
+        """Whether entry k is of the second, and which entry of the first or the second it is."""
         batch, place = divmod(k, self.global_batch)
         before = taken(batch, self.global_batch, self.share)
         n_second = taken(batch + 1, self.global_batch, self.share).second - before.second
-        earlier, up_to = (p * n_second // self.global_batch for p in (place, place + 1))
+        if self.spread:
+            earlier, up_to = (p * n_second // self.global_batch for p in (place, place + 1))
+        else:
+            earlier, up_to = min(place, n_second), min(place + 1, n_second)
         is_second = up_to > earlier
         return is_second, before.second + earlier if is_second else before.first + place - earlier
 
@@ -66,3 +86,53 @@ def taken(steps: int, global_batch: int, share: float) -> Taken:
 def check_share(share: float) -> None:
     if not 0.0 <= share < 1.0:
         raise ValueError(f"co_share must be at least 0 and below 1, the share of co_data in every batch; got {share}")
+
+
+# ---- a training's ------------------------------------------------------------------------------------------------------
+
+
+def questions_of(config: TrainConfig) -> Rows | None:
+    """The questions that a training learns from beside its drives, None where there are none. ValueError, or
+    FileNotFoundError, in one line, where co_data is no such dataset."""
+    if config.co_data is None:
+        return None
+    dataset = open_dataset(config.co_data)
+    if not is_perception(dataset):
+        raise ValueError(
+            f"co_data {config.co_data} holds drives, not questions about images: make one, nsdrive perceive"
+        )
+    rows = Rows(dataset, "train")
+    if len(rows) == 0:
+        raise ValueError(f"co_data {config.co_data} has no questions in its split 'train'")
+    return rows
+
+
+def entries_of_epoch(config: TrainConfig, n_rows: int) -> int:
+    """How many entries an epoch of the drives takes, with the questions among them."""
+    return n_rows if config.co_data is None else ceil(n_rows / (1.0 - config.co_share))
+
+
+def schedule_of(
+    config: TrainConfig, rows: TrainingRows, processor: Any, *, n_samples: int, global_batch: int
+) -> Schedule | Mixture:
+    """What a training of so many samples sees: the drives' schedule, with questions in every batch where there are co_data."""
+    questions = questions_of(config)
+    share = 0.0 if questions is None else config.co_share
+    of_drives = max(1, global_batch - round(global_batch * share))
+    drives = Schedule(
+        rows,
+        processor,
+        n_samples=n_samples,
+        seed=config.seed,
+        group_by=of_drives if config.group_by_length else None,
+    )
+    if questions is None:
+        return drives
+    return Mixture(
+        drives,
+        Schedule(questions, processor, n_samples=n_samples, seed=config.seed),
+        global_batch=global_batch,
+        share=share,
+        n_samples=n_samples,
+        spread=config.packing,
+    )

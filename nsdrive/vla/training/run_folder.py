@@ -47,6 +47,7 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
         "version": __version__,
         "dataset": str(dataset),
         "dataset_sha256": sha256_of(dataset / MANIFEST),
+        **({} if config.co_data is None else {"co_data_sha256": sha256_of(Path(config.co_data) / MANIFEST)}),
         "train": to_plain(config),
     }
     path = out / CONFIG
@@ -71,6 +72,8 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
     ]
     if before["dataset_sha256"] != settled["dataset_sha256"]:
         changed.append(f"dataset: {before['dataset']} -> {dataset}")
+    if before.get("co_data_sha256") != settled.get("co_data_sha256") and old.get("co_data") == new.get("co_data"):
+        changed.append(f"co_data: {config.co_data} is not what it was")
     if changed:
         raise ValueError(f"{out} was begun with other settings ({'; '.join(changed)}). Give those, or another --out")
 

@@ -61,7 +61,7 @@ class Predictor:
     def device_type(self) -> str:
         return self.device.type
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a model in training answers too, and tensors made there cannot be trained on
     def answer(
         self,
         questions: Sequence[Encoded],
@@ -110,7 +110,7 @@ class Predictor:
             )
         return Texts(said=tuple(said))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def waypoints(self, questions: Sequence[Encoded]) -> FloatArray:
         """See `nsdrive.vla.inference.engine.Engine`."""
         if self.head is None:

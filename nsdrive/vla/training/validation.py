@@ -2,9 +2,10 @@
 
     {"step": 200, "samples_seen": 1600, "what": "text", "ADE@3s": 0.91, "miss_rate@3s": 0.09, "n": 64, "failed": 0, "seconds": 31.2}
 
-"text": the waypoints that the model writes, greedily and under the grammar, as `nsdrive predict` has it write; "head": those of
-its trajectory head, where it has one, on HEAD_TIMES as many samples, for they cost one forward. Both count strictly, as an
-evaluation does: an answer that cannot be read, or a sample that cannot be asked, is 10 m off.
+"text": the waypoints that the model writes, greedily and under the grammar, as `nsdrive predict` has it write, but that a
+reasoning half as long again as the longest label's is cut off; "head": those of its trajectory head, where it has one, on
+HEAD_TIMES as many samples, for they cost one forward. Both count strictly, as an evaluation does: an answer that cannot be
+read, or a sample that cannot be asked, is 10 m off.
 
 Which samples is a function of the split alone, so that the runs of one data set can be compared. Looking leaves no trace: a
 training with and without it gives the same weights, to the bit. Every process answers its share.
@@ -26,16 +27,16 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from nsdrive.dataset import json_line, write_atomically
-from nsdrive.vla.data.encoding import Encoded, encode
-from nsdrive.vla.data.rows import Row
+from nsdrive.dataset import json_line, open_dataset, write_atomically
+from nsdrive.vla.data.encoding import AFTER_REASONING, Encoded, encode
+from nsdrive.vla.data.rows import Row, Rows
 from nsdrive.vla.displacement import average_m, displacements_m, missed, usable
 from nsdrive.vla.grammar import TokenTables
 from nsdrive.vla.inference.predictor import Predictor
 from nsdrive.vla.prompt import N_WAYPOINTS, parse_answer
+from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.loss_log import LossLog, global_batch, read_loss_log, sum_over_processes
 from nsdrive.vla.training.tracking import Tracking
-from nsdrive.vla.training.trainer import AnswerTrainer
 from nsdrive.vla.trajectory_head import head_of
 from nsdrive.world.types import FloatArray
 
@@ -54,6 +55,24 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Row: ...
+
+
+def validations(
+    config: TrainConfig, dataset: Path, log: LossLog, folder: Path, *, resumed_step: int, tracking: Tracking
+) -> list[Validation]:
+    """What a training's settings ask for, as callbacks to put before the log."""
+    if not config.validate_every_steps:
+        return []
+    one = Validation(
+        Rows(open_dataset(dataset), "val", level=config.train_level),
+        folder,
+        every_steps=config.validate_every_steps,
+        n_samples=config.validate_samples,
+        resumed_step=resumed_step,
+        log=log,
+        tracking=tracking,
+    )
+    return [one]
 
 
 class Validation(TrainerCallback):
@@ -75,8 +94,8 @@ class Validation(TrainerCallback):
         order = np.random.default_rng([SUBSET_SEED]).permutation(len(samples)).tolist()
         self._subsets = {"text": order[:n_samples], "head": order[: HEAD_TIMES * n_samples]}
         self.rows = [row for row in read_loss_log(self._path) if row["step"] <= resumed_step] if resumed_step else []
-        self.trainer: AnswerTrainer | None = None
         self._tables: TokenTables | None = None
+        self._budget = 1
         self._spare: _Asked | None = None  # asked where a process has none left, so that all go in step
         self._batch_size = BATCH_SIZE
 
@@ -97,15 +116,15 @@ class Validation(TrainerCallback):
     def _look(self, args: TrainingArguments, state: TrainerState) -> None:
         if not len(self._samples) or any(row["step"] == state.global_step for row in self.rows):
             return
-        assert self.trainer is not None
+        assert self._log.trainer is not None
         started_s = time.monotonic()
-        model: Any = self.trainer.model
+        model: Any = self._log.trainer.model
         model = model.get_base_model() if hasattr(model, "get_base_model") else model  # LoRA's layers are in it
         head = head_of(model)
-        with _undisturbed(model), self.trainer.accelerator.autocast():
+        with _undisturbed(model), self._log.trainer.accelerator.autocast():
             tables = self._prepared()
             if tables is not None:
-                text = Predictor(model=model, processor=self.trainer.processor, tables=tables, device=args.device)
+                text = Predictor(model=model, processor=self._log.trainer.processor, tables=tables, device=args.device)
                 if head is not None:
                     self._keep("head", replace(text, head=head), args, state)
                 self._keep("text", text, args, state)
@@ -113,11 +132,12 @@ class Validation(TrainerCallback):
 
     def _prepared(self) -> TokenTables | None:
         """What is needed once; None where none of the samples can be asked."""
-        assert self.trainer is not None
+        assert self._log.trainer is not None
         if self._tables is None:
-            self._tables = TokenTables(self.trainer.processor.tokenizer)
+            self._tables = TokenTables(self._log.trainer.processor.tokenizer)
             if not (is_deepspeed_zero3_enabled() and _some_see_nothing(self._samples, self._subsets["head"])):
                 self._spare = next(filter(None, map(self._asked, self._subsets["head"])), None)
+            self._budget = self._longest_reasoning()
             if self._spare is None:
                 print("The validation samples cannot be asked: no ADE while training", file=sys.stderr, flush=True)
         return self._tables if self._spare is not None else None
@@ -186,16 +206,25 @@ class Validation(TrainerCallback):
         encoded = [one.encoded for one in asked]
         if what == "head":
             return list(predictor.waypoints(encoded))
-        return [
-            parse_answer(text).waypoints_ego_m for text in predictor.answer(encoded, [o.level for o in asked]).texts
-        ]
+        said = predictor.answer(encoded, [one.level for one in asked], max_reasoning_tokens=self._budget)
+        return [parse_answer(text).waypoints_ego_m for text in said.texts]
+
+    def _longest_reasoning(self) -> int:
+        """Tokens, half as many again as the longest that the labels have: a model that has learnt little talks without end."""
+        assert self._log.trainer is not None
+        longest = 0
+        for index in self._subsets["text"]:
+            with suppress(ValueError):
+                reasoning = self._samples[index].answer.partition(AFTER_REASONING)[0]
+                longest = max(longest, len(self._log.trainer.processor.tokenizer(reasoning)["input_ids"]))
+        return max(1, longest * 3 // 2)
 
     def _asked(self, index: int) -> _Asked | None:
         """A sample's question and label; None for one that cannot be asked."""
-        assert self.trainer is not None
+        assert self._log.trainer is not None
         try:
             row = self._samples[index]
-            encoded = encode(self.trainer.processor, row, with_answer=False)
+            encoded = encode(self._log.trainer.processor, row, with_answer=False)
         except ValueError:
             return None
         label = row.waypoints_ego_m if row.waypoints_ego_m is not None else parse_answer(row.answer).waypoints_ego_m

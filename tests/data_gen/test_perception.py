@@ -76,7 +76,7 @@ def test_a_half_hidden_lead_is_partly_hidden():
 
 
 def test_what_covers_too_little_of_the_image_is_not_asked_for():
-    walker = thing("walker", 36.0, y_m=4.0, kind="pedestrian")
+    walker = thing("walker", 38.0, y_m=4.0, kind="pedestrian")
     answers = asked(on_road(walker))
     assert "count_pedestrians" not in answers  # nearly enough of it is to be seen: who could say
     assert "nearest" not in answers

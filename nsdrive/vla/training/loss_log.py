@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class LossLog(TrainerCallback):
         self.trainer: AnswerTrainer | None = None
         self._since_s = self._waited_s = 0.0
         self._tokens, self._work = 0, Work()
+        self._parts: dict[str, list[float]] = {name: [] for name in PARTS}
         self._costs: Costs | None = None
 
     def pause(self, seconds: float) -> None:
@@ -61,6 +63,10 @@ class LossLog(TrainerCallback):
         assert self.trainer is not None
         self._tokens += self.trainer.tokens_of_step
         self._work += self.trainer.work_of_step
+        for name in PARTS:
+            value = self.trainer.parts_of_step.get(name)
+            if value is not None:
+                self._parts[name].append(value)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -72,7 +78,7 @@ class LossLog(TrainerCallback):
             "step": state.global_step,
             "samples_seen": state.global_step * global_batch(args),
             "loss": float(logs["loss"]),
-            **{name: self.trainer.parts_of_step.get(name) for name in PARTS},
+            **{name: fmean(values) if (values := self._parts[name]) else None for name in PARTS},
             "learning_rate": float(logs["learning_rate"]),
             "grad_norm": float(logs["grad_norm"]),
             "tokens": self._tokens,
@@ -96,6 +102,7 @@ class LossLog(TrainerCallback):
         assert self.trainer is not None
         self._since_s, self._waited_s = time.monotonic(), self.trainer.waited_s
         self._tokens, self._work = 0, Work()
+        self._parts = {name: [] for name in PARTS}
 
     def _timed(self, args: TrainingArguments) -> dict[str, float | None]:
         assert self.trainer is not None

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nsdrive.config import did_you_mean
-from nsdrive.dataset import MANIFEST, open_dataset, sha256_of
+from nsdrive.dataset import MANIFEST, open_drives, sha256_of
 from nsdrive.part_file import PartFile, check_finished, lines_of
 from nsdrive.questions import CONTROLS, Question, control_of, control_path, control_question, other_scenes
 from nsdrive.vla.answering import Samples, Tally, answerer, batch_size_of
@@ -122,7 +122,7 @@ def predict(
     check_engine(engine, tensor_parallel=tensor_parallel)
     if mode == "head":
         _check_head(model, engine)
-    samples = Samples(open_dataset(dataset), [split])
+    samples = Samples(open_drives(dataset), [split])
     ids = samples.ids if limit is None else samples.ids[:limit]
     settings = {
         "model": str(model),

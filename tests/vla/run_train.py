@@ -25,13 +25,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 from transformers.models.qwen3_5 import modeling_qwen3_5
 
 from nsdrive.vla.train import TrainConfig, train
 from nsdrive.vla.training import checkpoints, lost_processes, trainer
+from nsdrive.vla.training.processes import import_deepspeed
 
-IMPORTED = (deepspeed, modeling_qwen3_5)  # before the fork, so that no process has to
+IMPORTED = (modeling_qwen3_5, import_deepspeed())  # before the fork, so that no process has to
 LIMIT_S = 100.0  # for one job
 
 

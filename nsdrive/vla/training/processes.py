@@ -11,6 +11,7 @@ it can name a process that does not come.
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import warnings
@@ -40,8 +41,8 @@ def process_group(*, deepspeed: bool, timeout_minutes: float) -> Iterator[None]:
         os.environ.update(
             RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
         )
-    if deepspeed and not torch.cuda.is_available():
-        _let_deepspeed_talk_by_gloo()
+    if deepspeed:
+        import_deepspeed()
     timeout = timedelta(minutes=timeout_minutes)
     roll = None
     try:
@@ -91,6 +92,24 @@ def agree_on_greatest(number: int) -> int:
     return int(numbers)
 
 
+def import_deepspeed() -> None:
+    """DeepSpeed without what costs a start its time and is not needed here."""
+    import deepspeed.ops
+
+    if not torch.cuda.is_available():  # CPUs talk by gloo: DeepSpeed's own kernels would first be compiled (20 s, a
+        deepspeed.ops.__compatible_ops__ = {}  # C++ compiler). This table of them is else filled by calling compilers
+    before = os.environ.get("TORCHDYNAMO_DISABLE")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # its Muon optimiser, which it looks at, would import torch's compiler
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    except ImportError:  # another version, which has none
+        pass
+    finally:
+        del os.environ["TORCHDYNAMO_DISABLE"]
+        if before is not None:
+            os.environ["TORCHDYNAMO_DISABLE"] = before
+
+
 def _begin(timeout: timedelta) -> Roll:
     from torch.distributed.rendezvous import rendezvous
 
@@ -118,10 +137,3 @@ def _forget_the_libraries_state() -> None:
     unset_hf_deepspeed_config()
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-
-
-def _let_deepspeed_talk_by_gloo() -> None:
-    """On CPUs: DeepSpeed's own shared-memory kernels would first be compiled (20 s, a C++ compiler)."""
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__ = {}  # its table of what can be compiled, else filled by calling compilers

@@ -107,6 +107,17 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     _output(p)
     _workers(p)
 
+    p = verb(
+        "perceive",
+        "short questions and answers about a dataset's images, from what the renderer knows: a dataset of its own",
+        "perceive out/data --out out/perception",
+    )
+    p.add_argument("dataset", type=Path, metavar="DATASET")
+    p.add_argument("--per-image", type=int, default=2, metavar="N", help="at most so many questions of an image")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of which questions are chosen")
+    _output(p)
+    _workers(p)
+
     p = verb("check", "replay every trace, recompute every fact, verify every image", "check out/data")
     p.add_argument("dataset", type=Path, metavar="DATASET")
     p.add_argument(

@@ -414,6 +414,28 @@ def run_demo(a: argparse.Namespace) -> int:
     return 0
 
 
+def run_perceive(a: argparse.Namespace) -> int:
+    from data_gen.perception import perceive
+    from nsdrive.dataset import open_dataset
+    from nsdrive.progress import Progress
+
+    dataset = open_dataset(a.dataset)
+    with Progress("shards") as progress:
+        made = perceive(
+            dataset,
+            a.out,
+            per_image=a.per_image,
+            seed=a.seed,
+            scenes=scenario_loader(dataset),
+            workers=a.workers,
+            resume=a.resume,
+            overwrite=a.overwrite,
+            progress=progress,
+        )
+    print(f"{made.folder}: {made.summary()}")
+    return 0
+
+
 def run_ablation(a: argparse.Namespace) -> int:
     from eval.ablation.collect import collect
     from eval.ablation.page import write_results
@@ -441,6 +463,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "edit": run_edit,
     "generate": run_generate,
     "derive": run_derive,
+    "perceive": run_perceive,
     "check": run_check,
     "export": run_export,
     "train": run_train,

@@ -39,6 +39,7 @@ from nsdrive.vla.training.arguments import deepspeed_config, training_arguments
 from nsdrive.vla.training.checkpoints import Checkpoints, newest_checkpoint, read_note, remove_incomplete_checkpoints
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.loss_log import LossLog
+from nsdrive.vla.training.losses import objective_of
 from nsdrive.vla.training.packed_layers import keep_packed_apart
 from nsdrive.vla.training.processes import is_first_process, process_count, process_group, wait_for_all
 from nsdrive.vla.training.result import save_result
@@ -56,6 +57,7 @@ from nsdrive.vla.training.starting_model import count_parameters, inner_model, m
 from nsdrive.vla.training.stopping import Stopping, TrainingStopped, stopped
 from nsdrive.vla.training.trainer import AnswerTrainer
 from nsdrive.vla.training.what_learns import choose_what_learns
+from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, attach_head, hidden_width
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -134,6 +136,8 @@ def _run(
     model = choose_what_learns(model, config, source)
     if config.packing:
         keep_packed_apart(model)
+    if config.trajectory_head != "none":
+        attach_head(model, TrajectoryHead(HeadShape(kind=config.trajectory_head, hidden=hidden_width(model))))
     global_batch = arguments.world_size * config.per_device_batch_size * config.gradient_accumulation_steps
     n_samples = arguments.max_steps * global_batch
     schedule = schedule_of(config, rows, processor, n_samples=n_samples, global_batch=global_batch)
@@ -142,6 +146,7 @@ def _run(
     with Progress("training steps") if is_first else nullcontext() as progress:
         log = LossLog(out / "loss.jsonl", resumed_step=resumed_step, progress=progress)
         trainer = AnswerTrainer(
+            objective=objective_of(config, processor.tokenizer),
             model=model,
             args=arguments,
             train_dataset=schedule,

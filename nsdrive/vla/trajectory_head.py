@@ -145,6 +145,12 @@ def attach_head(model: Any, head: TrajectoryHead) -> None:
     setattr(inner, NAME, head.to(next(inner.parameters()).device))
 
 
+def hidden_width(model: Any) -> int:
+    """The width of the hidden states that the head reads."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return int(inner.config.get_text_config().hidden_size)
+
+
 def head_of(model: Any) -> TrajectoryHead | None:
     """The head attached to a model, wrapped for training or not; None where there is none."""
     found = [module for module in model.modules() if isinstance(module, TrajectoryHead)]

@@ -50,6 +50,16 @@ class TrainConfig:
     co_share: float = 0.25  # of every global batch, with co_data; chosen by us: more images, but few answer tokens
     packing: bool = False  # a micro-batch is one row without padding, its samples kept apart (attention, linear too)
 
+    # ---- the loss
+    reasoning_weight: float = 1.0  # of a reasoning token's loss beside a planning token's
+    place_weights: bool = False  # digits weigh by their decimal place: a wrong metre costs more than a wrong centimetre
+    number_token_loss: float = 0.0  # weight of the distance between digits (2411.02083, which uses 0.3)
+    trajectory_head: Literal["none", "regression", "flow"] = "none"  # waypoints from a hidden state too
+    head_weight: float = 1.0  # of its loss, beside the mean of the answer's tokens
+    vision_warmup_steps: int = 0  # before the steps: the vision tower alone learns what the renderer knows
+    vision_warmup_batch: int = 16  # samples of each of those, on every process
+    vision_warmup_learning_rate: float = 1e-3  # chosen by us, for a tower of random weights
+
     # ---- the optimisation
     learning_rate: float = 2e-5  # AutoVLA's fine-tuning of Qwen2.5-VL
     lr_schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
@@ -89,6 +99,13 @@ class TrainConfig:
             minutes = getattr(self, name)
             if minutes is not None and minutes <= 0:
                 raise ValueError(f"{name} must be positive, got {minutes}")
+        for name in ("reasoning_weight", "number_token_loss", "head_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.vision_warmup_steps < 0 or self.vision_warmup_batch < 1 or self.vision_warmup_learning_rate <= 0:
+            raise ValueError("vision_warmup_steps must be 0 or more, its batch at least 1, its learning rate positive")
+        if self.vision_warmup_steps and self.freeze_vision:
+            raise ValueError("vision_warmup_steps trains the vision tower, freeze_vision=true does not: take one")
         check_trackers(self.track)
         if self.validate_every_steps < 0 or self.validate_samples < 1:
             raise ValueError(

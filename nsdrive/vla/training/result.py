@@ -13,6 +13,7 @@ from nsdrive.vla.question_form import QuestionForm, write_form
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.processes import wait_for_all
 from nsdrive.vla.training.trainer import AnswerTrainer
+from nsdrive.vla.trajectory_head import FOLDER as HEAD_FOLDER
 
 
 def save_result(
@@ -59,4 +60,6 @@ def _merge_adapter(
     shutil.rmtree(part, ignore_errors=True)
     merged.save_pretrained(part)
     _save_beside(part, processor, form)
+    if (out / "adapter" / HEAD_FOLDER).is_dir():
+        shutil.copytree(out / "adapter" / HEAD_FOLDER, part / HEAD_FOLDER)
     part.rename(out / "model")

@@ -1,22 +1,25 @@
 """transformers' Trainer with our loss.
 
 The loss of a step is the sum of the answer tokens' losses over all processes and accumulation steps, divided by the
-count of those tokens: one process and eight give the same gradients and the same logged number for one global batch.
+count of those tokens, and so for its other parts (`losses`): one process and eight give the same gradients and the same
+logged numbers for one global batch.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer
 
 from nsdrive.vla.data.batch import Collator, model_inputs
 from nsdrive.vla.data.encoding import IGNORED
 from nsdrive.vla.training.flops import Work, work_of
+from nsdrive.vla.training.losses import Objective, Parts, Totals, reading_head, targets_of
+from nsdrive.vla.trajectory_head import head_of, head_weights, load_head, save_head, without_head
 
 
 class AnswerTrainer(Trainer):
@@ -29,10 +32,16 @@ class AnswerTrainer(Trainer):
         *,
         data_collator: Collator,
         groups: Callable[[Any], list[dict[str, Any]]] | None = None,
+        objective: Objective | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(data_collator=data_collator, **arguments)
         self.processor = data_collator.processor
+        self.objective = Objective(self.processor.tokenizer) if objective is None else objective
+        self._head = head_of(self.model)
+        self._totals: Totals | None = None  # of the step's global batch
+        self._sums = torch.zeros(3)  # of this process's micro-batches of the step: reasoning, planning, head
+        self._n_left = 0  # micro-batches of the step
         self.groups = groups
         self.remove_callback(PrinterCallback)  # LossLog prints
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the global batch's tokens, num_items_in_batch
@@ -53,6 +62,10 @@ class AnswerTrainer(Trainer):
         batches, n_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.waited_s += time.monotonic() - started_s
         self.tokens_of_step = int(n_tokens) if n_tokens is not None else 0
+        mine = [self.objective.totals(batch) for batch in batches]
+        if mine:
+            self._totals = sum(mine[1:], start=mine[0]).over(self._sum_over_processes)
+        self._sums, self._n_left = torch.zeros(3, device=device), len(batches)
         self.work_of_step = work_of(batches)
         return batches, n_tokens
 
@@ -60,17 +73,66 @@ class AnswerTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """This process's share of the step's loss; raises ValueError naming the samples where it is not finite."""
-        labels, sample_ids = inputs["labels"], inputs["sample_ids"]
-        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)  # token t is predicted at t - 1
-        is_answer = targets != IGNORED
-        batch = model_inputs(inputs, self.processor)
-        outputs = model(**batch, logits_to_keep=is_answer, use_cache=False)
-        summed = cross_entropy(outputs.logits.float(), targets[is_answer], reduction="sum")
-        if not torch.isfinite(summed):
+        assert self._totals is not None
+        with reading_head(model_inside(model), self._head, inputs) as head_loss:
+            is_answer = targets_of(inputs) != IGNORED
+            outputs = model(**model_inputs(inputs, self.processor), logits_to_keep=is_answer, use_cache=False)
+        parts = self.objective.parts(outputs.logits, head_loss[0] if head_loss else None, inputs)
+        share = self.objective.loss(parts, self._totals)
+        if not torch.isfinite(share):
             raise ValueError(
-                f"The loss became {summed.item()} at step {self.state.global_step + 1}, in the samples "
-                f"{', '.join(sample_ids)}. Lower learning_rate, or look at these samples, then train again"
+                f"The loss became {share.item()} at step {self.state.global_step + 1}, in the samples "
+                f"{', '.join(inputs['sample_ids'])}. Lower learning_rate, or look at these samples, then train again"
             )
+        self._note(parts)
         # processes average their gradients, so each one's share is scaled by how many there are
-        loss = summed * self.accelerator.num_processes / num_items_in_batch
+        loss = share * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _note(self, parts: Parts) -> None:
+        """Add up the step's parts; with its last micro-batch they are those of all processes."""
+        head = torch.zeros(()) if parts.head is None else parts.head.detach()
+        self._sums += torch.stack([parts.reasoning, parts.planning, head.to(parts.planning.device)])
+        self._n_left -= 1
+        if self._n_left or self._totals is None:
+            return
+        reasoning, planning, head_sum = self._sum_over_processes(self._sums.tolist())
+        self.parts_of_step = {
+            "reasoning_loss": _mean(reasoning, self._totals.reasoning),
+            "planning_loss": _mean(planning, self._totals.planning),
+            "head_loss": None if self._head is None else _mean(head_sum, self._totals.waypoints),
+        }
+
+    def _sum_over_processes(self, values: list[float]) -> list[float]:
+        if self.accelerator.num_processes == 1:
+            return values
+        mine = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        torch.distributed.all_reduce(mine)
+        return [float(value) for value in mine]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The stock model's weights, as the Trainer writes them, and the trajectory head's in a folder beside them."""
+        if self._head is None:
+            super()._save(output_dir, state_dict)
+            return
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        if self.args.should_save:
+            save_head(self._head, folder, None if state_dict is None else head_weights(state_dict))
+        weights = self.accelerator.unwrap_model(self.model).state_dict() if state_dict is None else state_dict
+        super()._save(str(folder), without_head(weights))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._head is not None and (saved := load_head(resume_from_checkpoint)) is not None:
+            self._head.load_state_dict(saved.state_dict())
+
+
+def model_inside(model: Any) -> Any:
+    """Without what DDP and DeepSpeed put around it."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
+
+
+def _mean(total: float, count: float) -> float | None:
+    return total / count if count else None

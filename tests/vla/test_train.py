@@ -17,7 +17,8 @@ from transformers import AutoModelForImageTextToText
 from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.train import TrainConfig, TrainSummary, train
 from nsdrive.vla.training.checkpoints import complete_checkpoints
-from nsdrive.vla.training.loss_log import PARTS, TIMED, read_loss_log
+from nsdrive.vla.training.logs import read_log
+from nsdrive.vla.training.loss_log import PARTS, TIMED
 
 # What the libraries of one release say of each other's next one: DeepSpeed 0.19 of torch, peft 0.21 of transformers
 pytestmark = [
@@ -41,11 +42,11 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def curve(out: Path) -> list[dict[str, Any]]:
     """loss.jsonl but for what a clock says."""
-    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_loss_log(out / "loss.jsonl")]
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_log(out / "loss.jsonl")]
 
 
 def test_a_run_learns_and_leaves_a_stock_checkpoint(undisturbed: Path) -> None:
-    rows = read_loss_log(undisturbed / "loss.jsonl")
+    rows = read_log(undisturbed / "loss.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
     assert set(rows[0]) == {"step", "samples_seen", "loss", "learning_rate", "grad_norm", "tokens", *PARTS, *TIMED}

@@ -13,14 +13,15 @@ from training_runs import Ended, data_with_short_answers, end_of, job, seen, sta
 from vla_fixtures import make_dataset
 
 from nsdrive.vla.training.checkpoints import complete_checkpoints, newest_checkpoint, read_note
-from nsdrive.vla.training.loss_log import TIMED, read_loss_log
+from nsdrive.vla.training.logs import read_log
+from nsdrive.vla.training.loss_log import TIMED
 
 FIVE_STEPS = {"max_steps": 5}  # of 2 samples: both epochs of the 5, the first of which ends within a step
 TWO = {"per_device_batch_size": 1, **FIVE_STEPS}  # the same global batch on two processes
 
 
 def curve(out: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_loss_log(out / "loss.jsonl")]
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_log(out / "loss.jsonl")]
 
 
 def assert_same_curve(out: Path, other: Path) -> None:
@@ -116,7 +117,7 @@ def test_the_processes_share_every_epoch_without_duplicates_or_gaps(runs: tuple[
 
 def test_only_the_first_process_writes(runs: tuple[Path, dict[str, Ended]]) -> None:
     folder = runs[0]
-    steps = [row["step"] for row in read_loss_log(folder / "three" / "loss.jsonl")]
+    steps = [row["step"] for row in read_log(folder / "three" / "loss.jsonl")]
     assert steps == [1, 2, 3, 4, 5], "a row a step, not one a process"
     assert sorted(path.name for path in (folder / "three").iterdir()) == [
         "base",

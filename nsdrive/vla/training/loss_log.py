@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from nsdrive.dataset import json_line, write_atomically
 from nsdrive.vla.training.flops import Costs, Work, costs_of, peak_flops
+from nsdrive.vla.training.logs import read_log
 from nsdrive.vla.training.tracking import Tracking
 from nsdrive.vla.training.trainer import AnswerTrainer
 
@@ -41,7 +41,7 @@ class LossLog(TrainerCallback):
 
     def __init__(self, path: Path, *, resumed_step: int, progress: Any, tracking: Tracking | None = None) -> None:
         self._path, self._progress, self._tracking = path, progress, tracking
-        self.rows = [row for row in read_loss_log(path) if row["step"] <= resumed_step] if resumed_step else []
+        self.rows = [row for row in read_log(path) if row["step"] <= resumed_step] if resumed_step else []
         self.trainer: AnswerTrainer | None = None
         self._since_s = self._waited_s = 0.0
         self._tokens, self._work = 0, Work()
@@ -119,14 +119,6 @@ class LossLog(TrainerCallback):
             "gpu_memory_gb": round(torch.cuda.max_memory_allocated(args.device) / 1e9, 3) if on_gpu else None,
             "mfu": None if peak is None else round(n_flops / seconds / args.world_size / peak, 4),
         }
-
-
-def read_loss_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a loss.jsonl; a last line that a killed process cut short is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
 
 
 def global_batch(args: TrainingArguments) -> int:

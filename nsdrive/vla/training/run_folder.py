@@ -61,6 +61,9 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
         "allow_slow_kernels",
         "save_every_minutes",
         "process_timeout_minutes",
+        "track",
+        "validate_every_steps",
+        "validate_samples",
         "per_device_batch_size",  # these two split the global batch, which the checkpoint settles
         "gradient_accumulation_steps",
     }

@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 from nsdrive.config import did_you_mean
 from nsdrive.dataset import write_atomically
+from nsdrive.vla.training.logs import LOSSES, read_log
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 PROJECT = "nsdrive"
@@ -185,9 +186,7 @@ def _identity(folder: Path) -> str:
 
 
 def _last_logged_step(folder: Path) -> int:
-    from nsdrive.vla.training.loss_log import read_loss_log
-
-    return max((int(row["step"]) for row in read_loss_log(folder / "loss.jsonl")), default=0)
+    return max((int(row["step"]) for row in read_log(folder / LOSSES)), default=0)
 
 
 def _as_table(config: Mapping[str, Any]) -> str:

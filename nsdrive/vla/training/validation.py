@@ -35,12 +35,12 @@ from nsdrive.vla.grammar import TokenTables
 from nsdrive.vla.inference.predictor import Predictor
 from nsdrive.vla.prompt import N_WAYPOINTS, parse_answer
 from nsdrive.vla.training.config import TrainConfig
-from nsdrive.vla.training.loss_log import LossLog, global_batch, read_loss_log, sum_over_processes
+from nsdrive.vla.training.logs import VALIDATIONS, read_log
+from nsdrive.vla.training.loss_log import LossLog, global_batch, sum_over_processes
 from nsdrive.vla.training.tracking import Tracking
 from nsdrive.vla.trajectory_head import head_of
 from nsdrive.world.types import FloatArray
 
-FILE = "validation.jsonl"
 HORIZON = "3s"
 HEAD_TIMES = 4  # chosen by us: one forward costs a tenth of an answer and less
 BATCH_SIZE = (
@@ -89,11 +89,11 @@ class Validation(TrainerCallback):
         log: LossLog,
         tracking: Tracking,
     ) -> None:
-        self._samples, self._path, self._every_steps = samples, folder / FILE, every_steps
+        self._samples, self._path, self._every_steps = samples, folder / VALIDATIONS, every_steps
         self._log, self._tracking = log, tracking
         order = np.random.default_rng([SUBSET_SEED]).permutation(len(samples)).tolist()
         self._subsets = {"text": order[:n_samples], "head": order[: HEAD_TIMES * n_samples]}
-        self.rows = [row for row in read_loss_log(self._path) if row["step"] <= resumed_step] if resumed_step else []
+        self.rows = [row for row in read_log(self._path) if row["step"] <= resumed_step] if resumed_step else []
         self._tables: TokenTables | None = None
         self._budget = 1
         self._spare: _Asked | None = None  # asked where a process has none left, so that all go in step

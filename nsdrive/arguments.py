@@ -118,6 +118,17 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     _output(p)
     _workers(p)
 
+    p = verb(
+        "pack",
+        "a dataset as tar shards with their images, for disks that read large files better than many small ones",
+        "pack out/data --out out/packed",
+    )
+    p.add_argument("dataset", type=Path, metavar="DATASET")
+    p.add_argument("--samples-per-shard", type=int, default=1000, metavar="N")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of the training samples")
+    _output(p)
+    _workers(p)
+
     p = verb("check", "replay every trace, recompute every fact, verify every image", "check out/data")
     p.add_argument("dataset", type=Path, metavar="DATASET")
     p.add_argument(
@@ -146,11 +157,21 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
         "train",
         "fine-tune a Qwen-class VLA on a dataset",
         "train train/qwen3_5_4b_lora --data out/data --out out/run",
+        "train train/qwen3_5_4b_sft --dry-run --gpus 8 --gpu-memory-gb 80",
         "torchrun --nproc_per_node 8 -m nsdrive.cli train train/qwen3_5_4b_sft --data out/data --out out/run",
     )
     _configured(p)
-    p.add_argument("--data", type=Path, required=True, metavar="DATASET")
-    _output(p)
+    p.add_argument("--data", type=Path, metavar="DATASET", help="a dataset's folder, or one that nsdrive pack made")
+    _output(p, required=False)
+    forecast = p.add_argument_group("the forecast alone, before any minute is spent")
+    forecast.add_argument(
+        "--dry-run", action="store_true", help="print parameters, tokens, steps and memory per GPU, and train nothing"
+    )
+    forecast.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs the run is to have")
+    forecast.add_argument("--gpu-memory-gb", type=float, metavar="G", help="of one GPU, in GiB")
+    forecast.add_argument(
+        "--cameras", type=int, default=3, metavar="N", help="of a sample, where there is no --data yet"
+    )
     p.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
 
     p = verb(
@@ -163,8 +184,39 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     _split(p)
     p.add_argument("--out", type=Path, required=True, metavar="FILE")
     p.add_argument("--resume", action="store_true", help="go on where a stopped run left off")
-    _decoding(p)
+    _decoding(p, batch_size=None)
     p.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N samples")
+    p.add_argument(
+        "--mode",
+        default="full",
+        choices=["full", "plan", "head"],
+        help="reason, then plan (full); waypoints at once (plan); from the trajectory head in one forward (head)",
+    )
+    p.add_argument(
+        "--best-of",
+        type=int,
+        default=1,
+        metavar="N",
+        help="draw N answers, take the one whose waypoints do what its own text says",
+    )
+    p.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="0: the likeliest tokens; else drawn (0.7 where --best-of is above 1)",
+    )
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn")
+    p.add_argument("--max-reasoning-tokens", type=int, metavar="N", help="the text is ended after so many")
+    p.add_argument(
+        "--engine",
+        default="transformers",
+        choices=["transformers", "vllm"],
+        help="what generates; vllm has to be installed",
+    )
+    p.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs that share one model, for vllm")
+    p.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes, one for each GPU; the rows are those of one"
+    )
     p.add_argument(
         "--control",
         default="none",
@@ -278,8 +330,10 @@ def _one_scenario(p: argparse.ArgumentParser, teachers: Sequence[str]) -> None:
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
-def _output(p: argparse.ArgumentParser, *, resume: bool = True) -> None:
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write; an existing one is refused")
+def _output(p: argparse.ArgumentParser, *, resume: bool = True, required: bool = True) -> None:
+    p.add_argument(
+        "--out", type=Path, required=required, metavar="DIR", help="where to write; an existing one is refused"
+    )
     if resume:
         p.add_argument("--resume", action="store_true", help="go on where a stopped run left off")
     p.add_argument("--overwrite", action="store_true", help="replace an earlier output")
@@ -299,7 +353,10 @@ def _split(p: argparse.ArgumentParser) -> None:
     p.add_argument("--split", default="test", choices=["train", "val", "test"])
 
 
-def _decoding(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--batch-size", type=int, default=8, metavar="N", help="samples that the model sees at once")
+def _decoding(p: argparse.ArgumentParser, *, batch_size: int | None = 8) -> None:
+    default = "" if batch_size is not None else " (the engine's own number where not given)"
+    p.add_argument(
+        "--batch-size", type=int, default=batch_size, metavar="N", help=f"samples that the model sees at once{default}"
+    )
     p.add_argument("--unconstrained", action="store_true", help="free decoding: answers may fail to parse")
     p.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub checkpoint")

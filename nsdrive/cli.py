@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nsdrive import arguments
-from nsdrive.vla.verbs import run_predict, run_train
+from nsdrive.vla.verbs import run_pack, run_predict, run_train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -464,6 +464,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "generate": run_generate,
     "derive": run_derive,
     "perceive": run_perceive,
+    "pack": run_pack,
     "check": run_check,
     "export": run_export,
     "train": run_train,

@@ -14,6 +14,14 @@ def run_train(a: argparse.Namespace) -> int:
     from nsdrive.vla.train import TrainConfig, train
 
     config = load_config(TrainConfig, a.config, a.overrides)
+    if a.dry_run:
+        from nsdrive.vla.training.forecast import forecast
+
+        print(forecast(config, a.data, processes=a.gpus, gpu_memory_gb=a.gpu_memory_gb, cameras=a.cameras))
+        return 0
+    for name in ("data", "out"):
+        if getattr(a, name) is None:
+            raise ValueError(f"--{name} is needed to train (it is not for --dry-run)")
     summary = train(config, dataset=a.data, out=a.out, resume=a.resume, overwrite=a.overwrite)
     if os.environ.get("RANK", "0") == "0":
         print(summary)
@@ -35,7 +43,34 @@ def run_predict(a: argparse.Namespace) -> int:
             control=a.control,
             limit=a.limit,
             resume=a.resume,
+            engine=a.engine,
+            workers=a.workers,
+            tensor_parallel=a.tensor_parallel,
+            mode=a.mode,
+            best_of=a.best_of,
+            temperature=a.temperature,
+            seed=a.seed,
+            max_reasoning_tokens=a.max_reasoning_tokens,
             trust_remote_code=a.trust_remote_code,
+            progress=progress,
+        )
+    print(done)
+    return 0
+
+
+def run_pack(a: argparse.Namespace) -> int:
+    from nsdrive.progress import Progress
+    from nsdrive.vla.data.shards import pack
+
+    with Progress("shards") as progress:
+        done = pack(
+            a.dataset,
+            a.out,
+            samples_per_shard=a.samples_per_shard,
+            workers=a.workers,
+            seed=a.seed,
+            resume=a.resume,
+            overwrite=a.overwrite,
             progress=progress,
         )
     print(done)

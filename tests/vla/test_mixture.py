@@ -5,13 +5,16 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 
 from nsdrive.dataset import FORMAT_VERSION, MANIFEST, PERCEPTION, json_line, open_dataset, sha256_of, write_atomically
-from nsdrive.vla.data.encoding import PERCEIVING, PLANNING
+from nsdrive.vla.data.batch import collate
+from nsdrive.vla.data.encoding import PERCEIVING, PLANNING, encode
 from nsdrive.vla.data.mixture import Mixture, entries_of_epoch, questions_of, schedule_of, taken
 from nsdrive.vla.data.rows import Rows
 from nsdrive.vla.model import load_processor
 from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.losses import Objective
 
 
 class Named:
@@ -101,3 +104,27 @@ def test_what_cannot_be_learnt_from_beside_the_drives_is_refused_in_one_line(dat
     with pytest.raises(ValueError, match="co_share must be between 0 and 1"):
         TrainConfig(co_data="somewhere", co_share=1.0)
     assert questions_of(TrainConfig()) is None
+
+
+def test_an_answer_about_images_weighs_what_co_weight_says(dataset, questions, model):
+    """Of two answers in a batch the loss is the mean over tokens, those about images counted so many times."""
+    processor = load_processor(model, min_pixels=1024, max_pixels=2048)
+    drive, question = (
+        encode(processor, Rows(open_dataset(folder), "train")[0], with_answer=True) for folder in (dataset, questions)
+    )
+    both = collate([drive, question], processor)
+    n_drive, n_question = (int((item.labels != -100).sum()) for item in (drive, question))
+    torch.manual_seed(0)
+    logits = torch.randn(n_drive + n_question, len(processor.tokenizer))
+    means = []
+    for weight in (1.0, 5.0):
+        objective = Objective(processor.tokenizer, co_weight=weight)
+        parts = objective.parts(logits, None, both)
+        means.append(float(objective.loss(parts, objective.totals(both))))
+    alone = [
+        float(torch.nn.functional.cross_entropy(rows, item.labels[item.labels != -100]))
+        for rows, item in zip(logits.split([n_drive, n_question]), (drive, question), strict=True)
+    ]
+    for weight, mean in zip((1.0, 5.0), means, strict=True):
+        expected = (n_drive * alone[0] + weight * n_question * alone[1]) / (n_drive + weight * n_question)
+        assert mean == pytest.approx(expected, rel=1e-5)

@@ -48,6 +48,7 @@ class TrainConfig:
         None  # a dataset of questions about images (`nsdrive perceive`) to learn from at the same time
     )
     co_share: float = 0.25  # of every global batch, with co_data; chosen by us: more images, but few answer tokens
+    co_weight: float = 1.0  # of an answer token about images beside a planning token; there are a hundred times fewer
     packing: bool = False  # a micro-batch is one row without padding, its samples kept apart (attention, linear too)
 
     # ---- the loss
@@ -99,7 +100,7 @@ class TrainConfig:
             minutes = getattr(self, name)
             if minutes is not None and minutes <= 0:
                 raise ValueError(f"{name} must be positive, got {minutes}")
-        for name in ("reasoning_weight", "number_token_loss", "head_weight"):
+        for name in ("reasoning_weight", "number_token_loss", "head_weight", "co_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.vision_warmup_steps < 0 or self.vision_warmup_batch < 1 or self.vision_warmup_learning_rate <= 0:

@@ -1,6 +1,6 @@
 """What a step is trained on: the answer's tokens, digits by what they are worth, and the trajectory head.
 
-    objective = Objective(tokenizer, place_weights=True, number_token_loss=0.3, reasoning_weight=1.0, head_weight=1.0)
+    objective = Objective(tokenizer, place_weights=True, number_token_loss=0.3, reasoning_weight=1.0, co_weight=1.0)
     totals = objective.totals(batch)                     # of every process and micro-batch of a step, summed
     parts = objective.parts(logits, head_loss, batch)    # of one micro-batch
     loss = objective.loss(parts, totals)
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, pad
 
-from nsdrive.vla.data.encoding import IGNORED, PLANNING, REASONING
+from nsdrive.vla.data.encoding import IGNORED, PERCEIVING, PLANNING, REASONING
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.trajectory_head import TrajectoryHead
 
@@ -71,9 +71,10 @@ class Objective:
         number_token_loss: float = 0.0,
         reasoning_weight: float = 1.0,
         head_weight: float = 1.0,
+        co_weight: float = 1.0,
     ) -> None:
         self._place_weights, self._number_token_loss = place_weights, number_token_loss
-        self._reasoning_weight, self._head_weight = reasoning_weight, head_weight
+        self._reasoning_weight, self._head_weight, self._co_weight = reasoning_weight, head_weight, co_weight
         self._digits = DigitTokens(tokenizer) if place_weights or number_token_loss else None
 
     def totals(self, batch: Mapping[str, Any]) -> Totals:
@@ -127,6 +128,8 @@ class Objective:
         weights = (targets != IGNORED).float()
         if self._reasoning_weight != 1.0:
             weights = torch.where(parts == REASONING, self._reasoning_weight * weights, weights)
+        if self._co_weight != 1.0:
+            weights = torch.where(parts == PERCEIVING, self._co_weight * weights, weights)
         if self._digits is None:
             return weights, None
         places = pad(self._digits.places(batch["input_ids"])[:, 1:], (0, 1), value=_NO_DIGIT)
@@ -144,6 +147,7 @@ def objective_of(config: TrainConfig, tokenizer: Any) -> Objective:
         number_token_loss=config.number_token_loss,
         reasoning_weight=config.reasoning_weight,
         head_weight=config.head_weight,
+        co_weight=config.co_weight,
     )
 
 

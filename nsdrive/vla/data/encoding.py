@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from nsdrive.dataset import PERCEPTION
 from nsdrive.vla.data.images import image_patches
-from nsdrive.vla.data.rows import Row
+from nsdrive.vla.data.rows import Row, StoredImage
 from nsdrive.vla.prompt import IMAGE_TOKEN
 from nsdrive.world.types import FloatArray
 
@@ -198,23 +199,26 @@ def _begun_ids(
 
 
 def _patches(
-    path: Path | Image.Image, sample_id: str, processor: Any, *, black: bool
+    image: Path | StoredImage | Image.Image, sample_id: str, processor: Any, *, black: bool
 ) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    image = _read_image(path, sample_id, processor, black=black)
+    picture = _read_image(image, sample_id, processor, black=black)
     try:
-        return image_patches(image, processor.image_processor)
+        return image_patches(picture, processor.image_processor)
     except ValueError as error:
         raise ValueError(f"Sample {sample_id}: an image cannot be used ({error})") from None
 
 
-def _read_image(path: Path | Image.Image, sample_id: str, processor: Any, *, black: bool) -> Image.Image:
+def _read_image(
+    source: Path | StoredImage | Image.Image, sample_id: str, processor: Any, *, black: bool
+) -> Image.Image:
     """An RGB image, JPEGs decoded no larger than the pixel budget needs. Raises ValueError for what is not an image."""
-    if isinstance(path, Image.Image):
-        return Image.new("RGB", path.size) if black else _rgb(path, processor)
+    if isinstance(source, Image.Image):
+        return Image.new("RGB", source.size) if black else _rgb(source, processor)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # an error, not a line that scrolls by
-            image = Image.open(path, formats=("JPEG", "PNG"))
+            file = BytesIO(source.data) if isinstance(source, StoredImage) else source
+            image = Image.open(file, formats=("JPEG", "PNG"))
         with image:
             width, height = image.size
             if width * height > MAX_IMAGE_PIXELS:
@@ -223,7 +227,7 @@ def _read_image(path: Path | Image.Image, sample_id: str, processor: Any, *, bla
                 return Image.new("RGB", (width, height))
             return _rgb(image, processor)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"Sample {sample_id}: the image {path.name} cannot be read ({error})") from None
+        raise ValueError(f"Sample {sample_id}: the image {source.name} cannot be read ({error})") from None
 
 
 def _rgb(image: Image.Image, processor: Any) -> Image.Image:

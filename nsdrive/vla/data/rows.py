@@ -12,9 +12,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +28,24 @@ from nsdrive.world.types import FloatArray
 _ID = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*")[,}]')
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredImage:
+    """A JPEG or PNG file's bytes, read already: of a packed data set. name: for messages."""
+
+    name: str
+    data: bytes
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """What the VLA needs of a sample. images: files, or pictures in memory (a model that drives has no files).
+    """What the VLA needs of a sample. images: files, their bytes, or pictures (a model that drives has no files).
 
     waypoints_ego_m (10, 2) and ego_now: what the answer and the prompt say of them as numbers, None where the sample has none.
     """
 
     sample_id: str
     level: str
-    images: tuple[Path | Image.Image, ...]
+    images: tuple[Path | StoredImage | Image.Image, ...]
     prompt: str
     answer: str
     waypoints_ego_m: FloatArray | None = None
@@ -69,6 +78,12 @@ class Rows:
     def __getitem__(self, index: int) -> Row:
         row = self.raw(index)
         return read_row(self._dataset, row)
+
+    def only(self, indices: NDArray[np.int64]) -> Rows:
+        """These rows, in this order."""
+        chosen = copy(self)
+        chosen._where, chosen._sizes = [self._where[k] for k in indices], self._sizes[indices]
+        return chosen
 
     def shuffled(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Every index once, in any order."""
@@ -105,7 +120,13 @@ class Rows:
         return row
 
 
-def read_row(dataset: Dataset, row: dict[str, Any]) -> Row:
+class ImageSource(Protocol):
+    """Where a row's images are."""
+
+    def image_path(self, relative: str) -> Path | StoredImage: ...
+
+
+def read_row(dataset: ImageSource, row: dict[str, Any]) -> Row:
     """A `Row`, or ValueError naming the sample and what is wrong with it."""
     sample_id = str(row["id"])
     try:

@@ -28,11 +28,11 @@ import torch
 
 from nsdrive import __version__
 from nsdrive.config import to_plain
-from nsdrive.dataset import claim_folder, open_dataset, write_atomically
+from nsdrive.dataset import claim_folder, write_atomically
 from nsdrive.progress import Progress
 from nsdrive.vla.data.batch import Collator
 from nsdrive.vla.data.mixture import entries_of_epoch, questions_of, schedule_of
-from nsdrive.vla.data.rows import Rows
+from nsdrive.vla.data.shards import AnyRows, open_rows
 from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries, require_fast_kernels
 from nsdrive.vla.question_form import form_of
 from nsdrive.vla.training.arguments import deepspeed_config, training_arguments
@@ -74,7 +74,7 @@ def train(
     ConnectionError on one process where another was lost; TrainingStopped (a SystemExit) after SIGTERM or SIGUSR1.
     """
     dataset, out = Path(dataset), Path(out)
-    rows = Rows(open_dataset(dataset), "train", level=config.train_level)
+    rows = open_rows(dataset, "train", level=config.train_level)
     questions_of(config)  # what is wrong with them is said before minutes are lost
     deepspeed = deepspeed_config(config.deepspeed)
     if resume and (out / DONE).is_file():
@@ -95,7 +95,7 @@ def train(
 
 
 def _prepare_folder(
-    config: TrainConfig, rows: Rows, dataset: Path, out: Path, *, resume: bool, overwrite: bool
+    config: TrainConfig, rows: AnyRows, dataset: Path, out: Path, *, resume: bool, overwrite: bool
 ) -> None:
     """What one process does before the others: the folder, the tiny model, the checkpoint as they will load it."""
     claim_folder(out, resume=resume, overwrite=overwrite, marker=CHECKPOINTS)
@@ -114,7 +114,7 @@ def _prepare_folder(
 
 
 def _run(
-    config: TrainConfig, arguments: TrainingArguments, rows: Rows, checkpoint: Path | None, out: Path
+    config: TrainConfig, arguments: TrainingArguments, rows: AnyRows, checkpoint: Path | None, out: Path
 ) -> TrainSummary:
     from transformers import set_seed
 

@@ -213,6 +213,9 @@ class PackedRows:
             os.close(descriptor)
 
 
+AnyRows = Rows | PackedRows
+
+
 def read_packed_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a packed data set, None where the folder is something else. ValueError for a broken one."""
     path = folder / MANIFEST

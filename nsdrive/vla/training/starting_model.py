@@ -6,20 +6,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nsdrive.vla.data.rows import Rows
+from nsdrive.vla.data.shards import AnyRows
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.run_folder import BASE
 
 TOKENIZER_SAMPLES = 512  # chosen by us: as many prompts and answers show the tiny tokenizer every word of the templates
 
 
-def make_tiny_base(config: TrainConfig, rows: Rows, out: Path) -> None:
-    """The tiny model with random weights, and a tokenizer that has read the dataset's first samples."""
+def make_tiny_base(config: TrainConfig, rows: AnyRows | None, out: Path) -> None:
+    """The tiny model with random weights, and a tokenizer that has read the dataset's first samples (None: built-in ones)."""
     from nsdrive.vla.tiny import build_tiny
 
     if (out / BASE).is_dir():
         return
-    first = [rows[k] for k in range(min(len(rows), TOKENIZER_SAMPLES))]
+    first = [rows[k] for k in range(min(len(rows), TOKENIZER_SAMPLES))] if rows is not None else []
     part = out / f"{BASE}.part"
     shutil.rmtree(part, ignore_errors=True)
     build_tiny(
@@ -27,7 +27,9 @@ def make_tiny_base(config: TrainConfig, rows: Rows, out: Path) -> None:
         arch=config.tiny_arch,
         size=config.tiny_size,
         seed=config.seed,
-        texts=[*(text for row in first for text in (row.prompt, row.answer)), "user\nassistant\nsystem\n"],
+        texts=[*(text for row in first for text in (row.prompt, row.answer)), "user\nassistant\nsystem\n"]
+        if first
+        else None,
         vocabulary=config.tiny_vocabulary,
     )
     part.rename(out / BASE)

@@ -27,9 +27,10 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from nsdrive.dataset import json_line, open_dataset, write_atomically
+from nsdrive.dataset import json_line, write_atomically
 from nsdrive.vla.data.encoding import AFTER_REASONING, Encoded, encode
-from nsdrive.vla.data.rows import Row, Rows
+from nsdrive.vla.data.rows import Row
+from nsdrive.vla.data.shards import open_rows
 from nsdrive.vla.displacement import average_m, displacements_m, missed, usable
 from nsdrive.vla.grammar import TokenTables
 from nsdrive.vla.inference.predictor import Predictor
@@ -64,7 +65,7 @@ def validations(
     if not config.validate_every_steps:
         return []
     one = Validation(
-        Rows(open_dataset(dataset), "val", level=config.train_level),
+        open_rows(dataset, "val", level=config.train_level),
         folder,
         every_steps=config.validate_every_steps,
         n_samples=config.validate_samples,

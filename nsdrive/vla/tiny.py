@@ -36,9 +36,13 @@ class TinySize:
     vision_feed_forward: int
 
 
-# Chosen by us: xs trains on a laptop in minutes, s is what a test takes that wants more room.
+# Chosen by us: xs trains on a laptop in minutes, box is the model that comes with nsdrive (an hour), s is what a test takes
+# that wants more room.
 SIZES = {
     "xs": TinySize(hidden=128, layers=4, feed_forward=384, vision_hidden=96, vision_layers=2, vision_feed_forward=256),
+    "box": TinySize(
+        hidden=192, layers=4, feed_forward=512, vision_hidden=128, vision_layers=3, vision_feed_forward=384
+    ),
     "s": TinySize(hidden=256, layers=8, feed_forward=768, vision_hidden=192, vision_layers=4, vision_feed_forward=512),
 }
 

@@ -5,7 +5,10 @@
     RUN/
         config.json       the resolved settings, and which dataset
         base/             the tiny model's start, where model = "tiny"
-        loss.jsonl        step, loss, learning_rate, grad_norm, tokens, seconds
+        warmed/           the model after its vision warm-up, where it has one; warmup.jsonl says how that went
+        loss.jsonl        a row a step: losses, samples seen, speed (`nsdrive.vla.training.loss_log`)
+        validation.jsonl  ADE@3s and miss rate@3s on samples of the val split, every validate_every_steps
+        tensorboard/      the same numbers, and other trackers' folders (`nsdrive.vla.training.tracking`)
         checkpoints/      complete ones carry a complete.json; --resume goes on from the newest
         stopped.json      only after SIGTERM or SIGUSR1 (exit status 75): the step and the signal; --resume goes on
         adapter/          with method = "lora"
@@ -49,13 +52,16 @@ from nsdrive.vla.training.run_folder import (
     CHECKPOINTS,
     DONE,
     STOPPED,
+    WARMED,
     TrainSummary,
     read_summary,
     settle_config,
 )
-from nsdrive.vla.training.starting_model import count_parameters, inner_model, make_tiny_base
+from nsdrive.vla.training.starting_model import count_parameters, inner_model, make_tiny_base, make_warmed
 from nsdrive.vla.training.stopping import Stopping, TrainingStopped, stopped
+from nsdrive.vla.training.tracking import open_tracking
 from nsdrive.vla.training.trainer import AnswerTrainer
+from nsdrive.vla.training.validation import validations
 from nsdrive.vla.training.what_learns import choose_what_learns
 from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, attach_head, hidden_width
 
@@ -91,7 +97,7 @@ def train(
             if deepspeed is not None and needs_conversion(checkpoint, processes=process_count()):
                 deepspeed["checkpoint"] = {"load_universal": True}
         arguments = training_arguments(config, deepspeed, n_rows=entries_of_epoch(config, len(rows)), out=out)
-        return _run(config, arguments, rows, checkpoint, out)
+        return _run(config, arguments, dataset, rows, checkpoint, out)
 
 
 def _prepare_folder(
@@ -106,6 +112,8 @@ def _prepare_folder(
     quiet_libraries()
     if config.model == "tiny":  # before DeepSpeed is set up: under ZeRO-3 making a model is a collective act
         make_tiny_base(config, rows, out)
+    if config.vision_warmup_steps:
+        make_warmed(config, _base_of(config, out), rows, out)
     checkpoint = newest_checkpoint(out / CHECKPOINTS)
     if checkpoint is not None:
         check_global_batch(checkpoint, processes=process_count())
@@ -113,13 +121,22 @@ def _prepare_folder(
             convert_to_universal(checkpoint)
 
 
+def _base_of(config: TrainConfig, out: Path) -> str:
+    return str(out / BASE) if config.model == "tiny" else config.model
+
+
 def _run(
-    config: TrainConfig, arguments: TrainingArguments, rows: AnyRows, checkpoint: Path | None, out: Path
+    config: TrainConfig,
+    arguments: TrainingArguments,
+    dataset: Path,
+    rows: AnyRows,
+    checkpoint: Path | None,
+    out: Path,
 ) -> TrainSummary:
     from transformers import set_seed
 
     is_first = arguments.process_index == 0
-    source = str(out / BASE) if config.model == "tiny" else config.model
+    source = str(out / WARMED) if config.vision_warmup_steps else _base_of(config, out)
     require_fast_kernels(
         model_type(source, trust_remote_code=config.trust_remote_code), allow_slow=config.allow_slow_kernels
     )
@@ -143,15 +160,20 @@ def _run(
     schedule = schedule_of(config, rows, processor, n_samples=n_samples, global_batch=global_batch)
     resumed_step = 0 if checkpoint is None else read_note(checkpoint)["step"]
     stopping = Stopping(save_every_minutes=config.save_every_minutes)
-    with Progress("training steps") if is_first else nullcontext() as progress:
-        log = LossLog(out / "loss.jsonl", resumed_step=resumed_step, progress=progress)
+    names = config.track if is_first else ()
+    with (
+        Progress("training steps") if is_first else nullcontext() as progress,
+        open_tracking(names, folder=out, config=to_plain(config), resumed_step=resumed_step) as tracking,
+    ):
+        log = LossLog(out / "loss.jsonl", resumed_step=resumed_step, progress=progress, tracking=tracking)
+        watching = validations(config, dataset, log, out, resumed_step=resumed_step, tracking=tracking)
         trainer = AnswerTrainer(
             objective=objective_of(config, processor.tokenizer),
             model=model,
             args=arguments,
             train_dataset=schedule,
             data_collator=Collator(processor, packed=config.packing),
-            callbacks=[log, stopping, Checkpoints(out / CHECKPOINTS, keep=config.keep_checkpoints)],
+            callbacks=[*watching, log, stopping, Checkpoints(out / CHECKPOINTS, keep=config.keep_checkpoints)],
         )
         log.trainer = trainer
         started_s = time.monotonic()

@@ -14,7 +14,7 @@ class TrainConfig:
 
     # ---- the model
     model: str = "tiny"  # a folder, a hub id (Qwen/Qwen3.5-4B, ...), or "tiny": random weights made here, no download
-    tiny_size: Literal["xs", "s"] = "xs"
+    tiny_size: Literal["xs", "box", "s"] = "xs"
     tiny_arch: Literal["qwen3_5", "qwen3_vl", "qwen2_5_vl"] = "qwen3_5"
     tiny_vocabulary: int = 1024  # chosen by us: words of our texts become one token each, digits always are
     trust_remote_code: bool = False  # runs Python that comes with the checkpoint: only for one that you trust
@@ -105,8 +105,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.vision_warmup_steps < 0 or self.vision_warmup_batch < 1 or self.vision_warmup_learning_rate <= 0:
             raise ValueError("vision_warmup_steps must be 0 or more, its batch at least 1, its learning rate positive")
-        if self.vision_warmup_steps and self.freeze_vision:
-            raise ValueError("vision_warmup_steps trains the vision tower, freeze_vision=true does not: take one")
+        if self.vision_warmup_steps and (self.freeze_vision or self.method == "lora"):
+            raise ValueError("vision_warmup_steps trains the vision tower: take method=full and freeze_vision=false")
         check_trackers(self.track)
         if self.validate_every_steps < 0 or self.validate_samples < 1:
             raise ValueError(

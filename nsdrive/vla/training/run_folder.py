@@ -12,6 +12,7 @@ from nsdrive.dataset import MANIFEST, sha256_of, write_atomically
 from nsdrive.vla.training.config import TrainConfig
 
 BASE, CHECKPOINTS, DONE, CONFIG = "base", "checkpoints", "train.json", "config.json"
+WARMED = "warmed"  # the model that the steps begin with, where its vision tower was warmed up
 STOPPED = "stopped.json"  # asked to stop; neither this nor DONE: still running, or ended by an error
 
 

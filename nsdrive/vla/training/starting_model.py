@@ -6,9 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from nsdrive.dataset import json_line, write_atomically
+from nsdrive.progress import Progress
 from nsdrive.vla.data.shards import AnyRows
+from nsdrive.vla.model import load_model, load_processor, save_processor
 from nsdrive.vla.training.config import TrainConfig
-from nsdrive.vla.training.run_folder import BASE
+from nsdrive.vla.training.run_folder import BASE, WARMED
 
 TOKENIZER_SAMPLES = 512  # chosen by us: as many prompts and answers show the tiny tokenizer every word of the templates
 
@@ -33,6 +38,37 @@ def make_tiny_base(config: TrainConfig, rows: AnyRows | None, out: Path) -> None
         vocabulary=config.tiny_vocabulary,
     )
     part.rename(out / BASE)
+
+
+def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> None:
+    """RUN/warmed/: the model after its vision warm-up, a stock folder. One process makes it, on one device, for all."""
+    from nsdrive.vla.training.warmup import warm_vision
+
+    if (out / WARMED).is_dir():
+        return
+    how = {"trust_remote_code": config.trust_remote_code}
+    processor = load_processor(source, min_pixels=config.min_image_pixels, max_pixels=config.max_image_pixels, **how)
+    model = load_model(source, attention=config.attention, **how).train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with Progress("vision warm-up steps") as progress:
+        said = warm_vision(
+            model.to(device),
+            processor,
+            rows,
+            steps=config.vision_warmup_steps,
+            batch_size=config.vision_warmup_batch,
+            learning_rate=config.vision_warmup_learning_rate,
+            seed=config.seed,
+            workers=config.workers,
+            progress=progress,
+        )
+    part = out / f"{WARMED}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    save_processor(processor, part)
+    steps = [json_line({"step": step, **row}) for step, row in enumerate(said, start=1)]
+    write_atomically(out / "warmup.jsonl", "".join(steps))
+    part.rename(out / WARMED)
 
 
 def inner_model(model: Any) -> Any:

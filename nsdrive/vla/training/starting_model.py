@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> N
     processor = load_processor(source, min_pixels=config.min_image_pixels, max_pixels=config.max_image_pixels, **how)
     model = load_model(source, attention=config.attention, **how).train()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    threads = torch.get_num_threads()
+    if device.type == "cpu":  # the machine's other processes wait for this one, and their cores idle
+        torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     with Progress("vision warm-up steps") as progress:
         said = warm_vision(
             model.to(device),
@@ -62,6 +66,7 @@ def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> N
             workers=config.workers,
             progress=progress,
         )
+    torch.set_num_threads(threads)
     part = out / f"{WARMED}.part"
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)

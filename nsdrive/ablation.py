@@ -62,7 +62,8 @@ class AblationConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     train: str = "train/tiny_demo"  # a config of `train`
     train_overrides: tuple[str, ...] = ()
-    start_overrides: tuple[str, ...] | None = None  # train a common start first, once a rig and seed, on answers alone
+    # Train a common start first, once a rig and seed, on the detailed texts: the same weights and words under every level
+    start_overrides: tuple[str, ...] | None = None
     variants: tuple[Variant, ...] = ()
     head: bool = False  # the runs have a trajectory head: it is asked as well
     controls: tuple[str, ...] = ("black",)  # of nsdrive.questions: asked of every run's text, "black" of its head too
@@ -121,7 +122,9 @@ def steps(config: AblationConfig, out: Path) -> list[Step]:
     starts = _starts(config, out)
     runs = sorted(runs_of(config), key=lambda run: LENGTH[run.level] * (1 + int(run.rig) / 16), reverse=True)
     trained = [_trained(run, config, out) for run in runs]
-    files = [str(_file(run, name, out)) for run in runs_of(config) for name, _ in asked(config) if "." not in name]
+    files = [
+        str(_file(run, name, out)) for run in runs_of(config) for name, _ in asked(config, run.level) if "." not in name
+    ]
     labels = str(out / "data" / f"{WHOLE_RIG}-{WHOLE_LEVEL}")
     evaluate = (
         "evaluate",
@@ -164,9 +167,11 @@ def runs_of(config: AblationConfig) -> list[Run]:
     ]
 
 
-def asked(config: AblationConfig) -> list[tuple[str, Line]]:
-    """What every run is asked: the name of its predictions, and the flags of `predict`. A control is named ANSWER.CONTROL."""
-    text = [("text", ()), *((f"text.{control}", ("--control", control)) for control in config.controls)]
+def asked(config: AblationConfig, level: str) -> list[tuple[str, Line]]:
+    """What a run is asked: the name of its predictions, and the flags of `predict`. A control is named ANSWER.CONTROL; one that
+    is about reasoning is not asked of a model that does none."""
+    controls = [each for each in config.controls if level != "none" or each not in OF_REASONING]
+    text: list[tuple[str, Line]] = [("text", ()), *((f"text.{each}", ("--control", each)) for each in controls)]
     if not config.head:
         return text
     blind = [("head.black", (*HEAD, "--control", "black"))] if "black" in config.controls else []
@@ -174,6 +179,7 @@ def asked(config: AblationConfig) -> list[tuple[str, Line]]:
 
 
 HEAD = ("--mode", "head")
+OF_REASONING = ("no_text", "oracle_text")
 
 
 # ---- the command lines --------------------------------------------------------------------------------------------------
@@ -188,8 +194,6 @@ def _generate(config: AblationConfig, out: Path) -> Line:
 def _derived(config: AblationConfig, out: Path) -> list[Step]:
     """Each cell's data set: fewer cameras from the whole one, other levels from that of their rig."""
     levels = dict.fromkeys([*config.levels, *(variant.level for variant in config.variants)])
-    if config.start_overrides is not None:
-        levels["none"] = None
     rigs = dict.fromkeys([*config.rigs, *(variant.rig for variant in config.variants)])
     found = []
     for rig in rigs:
@@ -209,15 +213,15 @@ def _derive(source: str, name: str, flags: Line, out: Path) -> Step:
 
 
 def _starts(config: AblationConfig, out: Path) -> list[Step]:
-    """The common starts: the same weights under every trace level, so that only what comes after differs."""
+    """The common starts. Their tokenizer has the words of the longest texts, which those of the other levels are made of too."""
     if config.start_overrides is None:
         return []
     found = []
     for rig, seed in dict.fromkeys((run.rig, run.seed) for run in runs_of(config)):
         settings = (*config.train_overrides, *config.start_overrides, f"seed={seed}")
-        data = str(out / "data" / f"{rig}-none")
+        data = str(out / "data" / f"{rig}-{WHOLE_LEVEL}")
         line = ("train", config.train, *settings, "--data", data, "--out", str(out / "runs" / _start(rig, seed)))
-        found.append(Step(name=_start(rig, seed), lines=(line,), after=(_data_step(rig, "none"),)))
+        found.append(Step(name=_start(rig, seed), lines=(line,), after=(_data_step(rig, WHOLE_LEVEL),)))
     return found
 
 
@@ -232,7 +236,7 @@ def _trained(run: Run, config: AblationConfig, out: Path) -> Step:
     settings = (*config.train_overrides, *start, *run.overrides, f"seed={run.seed}")
     train = ("train", config.train, *settings, *data, "--out", str(folder))
     ask = ("predict", "--model", str(folder / "model"), *data, "--batch-size", str(config.batch_size))
-    predict = [(*ask, *flags, "--out", str(_file(run, name, out))) for name, flags in asked(config)]
+    predict = [(*ask, *flags, "--out", str(_file(run, name, out))) for name, flags in asked(config, run.level)]
     return Step(name=run.name, lines=(train, *predict), after=tuple(after))
 
 

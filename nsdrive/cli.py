@@ -442,7 +442,7 @@ def run_ablation(a: argparse.Namespace) -> int:
     from eval.ablation.words import table
     from nsdrive.ablation import AblationConfig, begin, steps
     from nsdrive.config import load_config
-    from nsdrive.stepwise import run_steps, seconds_of
+    from nsdrive.stepwise import run_steps, spent_by
 
     config = load_config(AblationConfig, a.config, a.overrides)
     begin(config, a.out, resume=a.resume, overwrite=a.overwrite)
@@ -450,7 +450,7 @@ def run_ablation(a: argparse.Namespace) -> int:
     status = run_steps(wanted, a.out, at_once=config.at_once)
     if status:
         return status
-    results = collect(config, a.out, seconds=seconds_of(wanted, a.out))
+    results = collect(config, a.out, spent=spent_by(wanted, a.out))
     page = write_results(results, a.out)
     print(f"\n{config.about}\n\n{table(results)}\n\n{page}")
     return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -76,17 +77,18 @@ def run_steps(
                     break
                 waiting.remove(ready)
                 running.append(_start(ready, out, environment))
-            for one in [one for one in running if one.process.poll() is not None]:
+            for one in list(running):
+                before_s = _spent_s()
+                if one.process.poll() is None:
+                    continue
                 running.remove(one)
                 one.log.close()
-                seconds = time.monotonic() - one.since_s
+                seconds, cpu_s = time.monotonic() - one.since_s, _spent_s() - before_s
                 if one.process.returncode:
                     say(_failed(one, out))
                     return one.process.returncode if one.process.returncode > 0 else 1
-                write_atomically(
-                    _note(one.step, out),
-                    json.dumps({"lines": one.step.lines, "seconds": round(seconds, 1)}, indent=1) + "\n",
-                )
+                note = {"lines": one.step.lines, "seconds": round(seconds, 1), "cpu_seconds": round(cpu_s, 1)}
+                write_atomically(_note(one.step, out), json.dumps(note, indent=1) + "\n")
                 done.add(one.step.name)
                 say(f"[{len(done)}/{len(wanted)}, {time.monotonic() - began_s:.0f} s] {one.step.name}: {seconds:.0f} s")
             time.sleep(POLL_S)
@@ -95,13 +97,17 @@ def run_steps(
     return 0
 
 
-def seconds_of(wanted: Sequence[Step], out: Path) -> Mapping[str, float]:
-    """How long each step that is done took."""
-    return {
-        step.name: float(json.loads(_note(step, out).read_text(encoding="utf-8"))["seconds"])
-        for step in wanted
-        if _note(step, out).is_file()
-    }
+def spent_by(wanted: Sequence[Step], out: Path) -> dict[str, dict[str, float]]:
+    """Step -> the seconds that it took, and those that cores worked for it: on a machine with other work these say more."""
+    notes = {step.name: _note(step, out) for step in wanted}
+    read = {name: json.loads(note.read_text(encoding="utf-8")) for name, note in notes.items() if note.is_file()}
+    return {name: {key: float(note[key]) for key in ("seconds", "cpu_seconds")} for name, note in read.items()}
+
+
+def _spent_s() -> float:
+    """What all processes that have been waited for worked, their own children too."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _start(step: Step, out: Path, environment: Mapping[str, str]) -> Started:

@@ -21,7 +21,7 @@ import numpy as np
 
 from eval.ablation.estimates import MEASURES, Seeds, cell_of, ratio_of, seeds_of
 from nsdrive import __version__
-from nsdrive.ablation import AblationConfig, Run, runs_of
+from nsdrive.ablation import AblationConfig, Run, asked, runs_of
 from nsdrive.config import to_plain
 from nsdrive.dataset import split_lines
 from nsdrive.world.types import FloatArray
@@ -32,16 +32,18 @@ TAKEN = ("parameters", "steps", "samples_seen", "answer_tokens", "first_loss", "
 
 
 def collect(
-    config: AblationConfig, out: Path, *, seconds: Mapping[str, float] | None = None, seed: int = 0
+    config: AblationConfig, out: Path, *, spent: Mapping[str, Mapping[str, float]] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Read `out`/evaluation and every run. seconds: how long each step took, kept as it is.
+    """Read `out`/evaluation and every run. spent: what each step took (`nsdrive.stepwise.spent_by`), kept as it is.
 
     Raises ValueError or FileNotFoundError naming what is not there.
     """
     evaluated = _json(out / EVALUATION / "results.json")
     found = _samples(out / EVALUATION / "samples.jsonl")
     runs = runs_of(config)
-    answers = _answers(runs, found)
+    for name in (f"{run.name}.{answer}" for run in runs for answer, _ in asked(config, run.level)):
+        if name not in found:
+            raise ValueError(f"{out / EVALUATION} has no answers {name}: --resume makes them")
     scenarios = next(iter(found.values()))[0]
     grouped: dict[str, list[Run]] = {}
     for run in runs:
@@ -53,18 +55,14 @@ def collect(
             )
             for measure in MEASURES
         }
-        for answer in answers
         for side, (cell, members) in enumerate(grouped.items())
+        for answer, _ in asked(config, members[0].level)
     }
     entries = evaluated["predictions"]
-    cells = {
-        cell: {
-            answer: {measure: cell_of(one) for measure, one in seeds[cell, answer].items()}
-            | {"failed": [int(entries[f"{run.name}.{answer}"]["parse_failures"]) for run in members]}
-            for answer in answers
-        }
-        for cell, members in grouped.items()
-    }
+    cells: dict[str, dict[str, Any]] = {cell: {} for cell in grouped}
+    for (cell, answer), measured in seeds.items():
+        failed = [int(entries[f"{run.name}.{answer}"]["parse_failures"]) for run in grouped[cell]]
+        cells[cell][answer] = {measure: cell_of(one) for measure, one in measured.items()} | {"failed": failed}
     facts = evaluated["dataset"]
     return {
         "format_version": FORMAT_VERSION,
@@ -74,41 +72,38 @@ def collect(
         "dataset": {
             name: facts.get(name) for name in ("samples", "scenarios", "split", "all_splits", "manifest_sha256")
         },
-        "answers": answers,
         "cells": cells,
-        "ratios": _ratios(config, grouped, answers, seeds),
+        "ratios": _ratios(config, seeds),
         "baselines": {
             name: {measure: _strict(entry, measure) for measure in MEASURES}
             for name, entry in evaluated["baselines"].items()
         },
         "curves": {cell: _curves([out / "runs" / run.name for run in members]) for cell, members in grouped.items()},
         "runs": {run.name: _run(out / "runs" / run.name) for run in runs},
-        "step_seconds": dict(seconds or {}),
+        "spent": dict(spent or {}),
     }
 
 
-def _ratios(
-    config: AblationConfig,
-    grouped: Mapping[str, list[Run]],
-    answers: list[str],
-    seeds: Mapping[tuple[str, str], dict[str, Seeds]],
-) -> list[dict[str, Any]]:
-    """Each level against the one without reasoning; each variant against its cell; each answer with eyes against without."""
-    pairs: list[tuple[str, tuple[str, str], tuple[str, str]]] = []
-    plain = [answer for answer in answers if "." not in answer]
-    for answer in plain:
-        for rig in config.rigs:
-            reasoned = [level for level in config.levels if level != "none"] if "none" in config.levels else []
-            pairs += [("reasoning", (f"{rig}-{level}", answer), (f"{rig}-none", answer)) for level in reasoned]
-        for variant in config.variants:
-            if f"{variant.rig}-{variant.level}" in grouped:
-                pairs.append(("variant", (variant.name, answer), (f"{variant.rig}-{variant.level}", answer)))
-        for few, many in pairwise(sorted(config.rigs, key=int)):
-            pairs += [("cameras", (f"{many}-{each}", answer), (f"{few}-{each}", answer)) for each in config.levels]
-    for control in [answer for answer in answers if "." in answer]:
+def _ratios(config: AblationConfig, seeds: Mapping[tuple[str, str], Mapping[str, Seeds]]) -> list[dict[str, Any]]:
+    """Each level against the one without reasoning, each variant against its cell, eight cameras against three, and each control
+    against the answers that it is of; where both are there."""
+    cells = dict.fromkeys(cell for cell, _ in seeds)
+    pairs = [
+        ("reasoning", f"{rig}-{level}", f"{rig}-none")
+        for rig in config.rigs
+        for level in config.levels
+        if level != "none"
+    ]
+    pairs += [("variant", variant.name, f"{variant.rig}-{variant.level}") for variant in config.variants]
+    pairs += [
+        ("cameras", f"{many}-{level}", f"{few}-{level}") for few, many in _steps_up(config) for level in config.levels
+    ]
+    answers = dict.fromkeys(answer for _, answer in seeds)
+    compared = [(kind, (a, answer), (b, answer)) for answer in answers if "." not in answer for kind, a, b in pairs]
+    for control in (answer for answer in answers if "." in answer):
         own, _, name = control.partition(".")
-        for cell in grouped:
-            pairs.append((f"control {name}", (cell, control), (cell, own)))
+        compared += [(f"control {name}", (cell, control), (cell, own)) for cell in cells]
+    there = [(kind, a, b) for kind, a, b in compared if a in seeds and b in seeds]
     return [
         {
             "kind": kind,
@@ -117,22 +112,13 @@ def _ratios(
             "measure": measure,
             **ratio_of(seeds[above][measure], seeds[below][measure]),
         }
-        for kind, above, below in pairs
+        for kind, above, below in there
         for measure in MEASURES
     ]
 
 
-def _answers(runs: list[Run], found: Mapping[str, Any]) -> list[str]:
-    """The kinds of answers that every run gave, in the order of the file."""
-    first = runs[0].name
-    names = [name.removeprefix(f"{first}.") for name in found if name.startswith(f"{first}.")]
-    for run in runs:
-        lacking = [name for name in names if f"{run.name}.{name}" not in found]
-        if not names or lacking:
-            raise ValueError(
-                f"{EVALUATION} has no answers of {run.name} ({', '.join(lacking) or 'text'}): --resume makes them"
-            )
-    return names
+def _steps_up(config: AblationConfig) -> list[tuple[str, str]]:
+    return list(pairwise(sorted(config.rigs, key=int)))
 
 
 def _samples(path: Path) -> dict[str, tuple[np.ndarray, dict[str, FloatArray]]]:

@@ -181,33 +181,33 @@ def _line(cell: str, points: list[Mapping[str, Any]], key: str, scale: float, cs
 
 
 def _runs(results: Mapping[str, Any]) -> Block:
-    heads = [
-        "run",
-        "parameters",
-        "steps",
-        "samples seen",
-        "answer tokens",
-        "first loss",
-        "last loss",
-        "training s",
-        "in all s",
-    ]
+    counted = ("parameters", "steps", "samples seen", "answer tokens")
+    heads = ["run", *counted, "first loss", "last loss", "training s", "in all s", "of cores s"]
     rows = []
     for name, run in results["runs"].items():
         numbers = [run[key] for key in ("parameters", "steps", "samples_seen", "answer_tokens")]
         losses = [run[key] for key in ("first_loss", "final_loss")]
-        spent = [run["seconds"], results["step_seconds"].get(name)]
+        spent = results["spent"].get(name, {})
+        seconds = [run["seconds"], spent.get("seconds"), spent.get("cpu_seconds")]
         rows.append(
             [
                 Cell(text=f"{name} ({run['device']})"),
                 *(Cell(text="–" if value is None else f"{value:,}".replace(",", " ")) for value in numbers),
                 *(Cell(text="–" if value is None else f"{value:.3f}") for value in losses),
-                *(Cell(text="–" if value is None else f"{value:.0f}") for value in spent),
+                *(Cell(text="–" if value is None else f"{value:.0f}") for value in seconds),
             ]
         )
-    others = {name: s for name, s in results["step_seconds"].items() if name not in results["runs"]}
-    took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in others.items())
-    note = f"In all: training and every answer of the run. Other steps: {took}." if took else ""
+    note = f"{work(results)} In all: training and every answer of the run. Of cores: the time that processors worked for it."
     return Block(
         anchor="runs", title="The runs", link="Runs", note=note, tables=[Named(table=Table(heads=heads, rows=rows))]
     )
+
+
+def work(results: Mapping[str, Any]) -> str:
+    """What it all took, in a sentence."""
+    spent = results["spent"]
+    if not spent:
+        return ""
+    cores = sum(one["cpu_seconds"] for one in spent.values())
+    first = sum(one["cpu_seconds"] for name, one in spent.items() if name.startswith("data-"))
+    return f"{cores / 60:.1f} minutes of processor time in all, {first / 60:.1f} of them for the data."

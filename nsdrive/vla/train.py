@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ from nsdrive.vla.training.stopping import Stopping, TrainingStopped, stopped
 from nsdrive.vla.training.tracking import open_tracking
 from nsdrive.vla.training.trainer import AnswerTrainer
 from nsdrive.vla.training.validation import validations
-from nsdrive.vla.training.what_learns import choose_what_learns
+from nsdrive.vla.training.what_learns import choose_what_learns, parameter_groups
 from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, attach_head, hidden_width
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def _run(
         watching = validations(config, dataset, log, out, resumed_step=resumed_step, tracking=tracking)
         trainer = AnswerTrainer(
             objective=objective_of(config, processor.tokenizer),
+            groups=partial(parameter_groups, config=config) if config.vision_learning_rate is not None else None,
             model=model,
             args=arguments,
             train_dataset=schedule,

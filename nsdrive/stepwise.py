@@ -87,7 +87,7 @@ def run_steps(
                 if one.process.returncode:
                     say(_failed(one, out))
                     return one.process.returncode if one.process.returncode > 0 else 1
-                note = {"lines": one.step.lines, "seconds": round(seconds, 1), "cpu_seconds": round(cpu_s, 1)}
+                note = {"lines": one.step.lines, "seconds": round(seconds, 2), "cpu_seconds": round(cpu_s, 2)}
                 write_atomically(_note(one.step, out), json.dumps(note, indent=1) + "\n")
                 done.add(one.step.name)
                 say(f"[{len(done)}/{len(wanted)}, {time.monotonic() - began_s:.0f} s] {one.step.name}: {seconds:.0f} s")

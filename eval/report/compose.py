@@ -1,4 +1,4 @@
-"""Evaluation folders -> report.html (one file, nothing from elsewhere) and report.md: what a reviewer opens.
+"""Evaluations, drives and trainings -> report.html (one file, nothing from elsewhere) and report.md: what a reviewer opens.
 
 It leads with the verdict and the strict numbers with their intervals, sets every model beside baselines that see no image, says
 when the sample is small, and lets the reader look at samples one by one, with what each sentence of a text is worth. No dates:
@@ -25,10 +25,16 @@ from eval.report.rerun_recording import require_rerun, write_recording
 from eval.report.runs import Comparison, load_runs
 from eval.report.scene import Scenes
 from eval.report.table import markdown_text
+from eval.report.training import is_training, load_training, training_blocks
 from nsdrive import __version__
 from nsdrive.dataset import Dataset, refuse_dataset, write_atomically
 
 REPORT_HTML, REPORT_MD = "report.html", "report.md"
+LEAD = {
+    "Driving evaluation": "Predicted waypoints against the planner's own, and predicted reasons against the scene and the "
+    "waypoints that they explain.",
+    "Training": "How models learnt to say where a planner drives, and why.",
+}
 SURE_P = 0.05  # convention
 FEW_SCENARIOS = 30  # chosen by us: below it a percentile interval is itself a rough guess
 
@@ -42,8 +48,8 @@ def report(
     rerun: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write `out`/report.html and report.md; returns the path of the HTML file. runs: folders of `nsdrive evaluate` and of
-    `nsdrive simulate`, in any mix.
+    """Write `out`/report.html and report.md; returns the path of the HTML file. runs: folders of `nsdrive evaluate`, of
+    `nsdrive simulate` and of `nsdrive train`, in any mix.
 
     scenes: dataset -> a function sample -> its Scenario, edited where the sample is, whose road is then drawn; it may raise
     ValueError where a scene cannot be had again. in_full: how many samples are shown with images and texts. rerun: also write
@@ -56,7 +62,11 @@ def report(
     refuse_dataset(out)
     if rerun is not None:
         require_rerun()
-    comparisons, drives = load_runs(runs)
+    trainings = [load_training(folder) for folder in runs if is_training(folder)]
+    others = [folder for folder in runs if not is_training(folder)]
+    comparisons, drives = load_runs(others) if others or not trainings else ([], [])
+    learnt = training_blocks(trainings)
+    title = "Driving evaluation" if others else "Training"
     manoeuvres = [drive for drive in drives if has_manoeuvres(drive)]
     loops = [drive for drive in drives if not has_manoeuvres(drive)]
     share = IMAGE_BYTES // max(1, len(comparisons))
@@ -66,9 +76,8 @@ def report(
     again = _commands(runs, comparisons)
     body = "\n".join(
         [
-            "<h1>Driving evaluation</h1>",
-            '<p class="lead">Predicted waypoints against the planner\'s own, and predicted reasons against the scene and the '
-            "waypoints that they explain.</p>",
+            f"<h1>{title}</h1>",
+            f'<p class="lead">{LEAD[title]}</p>',
             *(
                 "\n".join(
                     [
@@ -82,6 +91,7 @@ def report(
             ),
             *([f'<section id="closed-loop">{closed_loop_html(loops)}</section>'] if loops else []),
             *([f'<section id="manoeuvres">{manoeuvres_html(manoeuvres)}</section>'] if manoeuvres else []),
+            *(block.html() for block in learnt),
             *(_dataset_html(comparison) for comparison in comparisons),
             *(block.html() for block in last),
             *([_definitions_html()] if comparisons else []),
@@ -91,10 +101,10 @@ def report(
             *([embedded(browsers)] if browsers else []),
         ]
     )
-    contents = _contents(comparisons, blocks, bool(loops), bool(manoeuvres))
-    write_atomically(out / REPORT_MD, _markdown(comparisons, blocks, last, loops, manoeuvres, again))
+    contents = _contents(comparisons, blocks, bool(loops), bool(manoeuvres), learnt)
+    write_atomically(out / REPORT_MD, _markdown(title, comparisons, blocks, [*learnt, *last], loops, manoeuvres, again))
     html = page(
-        "nsdrive: driving evaluation", body, contents=contents, style=style(), script=script() if browsers else ""
+        f"nsdrive: {title.lower()}", body, contents=contents, style=style(), script=script() if browsers else ""
     )
     if rerun is not None:
         write_recording([one for browser in browsers for one in browser.shown], rerun)
@@ -103,7 +113,11 @@ def report(
 
 
 def _contents(
-    comparisons: Sequence[Comparison], blocks: Sequence[Sequence[Block]], loops: bool, manoeuvres: bool
+    comparisons: Sequence[Comparison],
+    blocks: Sequence[Sequence[Block]],
+    loops: bool,
+    manoeuvres: bool,
+    learnt: Sequence[Block],
 ) -> list[tuple[str, str]]:
     """(anchor, words) of the page's parts, in its order."""
     links = []
@@ -114,6 +128,7 @@ def _contents(
         links += [*found[:1], (f"samples-{k}", "Samples"), *found[1:]]
     links += [("closed-loop", "Closed loop")] if loops else []
     links += [("manoeuvres", "Manoeuvres")] if manoeuvres else []
+    links += [(block.anchor, block.link) for block in learnt]
     return [*links, *([("published", "Paper"), ("meaning", "Definitions")] if comparisons else [])]
 
 
@@ -273,6 +288,7 @@ def _commands(folders: Sequence[str | Path], comparisons: Sequence[Comparison]) 
 
 
 def _markdown(
+    title: str,
     comparisons: Sequence[Comparison],
     blocks: Sequence[Sequence[Block]],
     last: Sequence[Block],
@@ -281,7 +297,7 @@ def _markdown(
     again: str,
 ) -> str:
     """The same tables for the appendix of a paper."""
-    parts = ["# Driving evaluation", ""]
+    parts = [f"# {title}", ""]
     for comparison, of_one in zip(comparisons, blocks, strict=True):
         facts = comparison.facts
         parts += [

@@ -51,7 +51,7 @@ SUBSET_SEED = 0  # not the training's: runs with other seeds are measured on the
 
 
 class Samples(Protocol):
-    """Of `nsdrive.vla.data.rows.Rows`: what is asked of a split."""
+    """What is asked of the rows of a split."""
 
     def __len__(self) -> int: ...
 

@@ -30,7 +30,7 @@ class Roll:
     def __init__(self, store: Any, *, rank: int, count: int, timeout_s: float) -> None:
         self.rank, self.count, self.timeout_s = rank, count, timeout_s
         self._store = store
-        self._closed = threading.Event()
+        self._closed, self._heard = threading.Event(), threading.Event()
         store.set(f"nsdrive/who/{rank}", f"{socket.gethostname()}, process {os.getpid()}")
         own = store.clone()  # a store serves one caller at a time
         threading.Thread(target=self._watch, args=(own,), name="lost-processes", daemon=True).start()
@@ -47,7 +47,12 @@ class Roll:
 
     def told(self) -> bool:
         """Whether some process left a reason."""
-        return bool(self._store.check([_FAILED]))
+        return self._heard.is_set() or bool(self._store.check([_FAILED]))
+
+    def let_others_hear(self) -> None:
+        """Before the process that keeps the store ends; torchrun keeps it outside of the processes."""
+        if self.rank == 0 and not os.environ.get("TORCHELASTIC_USE_AGENT_STORE"):
+            time.sleep(2.5 * BEAT_S)
 
     def missing(self) -> list[int]:
         """The ranks that do not answer within ROLL_CALL_S; empty as soon as another process has told the reason."""
@@ -81,6 +86,7 @@ class Roll:
                     store.compare_set(_FAILED, "", line)
                     print(f"{line}. Go on with --resume", file=sys.stderr, flush=True)
                 if store.check([_FAILED]):
+                    self._heard.set()
                     break
         except Exception:  # the store is gone, and with it the launcher or process that kept it
             pass
@@ -99,6 +105,7 @@ def failures_told(roll: Roll | None) -> Iterator[None]:
         if not _is_about_others(error):
             with suppress(Exception):  # the store may be gone too
                 roll.tell(_first_line(error))
+                roll.let_others_hear()
             raise
         line = "The process that the others meet at (MASTER_ADDR, usually rank 0) is gone. Go on with --resume"
         with suppress(Exception):
@@ -110,7 +117,9 @@ def failures_told(roll: Roll | None) -> Iterator[None]:
 
 def _say_who_is_lost(roll: Roll, error: Exception) -> str:
     """The line that this process is to say, "" where another one says it."""
-    missing = roll.missing()
+    missing = [] if roll.told() else roll.missing()
+    if roll.told():
+        return ""
     if missing:
         lost = ", ".join(roll.who(rank) for rank in missing)
         line = f"{lost} of {roll.count} processes ended without a word; so the others end. Go on with --resume"

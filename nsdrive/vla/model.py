@@ -12,8 +12,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
@@ -23,6 +27,7 @@ if not torch.cuda.is_available():
     )  # transformers imports DeepSpeed, which else warns that it finds no GPU
 
 FAMILIES = ("qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl")
+HUB_TIMEOUT_S = 3.0  # chosen by us: an answer takes a tenth of it
 _OLD_PROCESSOR = "qwen2_5_vl"  # the later ones share Qwen3-VL's processor
 
 
@@ -45,6 +50,7 @@ def load_model(
             dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
+            local_files_only=_only_local(source),
             use_safetensors=True,  # a .bin file is a pickle: opening a stranger's would run his code
         )
     except OSError as error:
@@ -65,18 +71,32 @@ def load_processor(
     if folder is not None and (folder / "adapter_config.json").is_file() and not (folder / "tokenizer.json").is_file():
         source = adapter_base(folder)
     family = model_type(source, trust_remote_code=trust_remote_code)
-    from transformers import AutoTokenizer, Qwen2VLImageProcessorPil
+    from transformers import Qwen2VLImageProcessorPil
 
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=trust_remote_code)
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(str(source))
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(str(source), local_files_only=_only_local(source))
     except OSError as error:
-        raise ValueError(f"{source} has no usable tokenizer or image processor: {_first_line(error)}") from None
-    if not tokenizer.chat_template:
-        raise ValueError(f"{source} has no chat template: it is a base model. Take the instruction-tuned checkpoint")
+        raise ValueError(f"{source} has no usable image processor: {_first_line(error)}") from None
     processor = image_only_processor(family)(image_processor, tokenizer, chat_template=tokenizer.chat_template)
     set_pixel_budget(processor, min_pixels=min_pixels, max_pixels=max_pixels)
     return processor
+
+
+def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """A checkpoint's tokenizer, which must know a chat template: a base model's does not."""
+    from transformers import AutoTokenizer
+
+    _require_there(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(source), trust_remote_code=trust_remote_code, local_files_only=_only_local(source)
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{source} has no usable tokenizer: {_first_line(error)}") from None
+    if not tokenizer.chat_template:
+        raise ValueError(f"{source} has no chat template: it is a base model. Take the instruction-tuned checkpoint")
+    return tokenizer
 
 
 def set_pixel_budget(processor: Any, *, min_pixels: int | None, max_pixels: int | None) -> None:
@@ -138,18 +158,27 @@ def image_only_processor(family: str) -> type:
 
 def model_type(source: str | Path, *, trust_remote_code: bool = False) -> str:
     """'qwen3_5', 'qwen3_vl', ... of a folder (an adapter's: of its base) or hub id; ValueError if it is not Qwen-class."""
+    return str(model_config(source, trust_remote_code=trust_remote_code).model_type)
+
+
+def model_config(source: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """transformers' config of a folder (an adapter's: of its base) or hub id; ValueError if it is not Qwen-class."""
     from transformers import AutoConfig
 
     folder = _checked(source)
     if folder is not None and (folder / "adapter_config.json").is_file():
         source = adapter_base(folder)
+    _require_there(source)
     try:
-        config = AutoConfig.from_pretrained(str(source), trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(
+            str(source), trust_remote_code=trust_remote_code, local_files_only=_only_local(source)
+        )
     except (OSError, ValueError) as error:
         raise ValueError(f"{source} is no model folder, nor a model that the hub gives: {_first_line(error)}") from None
     if config.model_type not in FAMILIES:
-        raise ValueError(f"{source} is a '{config.model_type}' model. Known: {', '.join(FAMILIES)}")
-    return str(config.model_type)
+        reads = "" if hasattr(config, "vision_config") else ", which reads no images"
+        raise ValueError(f"{source} is a '{config.model_type}' model{reads}. Known: {', '.join(FAMILIES)}")
+    return config
 
 
 def require_fast_kernels(family: str, *, allow_slow: bool) -> None:
@@ -206,6 +235,42 @@ def _checked(source: str | Path) -> Path | None:
             f"No model folder {source} (a hub id has the form owner/name). Train one: nsdrive train"
         )
     return None
+
+
+def _require_there(source: str | Path) -> None:
+    """ValueError at once for a hub id that is neither cached nor to be had: the hub's library would try for 40 s."""
+    if _checked(source) is None and not _is_cached(source) and _only_local(source):
+        raise ValueError(
+            f"{source} is not in this machine's Hugging Face cache, and the hub is out of reach. "
+            f"Where it is not: hf download {source}, or give a model's folder"
+        )
+
+
+def _only_local(source: str | Path) -> bool:
+    return _checked(source) is None and not _hub_is_reachable()
+
+
+def _is_cached(source: str | Path) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(str(source), "config.json"), str)
+
+
+@lru_cache(maxsize=1)
+def _hub_is_reachable() -> bool:
+    """False where offline mode is set, or the hub's address does not answer within a few seconds."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies():  # another machine asks for us
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((address.hostname or "", address.port or 443), timeout=HUB_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,10 +1,11 @@
 """What a training step keeps in memory besides the model's state: counted by running one layer of each kind on fake tensors.
 
-    pieces = measure_pieces(skeleton(config_of("Qwen/Qwen3.5-4B"), dtype=torch.bfloat16), autocast=False)
-    activations(pieces, Batch(tokens=2948, patches=8192, answer_tokens=500), checkpointing=True)
+    batch = Batch(tokens=2948, patches=8192, answer_tokens=500)
+    pieces = measure_pieces(skeleton(config_of("Qwen/Qwen3.5-4B"), dtype=torch.bfloat16), batch, autocast=False)
+    activations(pieces, batch, checkpointing=True)
 
 The layers' own code is run, at their own width, under torch's FakeTensorMode, so that every cast and copy is counted and
-no formula can go stale. A layer's memory is a straight line in the count of tokens: two runs give it. What is not the same
+no formula can go stale. A layer's memory is nearly a straight line in the count of tokens: two runs give it. What is not the same
 on a GPU is replaced: Qwen3.5's delta rule by what flash-linear-attention keeps (read from its source, not measured here).
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nsdrive.vla.training.kernels_memory import KernelsMemory
 from nsdrive.vla.training.memory_meter import MemoryMeter
 
-PROBES = (
-    128,
-    256,
-)  # tokens of the two runs; multiples of 64, the chunk of the delta rule, and of 4, the patches of a token
+CHUNK = 64  # of the delta rule: the runs' sizes are multiples of it
+Probes = tuple[int, int]
+SLOW_PROBES: Probes = (128, 256)  # transformers' own delta rule takes a step per chunk, on fake tensors too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +64,19 @@ class Piece:
     is_layer: bool = False
 
 
-def measure_pieces(model: Any, *, autocast: bool, fast_delta_rule: bool = True) -> list[Piece]:
+def measure_pieces(model: Any, batch: Batch, *, autocast: bool, fast_delta_rule: bool = True) -> list[Piece]:
     """The pieces of a `skeleton`, with those of its weights trainable that will be; a second or two.
+
+    batch: near which sizes the lines shall be right: they go through it and half of it.
 
     autocast: weights in fp32, used in bfloat16 (torch.autocast); False: all in the weights' own type (DeepSpeed).
     fast_delta_rule: flash-linear-attention's kernels; False: transformers' own code, as on a CPU.
     """
     with FakeTensorMode():
-        vision, vision_learns = _vision_pieces(model, autocast)
-        text = _text_pieces(model, autocast, fast_delta_rule=fast_delta_rule, input_learns=vision_learns)
-        return [*vision, *text, _answer_loss(model, autocast)]
+        vision, vision_learns = _vision_pieces(model, _probes(batch.patches), autocast)
+        sizes = _probes(batch.tokens) if fast_delta_rule else SLOW_PROBES
+        text = _text_pieces(model, sizes, autocast, fast_delta_rule=fast_delta_rule, input_learns=vision_learns)
+        return [*vision, *text, _answer_loss(model, _probes(batch.answer_tokens), autocast)]
 
 
 def activations(pieces: list[Piece], batch: Batch, *, checkpointing: bool) -> Activations:
@@ -101,7 +105,7 @@ def skeleton(config: Any, *, dtype: torch.dtype) -> Any:
 # ---- the pieces ---------------------------------------------------------------------------------------------------
 
 
-def _vision_pieces(model: Any, autocast: bool) -> tuple[list[Piece], bool]:
+def _vision_pieces(model: Any, probes: Probes, autocast: bool) -> tuple[list[Piece], bool]:
     """The vision tower's, and whether a gradient flows out of it."""
     tower = inner_part(model, "visual")
     config, dtype = tower.config, _dtype(tower.blocks)
@@ -109,7 +113,7 @@ def _vision_pieces(model: Any, autocast: bool) -> tuple[list[Piece], bool]:
     patch = getattr(config, "in_channels", 3) * config.temporal_patch_size * config.patch_size**2
     embed, merger, first = (_on_fake_cpu(part) for part in (tower.patch_embed, tower.merger, tower.blocks[0]))
 
-    angles = {n: (torch.empty(n, head_dim), torch.empty(n, head_dim)) for n in PROBES}
+    angles = {n: (torch.empty(n, head_dim), torch.empty(n, head_dim)) for n in probes}
 
     def block(h: torch.Tensor) -> torch.Tensor:
         ends = np.array([0, h.shape[0]])  # attention splits by these numbers: a fake tensor has none
@@ -118,26 +122,30 @@ def _vision_pieces(model: Any, autocast: bool) -> tuple[list[Piece], bool]:
     learns = _learns(tower.patch_embed) or _learns(getattr(tower, "pos_embed", None))
     pieces = []
     if learns:
-        pieces.append(_measured("patch embedding", "patches", embed, patch, dtype, autocast, needs_input=False))
+        pieces.append(_measured("patch embedding", "patches", embed, patch, dtype, probes, autocast, needs_input=False))
     learns = learns or _learns(tower.blocks)
     if learns:
         n = len(tower.blocks)
-        pieces.append(_measured("vision block", "patches", block, width, dtype, autocast, times=n, is_layer=True))
+        pieces.append(
+            _measured("vision block", "patches", block, width, dtype, probes, autocast, times=n, is_layer=True)
+        )
     mergers = [tower.merger, *getattr(tower, "deepstack_merger_list", [])]
     learns = learns or any(_learns(one) for one in mergers)
     if learns:
-        pieces.append(_measured("merger", "patches", merger, width, dtype, autocast, times=len(mergers)))
+        pieces.append(_measured("merger", "patches", merger, width, dtype, probes, autocast, times=len(mergers)))
     return pieces, learns
 
 
-def _text_pieces(model: Any, autocast: bool, *, fast_delta_rule: bool, input_learns: bool) -> list[Piece]:
+def _text_pieces(
+    model: Any, probes: Probes, autocast: bool, *, fast_delta_rule: bool, input_learns: bool
+) -> list[Piece]:
     """The language model's. Its layers share the angles of rotary embedding, which are not counted."""
     text = inner_part(model, "language_model")
     width, dtype = text.config.hidden_size, _dtype(text.embed_tokens)
     if not (input_learns or _learns(text.embed_tokens) or _learns(text.layers)):
         return []
     rotary, pieces = _on_fake_cpu(text.rotary_emb), []
-    angles = {n: rotary(torch.empty(1, dtype=dtype), torch.zeros(3, 1, n, dtype=torch.long)) for n in PROBES}
+    angles = {n: rotary(torch.empty(1, dtype=dtype), torch.zeros(3, 1, n, dtype=torch.long)) for n in probes}
     named = getattr(text.config, "layer_types", None) or ["attention"] * len(text.layers)
     for kind in dict.fromkeys(named):
         layer = _on_fake_cpu(text.layers[named.index(kind)])
@@ -151,16 +159,18 @@ def _text_pieces(model: Any, autocast: bool, *, fast_delta_rule: bool, input_lea
         name = f"{kind.removesuffix('_attention').replace('_', ' ')} attention layer".replace(
             "attention attention", "attention"
         )
-        pieces.append(_measured(name, "tokens", run, width, dtype, autocast, times=named.count(kind), is_layer=True))
-    return [*pieces, _measured("last norm", "tokens", _on_fake_cpu(text.norm), width, dtype, autocast)]
+        pieces.append(
+            _measured(name, "tokens", run, width, dtype, probes, autocast, times=named.count(kind), is_layer=True)
+        )
+    return [*pieces, _measured("last norm", "tokens", _on_fake_cpu(text.norm), width, dtype, probes, autocast)]
 
 
-def _answer_loss(model: Any, autocast: bool) -> Piece:
+def _answer_loss(model: Any, probes: Probes, autocast: bool) -> Piece:
     """The output layer and the loss, on the answer's tokens alone; the logits live only while the loss is made and undone."""
     head = _on_fake_cpu(_inner(model).lm_head)
     width, dtype = head.weight.shape[1], _dtype(head)
     most = []
-    for n in PROBES:
+    for n in probes:
         hidden = torch.empty(n, width, dtype=dtype).requires_grad_()
         targets = torch.zeros(n, dtype=torch.long)
         _give_gradients(head)
@@ -169,7 +179,7 @@ def _answer_loss(model: Any, autocast: bool) -> Piece:
             torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum").backward()
         most.append(meter.peak_bytes)
     row = (0.0, float(width * dtype.itemsize))  # a last hidden state
-    return Piece(name="answer's logits and loss", units="answer_tokens", kept=row, beyond=_line(most))
+    return Piece(name="answer's logits and loss", units="answer_tokens", kept=row, beyond=_line(probes, most))
 
 
 def _measured(
@@ -178,6 +188,7 @@ def _measured(
     run: Callable[[torch.Tensor], Any],
     width: int,
     dtype: torch.dtype,
+    probes: Probes,
     autocast: bool,
     *,
     times: int = 1,
@@ -186,7 +197,7 @@ def _measured(
 ) -> Piece:
     """A piece run forward and back on two sizes of input (n, width). needs_input: a gradient goes further back."""
     kept, beyond = [], []
-    for n in PROBES:
+    for n in probes:
         leaf = torch.empty((), dtype=dtype).requires_grad_(needs_input)
         with _autocast(autocast), MemoryMeter() as meter:  # without the result: the next piece keeps it if it needs it
             out = run(leaf.expand(n, width).clone())  # a clone is kept only where it is needed
@@ -205,8 +216,8 @@ def _measured(
     return Piece(
         name=name,
         units=units,
-        kept=_line(kept),
-        beyond=_line(beyond),
+        kept=_line(probes, kept),
+        beyond=_line(probes, beyond),
         entry=float(width * dtype.itemsize),
         times=times,
         is_layer=is_layer,
@@ -218,9 +229,14 @@ def _autocast(enabled: bool) -> Any:
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)
 
 
-def _line(at_probes: list[int]) -> tuple[float, float]:
-    slope = (at_probes[1] - at_probes[0]) / (PROBES[1] - PROBES[0])
-    return max(0.0, at_probes[0] - slope * PROBES[0]), slope
+def _probes(units: int) -> Probes:
+    larger = max(2, ceil(units / CHUNK)) * CHUNK
+    return larger // 2 // CHUNK * CHUNK, larger
+
+
+def _line(probes: Probes, found: list[int]) -> tuple[float, float]:
+    slope = (found[1] - found[0]) / (probes[1] - probes[0])
+    return max(0.0, found[0] - slope * probes[0]), slope
 
 
 def _at(line: tuple[float, float], units: int) -> float:

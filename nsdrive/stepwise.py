@@ -69,6 +69,7 @@ def run_steps(
     running: list[Started] = []
     environment = _environment(at_once)
     began_s = time.monotonic()
+    before = signal.signal(signal.SIGTERM, _as_interrupt)  # else the steps would go on without us
     try:
         while waiting or running:
             while len(running) < at_once:
@@ -94,6 +95,7 @@ def run_steps(
             time.sleep(POLL_S)
     finally:
         _stop(running)
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
@@ -174,6 +176,10 @@ def _stop(running: Sequence[Started]) -> None:
             _signal(one, signal.SIGKILL)
             one.process.wait()
         one.log.close()
+
+
+def _as_interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _signal(one: Started, number: int) -> None:

@@ -179,7 +179,7 @@ class VllmEngine:
             result[k] = _Made(
                 ids=kept + out.ids,
                 n_tokens=made[k].n_tokens + out.n_tokens,  # those beyond the budget were generated, too
-                log_likelihood=_sum(made[k].token_likelihoods[: cuts[k]]) + out.log_likelihood,
+                log_likelihood=_sum([*made[k].token_likelihoods[: cuts[k]], out.log_likelihood]),
                 token_likelihoods=[],
             )
         return result

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 from safetensors.torch import load_file
 from training_runs import Ended, data_with_short_answers, end_of, job, seen, start
 from vla_fixtures import make_dataset
 
+from nsdrive.vla.model import load_model
 from nsdrive.vla.training.checkpoints import complete_checkpoints, newest_checkpoint, read_note
 from nsdrive.vla.training.logs import read_log
 from nsdrive.vla.training.loss_log import TIMED
@@ -103,6 +111,47 @@ def test_zero_3_killed_and_resumed_learns_what_one_process_learns_and_saves_stoc
     assert_same_curve(folder / "alone", folder / "three")
     assert_same_keys(folder / "three" / "model", folder / "alone" / "model")
     assert json.loads((folder / "three" / "train.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize("name", ["two", "three"])
+def test_tied_embeddings_survive_the_processes(name: str, runs: tuple[Path, dict[str, Ended]]) -> None:
+    folder = runs[0]
+    model, alone = (load_model(folder / run / "model") for run in (name, "alone"))
+    assert model.config.get_text_config().tie_word_embeddings
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert torch.allclose(model.lm_head.weight, alone.lm_head.weight, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_failing_sample_ends_all_processes_with_its_one_line(data: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "data"
+    shutil.copytree(data, bad)
+    (bad / "images" / "train-3" / "CAM_F0.jpg").write_bytes(b"not a picture")
+    ended = end_of(job({**TWO, "workers": 1}, bad, tmp_path / "run", processes=2))
+    assert ended.statuses == [1, 1]
+    said = [line for line in ended.said.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert said[0].startswith("error: Sample train-3: the image CAM_F0.jpg cannot be read")
+
+
+@pytest.mark.slow
+def test_torchrun_passes_a_signal_on_and_all_leave_with_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    settings, out = tmp_path / "long.yaml", tmp_path / "run"
+    settings.write_text(yaml.safe_dump(job({**TWO, "max_steps": 500, "save_every_steps": 500}, data, out)["config"]))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    train = ["-m", "nsdrive.cli", "train", str(settings), "--data", str(data), "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([*torchrun, *train], env=environment, stderr=subprocess.PIPE, text=True) as running:
+        while len(read_loss_log(out / "loss.jsonl")) < 2 and running.poll() is None:
+            time.sleep(0.1)
+        running.terminate()
+        said = running.communicate()[1]
+    steps = len(read_loss_log(out / "loss.jsonl"))
+    assert f"stopped by SIGTERM after step {steps} of 500, the checkpoint is complete" in said
+    assert json.loads((out / "stopped.json").read_text()) == {"step": steps, "steps": 500, "signal": "SIGTERM"}
+    newest = newest_checkpoint(out / "checkpoints")
+    assert newest is not None
+    assert read_note(newest)["step"] == steps
 
 
 def test_the_processes_share_every_epoch_without_duplicates_or_gaps(runs: tuple[Path, dict[str, Ended]]) -> None:

@@ -167,7 +167,7 @@ def _run(
         open_tracking(names, folder=out, config=to_plain(config), resumed_step=resumed_step) as tracking,
     ):
         log = LossLog(out / "loss.jsonl", resumed_step=resumed_step, progress=progress, tracking=tracking)
-        watching = validations(config, dataset, log, out, resumed_step=resumed_step, tracking=tracking)
+        watching = validations(config, dataset, log, out, stopping, resumed_step=resumed_step, tracking=tracking)
         trainer = AnswerTrainer(
             objective=objective_of(config, processor.tokenizer),
             groups=partial(parameter_groups, config=config) if config.vision_learning_rate is not None else None,

@@ -72,6 +72,11 @@ class Stopping(TrainerCallback):
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come to this process."""
+        return self._asked > 0
+
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._saved_s = time.monotonic()
 

@@ -38,6 +38,8 @@ from nsdrive.vla.prompt import N_WAYPOINTS, parse_answer
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.logs import VALIDATIONS, read_log
 from nsdrive.vla.training.loss_log import LossLog, global_batch, sum_over_processes
+from nsdrive.vla.training.processes import agree_on_greatest
+from nsdrive.vla.training.stopping import Stopping
 from nsdrive.vla.training.tracking import Tracking
 from nsdrive.vla.trajectory_head import head_of
 from nsdrive.world.types import FloatArray
@@ -59,7 +61,14 @@ class Samples(Protocol):
 
 
 def validations(
-    config: TrainConfig, dataset: Path, log: LossLog, folder: Path, *, resumed_step: int, tracking: Tracking
+    config: TrainConfig,
+    dataset: Path,
+    log: LossLog,
+    folder: Path,
+    stopping: Stopping,
+    *,
+    resumed_step: int,
+    tracking: Tracking,
 ) -> list[Validation]:
     """What a training's settings ask for, as callbacks to put before the log."""
     if not config.validate_every_steps:
@@ -71,6 +80,7 @@ def validations(
         n_samples=config.validate_samples,
         resumed_step=resumed_step,
         log=log,
+        stopping=stopping,
         tracking=tracking,
     )
     return [one]
@@ -88,10 +98,11 @@ class Validation(TrainerCallback):
         n_samples: int,
         resumed_step: int,
         log: LossLog,
+        stopping: Stopping,
         tracking: Tracking,
     ) -> None:
         self._samples, self._path, self._every_steps = samples, folder / VALIDATIONS, every_steps
-        self._log, self._tracking = log, tracking
+        self._log, self._stopping, self._tracking = log, stopping, tracking
         order = np.random.default_rng([SUBSET_SEED]).permutation(len(samples)).tolist()
         self._subsets = {"text": order[:n_samples], "head": order[: HEAD_TIMES * n_samples]}
         self.rows = [row for row in read_log(self._path) if row["step"] <= resumed_step] if resumed_step else []
@@ -156,13 +167,15 @@ class Validation(TrainerCallback):
             self._tracking.log(step, {f"val/{what}/{name}": row[name] for name in ("ADE@3s", "miss_rate@3s")})
 
     def _measured(self, what: str, predictor: Predictor, args: TrainingArguments) -> dict[str, Any] | None:
-        """The row's numbers, the same on every process; None, after one line, where the memory does not suffice."""
+        """The row's numbers, the same on every process; None where a signal came, or, after one line, the memory was too small."""
         started_s = time.monotonic()
         chosen = self._subsets[what]
         found = np.zeros((len(chosen), N_WAYPOINTS + 1))  # displacements, and 1 where the answer failed
         gave_up = 0.0
         try:
             self._fill(found, what, chosen, predictor, args)
+        except InterruptedError:
+            gave_up = 1.0
         except MemoryError:
             gave_up = 1.0
             print(f"The memory does not suffice beside the training's: no validation by {what}", file=sys.stderr)
@@ -185,10 +198,12 @@ class Validation(TrainerCallback):
     def _fill(
         self, found: FloatArray, what: str, chosen: Sequence[int], predictor: Predictor, args: TrainingArguments
     ) -> None:
-        """This process's rows of the table. MemoryError where not even one sample at a time fits."""
+        """This process's rows of the table. MemoryError where not even one sample at a time fits; InterruptedError where the
+        training is asked to stop: its checkpoint must not wait for answers."""
         while True:
             try:
                 for places in shares(len(chosen), args.process_index, args.world_size, self._batch_size):
+                    self._leave_if_asked()
                     asked = [None if place is None else self._asked(chosen[place]) for place in places]
                     points = self._points(what, predictor, [one or self._spare for one in asked])
                     for place, one, predicted in zip(places, asked, points, strict=True):
@@ -201,6 +216,13 @@ class Validation(TrainerCallback):
             if self._batch_size == 1 or is_deepspeed_zero3_enabled():  # there the processes have to go in step
                 raise MemoryError
             self._batch_size = max(1, self._batch_size // 2)
+
+    def _leave_if_asked(self) -> None:
+        asked = int(self._stopping.asked)
+        if is_deepspeed_zero3_enabled():  # there nobody may go alone
+            asked = agree_on_greatest(asked)
+        if asked:
+            raise InterruptedError
 
     def _points(self, what: str, predictor: Predictor, asked: Sequence[Any]) -> list[FloatArray | None]:
         """The waypoints (10, 2) of each sample, None where there are none to be read."""

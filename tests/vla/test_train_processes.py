@@ -142,11 +142,11 @@ def test_torchrun_passes_a_signal_on_and_all_leave_with_a_checkpoint(data: Path,
     train = ["-m", "nsdrive.cli", "train", str(settings), "--data", str(data), "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([*torchrun, *train], env=environment, stderr=subprocess.PIPE, text=True) as running:
-        while len(read_loss_log(out / "loss.jsonl")) < 2 and running.poll() is None:
+        while len(read_log(out / "loss.jsonl")) < 2 and running.poll() is None:
             time.sleep(0.1)
         running.terminate()
         said = running.communicate()[1]
-    steps = len(read_loss_log(out / "loss.jsonl"))
+    steps = len(read_log(out / "loss.jsonl"))
     assert f"stopped by SIGTERM after step {steps} of 500, the checkpoint is complete" in said
     assert json.loads((out / "stopped.json").read_text()) == {"step": steps, "steps": 500, "signal": "SIGTERM"}
     newest = newest_checkpoint(out / "checkpoints")

@@ -56,7 +56,7 @@ def start(*jobs: dict[str, Any]) -> list[Ended]:
     root = Path(__file__).parents[1]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     runner = [sys.executable, str(root / "tests" / "vla" / "run_train.py"), json.dumps(jobs)]
-    done = subprocess.run(runner, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(runner, env=environment, capture_output=True, text=True, timeout=1800, check=False)
     ended = [Ended(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(ended) == len(jobs), done.stderr[-2000:]
     return ended

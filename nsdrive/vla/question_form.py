@@ -18,6 +18,7 @@ from nsdrive.dataset import write_atomically
 from nsdrive.vla.prompt import TASK
 
 FORM = "nsdrive.json"
+PACKAGED = Path(__file__).parents[1] / "checkpoints"  # a folder for each model that comes with nsdrive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,19 @@ def read_form(source: str | Path) -> QuestionForm | None:
     return form
 
 
+def require_same_rig(source: str | Path, row: Any, *, what: str) -> None:
+    """ValueError where a model was trained with another rig than the sample of `what` has; nothing where one is not known."""
+    trained, given = read_form(source), form_of(row)
+    if trained is None or given is None or trained.rig == given.rig:
+        return
+    before, now = ([camera.name for camera in form.rig.cameras] for form in (trained, given))
+    if before != now:
+        differs = f"with the cameras {', '.join(before)}; {what} has {', '.join(now)}"
+    else:
+        differs = f"with the same cameras mounted or sized otherwise than those of {what}"
+    raise ValueError(f"{source} was trained {differs}: make data with its rig, or start from another model")
+
+
 def form_of(row: Any) -> QuestionForm | None:
     """That of a sample's row, a JSON object; None where it has no rig or level of ours (another's dataset may not)."""
     try:
@@ -62,7 +76,11 @@ def _form(rig: Any, trace_level: str) -> QuestionForm | None:
 
 
 def model_folder(model: str) -> str:
-    """The model itself, where a run's folder is given."""
+    """The model itself, where a run's folder or the name of a model that comes with nsdrive ("box") is given."""
     inside = Path(model) / "model"
     is_run = inside.is_dir() and not (Path(model) / "adapter_config.json").is_file()
-    return str(inside) if is_run else model
+    if is_run:
+        return str(inside)
+    packaged = PACKAGED / model
+    is_name = "/" not in model and model not in ("", ".", "..") and not Path(model).exists()
+    return str(packaged) if is_name and packaged.is_dir() else model

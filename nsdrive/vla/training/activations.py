@@ -199,20 +199,14 @@ def _measured(
     kept, beyond = [], []
     for n in probes:
         leaf = torch.empty((), dtype=dtype).requires_grad_(needs_input)
-        with _autocast(autocast), MemoryMeter() as meter:  # without the result: the next piece keeps it if it needs it
-            out = run(leaf.expand(n, width).clone())  # a clone is kept only where it is needed
-            graph = out.grad_fn
-            del out
-            kept.append(meter.live_bytes)
-            del graph
         _give_gradients(getattr(run, "__self__", None) or run)
         with _autocast(autocast), MemoryMeter() as meter:
-            out = run(leaf.expand(n, width).clone())
-            before = meter.live_bytes
-            meter.peak_bytes = before
-            out.backward(torch.empty_like(out))
-            beyond.append(meter.peak_bytes - before)
-        del out
+            # neither the input nor the result is held by us: they count only where the piece itself keeps them
+            end = _End.apply(run(leaf.expand(n, width).clone()))
+            kept.append(meter.live_bytes)
+            meter.peak_bytes = meter.live_bytes
+            end.backward()
+            beyond.append(meter.peak_bytes - kept[-1])
     return Piece(
         name=name,
         units=units,
@@ -222,6 +216,19 @@ def _measured(
         times=times,
         is_layer=is_layer,
     )
+
+
+class _End(torch.autograd.Function):
+    """Goes on from a result without keeping it, and gives it a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, result: torch.Tensor) -> torch.Tensor:
+        ctx.shape, ctx.dtype = result.shape, result.dtype
+        return result.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return gradient.new_empty(ctx.shape, dtype=ctx.dtype)
 
 
 def _autocast(enabled: bool) -> Any:

@@ -34,11 +34,16 @@ class TrainSummary:
     seconds: float  # of this call; a resumed run's earlier part is not counted
     input_wait_share: float  # of those seconds, spent waiting for batches
     version: str
+    forecast_gpu_gib: float | None = None  # of tensors on one GPU at the most, as said before the start; None on a CPU
+    measured_gpu_gib: float | None = None  # the same, by torch.cuda.max_memory_allocated of the first process
 
     def __str__(self) -> str:
+        memory = ""
+        if self.measured_gpu_gib is not None:
+            memory = f", {self.measured_gpu_gib:.1f} GiB a GPU (forecast {self.forecast_gpu_gib:.1f})"
         return (
             f"{self.folder}: {self.model}, {self.steps} steps, loss {self.first_loss:.3f} -> {self.final_loss:.3f}, "
-            f"{self.seconds:.0f} s on {self.processes} x {self.device}"
+            f"{self.seconds:.0f} s on {self.processes} x {self.device}{memory}"
         )
 
 
@@ -60,6 +65,7 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
         "workers",
         "keep_checkpoints",
         "allow_slow_kernels",
+        "check_memory",
         "save_every_minutes",
         "process_timeout_minutes",
         "track",

@@ -195,15 +195,15 @@ def _derived(config: AblationConfig, out: Path) -> list[Step]:
     """Each cell's data set: fewer cameras from the whole one, other levels from that of their rig."""
     levels = dict.fromkeys([*config.levels, *(variant.level for variant in config.variants)])
     rigs = dict.fromkeys([*config.rigs, *(variant.rig for variant in config.variants)])
+    workers = ("--workers", str(config.workers))
     found = []
     for rig in rigs:
         whole = f"{rig}-{WHOLE_LEVEL}"
         if rig != WHOLE_RIG:
-            flags = ("--rig", rig, "--workers", str(config.workers))
-            found.append(_derive(f"{WHOLE_RIG}-{WHOLE_LEVEL}", whole, flags, out))
+            found.append(_derive(f"{WHOLE_RIG}-{WHOLE_LEVEL}", whole, ("--rig", rig, *workers), out))
         for level in levels:
             if level != WHOLE_LEVEL:
-                found.append(_derive(whole, f"{rig}-{level}", ("--trace-level", level), out))
+                found.append(_derive(whole, f"{rig}-{level}", ("--trace-level", level, *workers), out))
     return found
 
 

@@ -14,7 +14,7 @@ class TrainConfig:
 
     # ---- the model
     model: str = "tiny"  # a folder, a hub id (Qwen/Qwen3.5-4B, ...), or "tiny": random weights made here, no download
-    tiny_size: Literal["xs", "box", "s"] = "xs"
+    tiny_size: Literal["xs", "box", "s", "l"] = "xs"
     tiny_arch: Literal["qwen3_5", "qwen3_vl", "qwen2_5_vl"] = "qwen3_5"
     tiny_vocabulary: int = 1024  # chosen by us: words of our texts become one token each, digits always are
     trust_remote_code: bool = False  # runs Python that comes with the checkpoint: only for one that you trust

@@ -114,6 +114,14 @@ def scenario_loader(dataset: Any) -> Callable[[Any], Any]:
     return partial(scenario_of, open_source(scenarios.name, scenarios.config))
 
 
+def scenes_at_hand(dataset: Any) -> Callable[[Any], Any] | None:
+    """`scenario_loader`, None where the dataset's logs are not on this machine or it does not say what it was made from."""
+    try:
+        return scenario_loader(dataset)
+    except (ValueError, OSError, KeyError):
+        return None
+
+
 def plan_scorer(dataset: Any) -> Any:
     """What drives a plan through the scene of its sample."""
     from eval.closed_loop.pdms import make_plan_scorer
@@ -173,10 +181,12 @@ def run_derive(a: argparse.Namespace) -> int:
 
 def run_check(a: argparse.Namespace) -> int:
     from data_gen.check import check
-    from nsdrive.dataset import open_dataset
+    from nsdrive.dataset import is_perception, open_dataset
     from nsdrive.progress import Progress
 
     dataset = open_dataset(a.dataset)
+    if is_perception(dataset):
+        return _check_questions(a, dataset)
     config = stored_generate_config(dataset, frozenset([a.planner] if a.planner else []))
     with Progress("scenarios") as progress:
         found = check(
@@ -187,12 +197,29 @@ def run_check(a: argparse.Namespace) -> int:
             workers=a.workers,
             progress=progress,
         )
-    for line in found.problems[: a.show]:
+    return _verdict(found.problems, found.summary(), show=a.show)
+
+
+def _check_questions(a: argparse.Namespace, dataset: Any) -> int:
+    """Questions about images: --source is the dataset that they are from."""
+    from data_gen.perception_check import check_perception
+    from nsdrive.dataset import open_dataset
+    from nsdrive.progress import Progress
+
+    source = None if a.source is None else open_dataset(a.source)
+    scenes = None if source is None else scenes_at_hand(source)
+    with Progress("shards") as progress:
+        found = check_perception(dataset, source=source, scenes=scenes, workers=a.workers, progress=progress)
+    return _verdict(found.problems, found.summary(), show=a.show)
+
+
+def _verdict(problems: Sequence[str], summary: str, *, show: int) -> int:
+    for line in problems[:show]:
         print(f"wrong: {line}", file=sys.stderr)
-    if len(found.problems) > a.show:
-        print(f"... and {len(found.problems) - a.show} more", file=sys.stderr)
-    print(found.summary())
-    return 1 if found.problems else 0
+    if len(problems) > show:
+        print(f"... and {len(problems) - show} more", file=sys.stderr)
+    print(summary)
+    return 1 if problems else 0
 
 
 def run_show(a: argparse.Namespace) -> int:
@@ -250,16 +277,16 @@ def run_export(a: argparse.Namespace) -> int:
 
 def run_baseline(a: argparse.Namespace) -> int:
     from eval.open_loop.baselines import write_baseline
-    from nsdrive.dataset import open_dataset
+    from nsdrive.dataset import open_drives
 
-    n = write_baseline(a.name, open_dataset(a.data), split=a.split, out=a.out, overwrite=a.overwrite)
+    n = write_baseline(a.name, open_drives(a.data), split=a.split, out=a.out, overwrite=a.overwrite)
     print(f"{a.out}: {n} predictions of {a.name}")
     return 0
 
 
 def run_probe(a: argparse.Namespace) -> int:
     from eval.faithfulness.causal.probes import from_answers, run_probes, write_stage
-    from nsdrive.dataset import open_dataset
+    from nsdrive.dataset import open_drives
     from nsdrive.progress import Progress
 
     who = [f"--{name}" for name in ("model", "planted", "answers") if getattr(a, name) is not None]
@@ -277,7 +304,7 @@ def run_probe(a: argparse.Namespace) -> int:
         raise ValueError("--unconstrained and --trust-remote-code are of a model: give --model")
     if a.limit is not None and a.answers and not a.write_questions:
         raise ValueError("--limit goes with the questions: all that --questions asks is joined with its answer")
-    dataset = open_dataset(a.data)
+    dataset = open_drives(a.data)
     if a.write_questions:
         print(write_stage(dataset, a.split, a.out, a.answers, limit=a.limit, overwrite=a.overwrite))
         return 0
@@ -320,14 +347,14 @@ def run_probe(a: argparse.Namespace) -> int:
 
 def run_evaluate(a: argparse.Namespace) -> int:
     from eval.evaluate import evaluate, table
-    from nsdrive.dataset import open_dataset
+    from nsdrive.dataset import open_drives
     from nsdrive.progress import Progress
 
     if not a.predictions and not a.probes:
         raise ValueError("nothing to evaluate: give --predictions FILE ... or --probes FILE ...")
     about = dict(_about(pair) for pair in a.about)
     probes = _by_name(a.probes)
-    dataset = a.data if a.data is None or a.data.is_file() else open_dataset(a.data)
+    dataset = a.data if a.data is None or a.data.is_file() else open_drives(a.data)
     with Progress("samples") as progress:
         results = evaluate(
             a.predictions,
@@ -426,7 +453,7 @@ def run_perceive(a: argparse.Namespace) -> int:
             a.out,
             per_image=a.per_image,
             seed=a.seed,
-            scenes=scenario_loader(dataset),
+            scenes=scenes_at_hand(dataset),
             workers=a.workers,
             resume=a.resume,
             overwrite=a.overwrite,

@@ -256,6 +256,8 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(
 def test_a_finished_run_is_not_asked_again_and_not_overwritten_unless_told(data: Dataset, complete: Path):
     silent = Oracle(data, stops_after=0)
     assert run_probes(data, "test", silent, complete, resume=True).n == len(rows_of(complete))
+    with pytest.raises(ValueError, match=r"made with other settings \(model: None -> 'b'\)"):
+        run_probes(data, "test", silent, complete, resume=True, settings={"model": "b"})
     with pytest.raises(ValueError, match="--resume"):
         run_probes(data, "test", silent, complete)
     with pytest.raises(ValueError, match="exclude"):

@@ -25,7 +25,7 @@ from typing import Any
 from eval.faithfulness.causal.given import MISSING, clean, failed, id_of, join, rows_in
 from eval.faithfulness.causal.pairs import groups_of, stage_one, stage_two
 from nsdrive.dataset import MANIFEST, Dataset, Prediction, json_line, sha256_of, write_atomically
-from nsdrive.part_file import PartFile, lines_of
+from nsdrive.part_file import PartFile, check_finished, lines_of
 from nsdrive.questions import Answerer, Question, read_questions, write_questions
 
 # Questions per call of an answerer that has no `window` of its own; a resumed run asks the rest in the same groups, because what a
@@ -49,7 +49,7 @@ def run_probes(
 
     Answers are kept as they come in `OUT.part`, which `resume` goes on from (what came of an unfinished group is asked again); OUT
     appears when all are there. settings: what else must be the same for a resumed run (the model's name, ...).
-    ValueError for an `out` that exists, one begun with other settings, or a split without pairs.
+    ValueError for an `out` that exists, one begun or finished with other settings, or a split without pairs.
     """
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
@@ -61,6 +61,7 @@ def run_probes(
     at_once = max(1, int(getattr(answer, "window", AT_ONCE)))
     begun = _settings(dataset, split, len(asked)) | {"at_once": at_once} | dict(settings or {})
     if resume and out.is_file():
+        check_finished(out, begun)
         return _summary(out, [json.loads(line) for line in lines_of(out)])
     part = PartFile(out, begun, resume=resume, overwrite=overwrite)
     part.keep(len(part.rows))

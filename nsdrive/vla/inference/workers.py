@@ -29,6 +29,7 @@ from typing import IO, Any
 import nsdrive
 from nsdrive.questions import Question
 
+PROGRAM = (sys.executable, "-m", "nsdrive.vla.inference.worker")
 SHOWN = 300  # letters of a dead worker's last words
 
 
@@ -97,7 +98,7 @@ class _Worker:
         self.batch: tuple[int, Sequence[Question]] | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the worker lives)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "nsdrive.vla.inference.worker"],
+            PROGRAM,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -37,14 +37,16 @@ from nsdrive.progress import Progress
 from nsdrive.vla.data.batch import Collator
 from nsdrive.vla.data.mixture import entries_of_epoch, questions_of, schedule_of
 from nsdrive.vla.data.shards import AnyRows, open_rows
-from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries, require_fast_kernels
+from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries
 from nsdrive.vla.question_form import form_of
 from nsdrive.vla.training.arguments import deepspeed_config, training_arguments
 from nsdrive.vla.training.checkpoints import Checkpoints, newest_checkpoint, read_note, remove_incomplete_checkpoints
 from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.kernels import require_kernels, use_liger
+from nsdrive.vla.training.linear_attention import ready_linear_attention
 from nsdrive.vla.training.loss_log import LossLog
 from nsdrive.vla.training.losses import objective_of
-from nsdrive.vla.training.packed_layers import keep_packed_apart
+from nsdrive.vla.training.preflight import check_before_start
 from nsdrive.vla.training.processes import is_first_process, process_count, process_group, wait_for_all
 from nsdrive.vla.training.result import save_result
 from nsdrive.vla.training.resuming import check_global_batch, convert_to_universal, needs_conversion, split_global_batch
@@ -138,22 +140,22 @@ def _run(
 
     is_first = arguments.process_index == 0
     source = str(out / WARMED) if config.vision_warmup_steps else _base_of(config, out)
-    require_fast_kernels(
-        model_type(source, trust_remote_code=config.trust_remote_code), allow_slow=config.allow_slow_kernels
-    )
+    family = model_type(source, trust_remote_code=config.trust_remote_code)
+    require_kernels(family, config)
     processor = load_processor(
         source,
         min_pixels=config.min_image_pixels,
         max_pixels=config.max_image_pixels,
         trust_remote_code=config.trust_remote_code,
     )
+    told = check_before_start(config, source, rows, processor, processes=arguments.world_size, say=is_first)
     set_seed(config.seed)  # before LoRA draws its first weights: else two runs differ
     # trained weights are kept in fp32 (DeepSpeed and autocast make the bf16 ones); LoRA's frozen base needs no more than bf16
     dtype = torch.bfloat16 if arguments.bf16 and config.method == "lora" else torch.float32
     model = load_model(source, dtype=dtype, attention=config.attention, trust_remote_code=config.trust_remote_code)
+    use_liger(model, family, config)
     model = choose_what_learns(model, config, source)
-    if config.packing:
-        keep_packed_apart(model)
+    ready_linear_attention(model)
     if config.trajectory_head != "none":
         attach_head(model, TrajectoryHead(HeadShape(kind=config.trajectory_head, hidden=hidden_width(model))))
     global_batch = arguments.world_size * config.per_device_batch_size * config.gradient_accumulation_steps
@@ -200,6 +202,8 @@ def _run(
         device=arguments.device.type,
         seconds=round(seconds, 1),
         input_wait_share=round(trainer.waited_s / max(seconds, 1e-9), 4),
+        forecast_gpu_gib=None if told is None else round(told.surely_needed / 2**30, 2),
+        measured_gpu_gib=None if told is None else round(torch.cuda.max_memory_allocated() / 2**30, 2),
         version=__version__,
     )
     if is_first:

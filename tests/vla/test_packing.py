@@ -17,8 +17,8 @@ from nsdrive.vla.data.positions import token_positions
 from nsdrive.vla.data.rows import Rows
 from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.tiny import ARCHITECTURES, build_tiny
-from nsdrive.vla.training import packed_layers
-from nsdrive.vla.training.packed_layers import keep_packed_apart, segment_of_each
+from nsdrive.vla.training import linear_attention
+from nsdrive.vla.training.linear_attention import ready_linear_attention, segment_of_each
 
 OTHERS = [pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES if arch != "qwen3_5"]
 
@@ -62,7 +62,7 @@ def test_packed_and_padded_samples_give_the_same_loss_and_gradients(one: tuple[A
     model, processor = one
     items = items_of(processor, rows)
     assert len({len(item.input_ids) for item in items}) == 3
-    n_linear = keep_packed_apart(model)
+    n_linear = ready_linear_attention(model)
     assert (n_linear > 0) == (model.config.model_type == "qwen3_5")
     loss, gradients = loss_and_gradients(model, collate(items, processor), processor)
     packed = collate(items, processor, packed=True)
@@ -86,7 +86,7 @@ def test_no_sample_sees_another_and_without_the_borders_it_would(one: tuple[Any,
 
     packed, single = collate(items, processor, packed=True), collate(items[-1:], processor, packed=True)
     linear = model.config.model_type == "qwen3_5"
-    keep_packed_apart(model)
+    ready_linear_attention(model)
     alone = last_of(model, single)
     assert (last_of(model, packed) - alone).abs().max() < 1e-5
     borders = dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"))
@@ -104,7 +104,7 @@ def test_a_packed_row_without_images_reaches_the_vision_tower_and_changes_nothin
     one: tuple[Any, Any], rows: Rows
 ) -> None:
     model, processor = one
-    keep_packed_apart(model)
+    ready_linear_attention(model)
     blind = items_of(processor, rows)[1]
     packed = collate([blind, blind], processor, packed=True)
     model.zero_grad()
@@ -141,21 +141,35 @@ def test_a_row_s_prompts_end_where_it_says(tiny_folder: Path, rows: Rows) -> Non
         assert packed["parts"][0, at + 1].item() != 0
 
 
+def test_plain_linear_attention_gives_transformers_numbers_and_gradients(tiny_folder: Path, rows: Rows) -> None:
+    processor = load_processor(tiny_folder, min_pixels=1024, max_pixels=4096)
+    batch = collate(items_of(processor, rows), processor)
+    model = load_model(tiny_folder)
+    loss, gradients = loss_and_gradients(model, batch, processor)
+    assert ready_linear_attention(model) == 3
+    our_loss, our_gradients = loss_and_gradients(model, batch, processor)
+    assert our_loss == pytest.approx(loss, rel=1e-6)
+    assert (our_gradients - gradients).norm() < 1e-5 * gradients.norm()
+
+
 def test_the_fast_kernels_are_told_the_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA with the kernels the layer is called once, each token's segment beside the borders."""
     assert segment_of_each(torch.tensor([0, 2, 3, 6])).tolist() == [0, 0, 1, 2, 2, 2]
-    monkeypatch.setattr(packed_layers, "KERNELS", ("json",))  # one that every Python has
+    monkeypatch.setattr(linear_attention, "KERNELS", ("json",))  # one that every Python has
     calls: list[dict[str, Any]] = []
 
     class OnCuda:
         is_cuda = True
 
-    def forward(hidden_states: Any, **kwargs: Any) -> Any:
-        calls.append(kwargs)
-        return hidden_states
+    class Layer:
+        def forward(self, hidden_states: Any, **kwargs: Any) -> Any:
+            calls.append(kwargs)
+            return hidden_states
 
-    layer = packed_layers._Apart(forward)
-    layer(OnCuda(), cu_seq_lens_q=torch.tensor([0, 1, 3]), attention_mask=None)  # type: ignore[arg-type]
+    ready = linear_attention._Ready(Layer())
+    ready(OnCuda(), cu_seq_lens_q=torch.tensor([0, 1, 3]))  # type: ignore[arg-type]
     assert len(calls) == 1
     assert calls[0]["seq_idx"].tolist() == [[0, 1, 1]]
     assert calls[0]["cu_seq_lens_q"].tolist() == [0, 1, 3]
+    ready(OnCuda())  # type: ignore[arg-type]
+    assert "seq_idx" not in calls[1]

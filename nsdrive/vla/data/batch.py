@@ -42,7 +42,7 @@ def collate(
     for_generation pads on the left, and leaves the positions to `generate`. packed writes the samples one after the other in
     one row without padding: no attention_mask, but where each begins, cu_seq_lens_q/k (segments + 1,) int32 and max_length_q/k,
     and position_ids (4, 1, L) whose first row begins again with each. A model with linear attention also needs
-    `keep_packed_apart`.
+    `ready_linear_attention`.
 
     Where no row of a training batch has an image, one untrained image token with a black picture is added: the vision
     tower must be in every rank's graph, else ZeRO's collectives wait for each other for ever.
@@ -73,6 +73,10 @@ def model_inputs(
     dtype: of the pictures' numbers, float32 unless given.
     """
     inputs = {name: batch[name].to(device, non_blocking=True) for name in MODEL_TENSORS if name in batch}
+    if (
+        "position_ids" in batch
+    ):  # then padding is on the right, where nothing that comes before can see it: without a mask
+        inputs.pop("attention_mask", None)  # attention is plainly causal, half the work, and flash kernels take it
     inputs |= {name: batch[name] for name in MODEL_NUMBERS if name in batch}
     if "image_patches" in batch:
         patches = batch["image_patches"].to(device, non_blocking=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +216,7 @@ def _read_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # an error, not a line that scrolls by
-            file = BytesIO(source.data) if isinstance(source, StoredImage) else source
+            file = source.file() if isinstance(source, StoredImage) else source
             image = Image.open(file, formats=("JPEG", "PNG"))
         with image:
             width, height = image.size

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +35,9 @@ class StoredImage:
 
     name: str
     data: bytes
+
+    def file(self) -> BytesIO:
+        return BytesIO(self.data)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

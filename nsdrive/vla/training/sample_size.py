@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nsdrive.vla.data.rows import StoredImage
+
 SAMPLED_ROWS = 64  # chosen by us: the mean is then known to a few tokens, in well under a second
 # Of 128 samples of the synthetic set at level detailed, 3 cameras, with the tokenizers of Qwen3.5 and Qwen2.5 (they agree
 # to 2 %): the question without its images, and the answer; and letters per token, where no tokenizer can be loaded.
@@ -120,12 +122,13 @@ def sample_size(rows: Any, *, shape: ImageShape, tokenizer: Any = None) -> Sampl
     )
 
 
-def image_size(image: Path | Image.Image, sample_id: str) -> tuple[int, int]:
+def image_size(image: Path | StoredImage | Image.Image, sample_id: str) -> tuple[int, int]:
     """Width and height [px], of a file without decoding it."""
     if isinstance(image, Image.Image):
         return image.size
     try:
-        with Image.open(image, formats=("JPEG", "PNG")) as opened:
+        file = image.file() if isinstance(image, StoredImage) else image
+        with Image.open(file, formats=("JPEG", "PNG")) as opened:
             return opened.size
     except (OSError, SyntaxError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError)

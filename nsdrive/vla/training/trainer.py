@@ -69,6 +69,10 @@ class AnswerTrainer(Trainer):
         self.work_of_step = work_of(batches)
         return batches, n_tokens
 
+    def _prepare_input(self, data: Any) -> Any:
+        """To the device as it is: under DeepSpeed the stock one rounds every float to bf16, waypoints beyond 32 m to 0.25 m."""
+        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:

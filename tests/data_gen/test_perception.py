@@ -15,6 +15,7 @@ from data_gen.perception import all_of, perceive
 from data_gen.perception_check import check_perception, wrong_with
 from data_gen.sample import SampleConfig, samples_of
 from nsdrive.cameras.rig import make_rig
+from nsdrive.cli import main
 from nsdrive.config import Chosen
 from nsdrive.dataset import MANIFEST, open_dataset, open_drives, sha256_of, write_atomically
 from nsdrive.scenarios.catalogue import open_source
@@ -175,10 +176,17 @@ def test_check_sees_one_changed_answer_and_one_changed_fact(drives, questions, t
     manifest = json.loads((lying / MANIFEST).read_text())
     manifest["files"][shard.name] = sha256_of(shard)
     write_atomically(lying / MANIFEST, json.dumps(manifest))
+    assert main(["check", str(lying)]) == 1
     problems = check_perception(open_dataset(lying), source=drives).problems
     assert any(rows[k]["id"] in line and "its answer is '7'" in line for line in problems)
     assert any(rows[k + 1]["id"] in line for line in problems)
     assert {line.split()[1].rstrip(":") for line in problems} == {rows[k]["id"], rows[k + 1]["id"]}
+
+
+def test_the_command_line_holds_questions_to_their_dataset(drives, questions, capsys):
+    assert main(["check", str(questions.folder), "--source", str(drives.folder)]) == 0
+    n = questions.manifest["samples"]
+    assert f"{n} questions, {n} of them held to their dataset: every one is true" in capsys.readouterr().out
 
 
 def test_a_row_of_a_stranger_is_named_by_what_is_wrong_with_it(questions):

@@ -23,7 +23,7 @@ class KernelsMemory(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
         layer = self.layer
-        batch, n, _ = hidden_states.shape
+        batch, n = hidden_states.shape[:2]
         mixed, z = layer.in_proj_qkv(hidden_states), layer.in_proj_z(hidden_states)
         b, a = layer.in_proj_b(hidden_states), layer.in_proj_a(hidden_states)
         mixed = _Convolution.apply(mixed, layer.conv1d.weight)
@@ -40,12 +40,12 @@ class _Convolution(torch.autograd.Function):
     """causal_conv1d_fn with its SiLU: keeps its input, and makes the rest again on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         return torch.empty_like(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         x, weight = ctx.saved_tensors
         return torch.empty_like(x), torch.empty_like(weight)
 
@@ -54,7 +54,7 @@ class _DeltaRule(torch.autograd.Function):
     """chunk_gated_delta_rule: keeps normalised queries and keys, values, gates and the solved triangle of each chunk."""
 
     @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any, decay: Any, beta: Any) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, query: Any, key: Any, value: Any, decay: Any, beta: Any) -> torch.Tensor:
         batch, n, heads, _ = value.shape
         triangle = value.new_empty(batch, n, heads, CHUNK)
         norms = [x.new_empty(x.shape[:-1], dtype=torch.float32) for x in (query, key)]
@@ -63,7 +63,7 @@ class _DeltaRule(torch.autograd.Function):
         return torch.empty_like(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         query, key, value, decay, beta = ctx.saved_tensors[:5]
         batch, n, heads, width = value.shape
         states = [

@@ -142,8 +142,11 @@ def _growth(results: Mapping[str, Any]) -> Block:
     figures = []
     for what in dict.fromkeys(what for of_cell in results["curves"].values() for what in of_cell):
         for rig in results["config"]["rigs"]:
+            own = {variant["name"]: variant["rig"] for variant in results["config"]["variants"]}
             cells = [
-                cell for cell in results["curves"] if cell.startswith(f"{rig}-") and what in results["curves"][cell]
+                cell
+                for cell, found in results["curves"].items()
+                if what in found and own.get(cell, cell.partition("-")[0]) == rig
             ]
             for key, words, unit, scale in (
                 ("ADE@3s", "ADE@3s", "m", 1.0),

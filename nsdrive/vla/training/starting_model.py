@@ -47,7 +47,7 @@ def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> N
 
     if (out / WARMED).is_dir():
         return
-    how = {"trust_remote_code": config.trust_remote_code}
+    how: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     processor = load_processor(source, min_pixels=config.min_image_pixels, max_pixels=config.max_image_pixels, **how)
     model = load_model(source, attention=config.attention, **how).train()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

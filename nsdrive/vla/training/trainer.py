@@ -19,7 +19,7 @@ from nsdrive.vla.data.batch import Collator, model_inputs
 from nsdrive.vla.data.encoding import IGNORED
 from nsdrive.vla.training.flops import Work, work_of
 from nsdrive.vla.training.losses import Objective, Parts, Totals, reading_head, targets_of
-from nsdrive.vla.trajectory_head import head_of, head_weights, load_head, save_head, without_head
+from nsdrive.vla.trajectory_head import TrajectoryHead, head_of, head_weights, load_head, save_head, without_head
 
 
 class AnswerTrainer(Trainer):
@@ -37,8 +37,8 @@ class AnswerTrainer(Trainer):
     ) -> None:
         super().__init__(data_collator=data_collator, **arguments)
         self.processor = data_collator.processor
-        self.objective = Objective(self.processor.tokenizer) if objective is None else objective
-        self._head = head_of(self.model)
+        self.objective: Objective = Objective(self.processor.tokenizer) if objective is None else objective
+        self._head: TrajectoryHead | None = head_of(self.model)
         self._totals: Totals | None = None  # of the step's global batch
         self._sums = torch.zeros(3)  # of this process's micro-batches of the step: reasoning, planning, head
         self._n_left = 0  # micro-batches of the step
@@ -53,8 +53,9 @@ class AnswerTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW over `groups`, where they were given: the stock one knows no rate of the vision tower's own."""
         if self.optimizer is None and self.groups is not None:
-            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model if model is None else model)
-            self.optimizer = kind(self.groups(self.model if model is None else model), **arguments)
+            given: Any = self.model if model is None else model
+            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, given)
+            self.optimizer = kind(self.groups(given), **arguments)
         return super().create_optimizer(model)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
@@ -119,7 +120,7 @@ class AnswerTrainer(Trainer):
         if self._head is None:
             super()._save(output_dir, state_dict)
             return
-        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        folder = Path(output_dir or self.args.output_dir or ".")
         if self.args.should_save:
             save_head(self._head, folder, None if state_dict is None else head_weights(state_dict))
         weights = self.accelerator.unwrap_model(self.model).state_dict() if state_dict is None else state_dict

@@ -154,12 +154,12 @@ def test_plain_linear_attention_gives_transformers_numbers_and_gradients(tiny_fo
 
 def test_the_fast_kernels_are_told_the_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA with the kernels the layer is called once, each token's segment beside the borders."""
-    assert segment_of_each(torch.tensor([0, 2, 3, 6])).tolist() == [0, 0, 1, 2, 2, 2]
+    assert segment_of_each(torch.tensor([0, 2, 3, 6]), 6).tolist() == [0, 0, 1, 2, 2, 2]
     monkeypatch.setattr(linear_attention, "KERNELS", ("json",))  # one that every Python has
     calls: list[dict[str, Any]] = []
 
     class OnCuda:
-        is_cuda = True
+        is_cuda, shape = True, (1, 3, 8)
 
     class Layer:
         def forward(self, hidden_states: Any, **kwargs: Any) -> Any:

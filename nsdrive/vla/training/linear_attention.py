@@ -47,7 +47,7 @@ class _Ready:
         ends = kwargs.get("cu_seq_lens_q")
         if cache_params is not None or attention_mask is not None or (hidden_states.is_cuda and self._has_kernels):
             if ends is not None:
-                kwargs["seq_idx"] = segment_of_each(ends)[None]
+                kwargs["seq_idx"] = segment_of_each(ends, hidden_states.shape[1])[None]
             return self._forward(hidden_states, cache_params=cache_params, attention_mask=attention_mask, **kwargs)
         if ends is None:
             return linear_attention(self._layer, hidden_states)
@@ -55,7 +55,7 @@ class _Ready:
         return torch.cat([linear_attention(self._layer, segment) for segment in segments], dim=1)
 
 
-def segment_of_each(ends: torch.Tensor) -> torch.Tensor:
-    """(L,) int32: the number of the segment that each token is in; ends (segments + 1,) begins with 0."""
+def segment_of_each(ends: torch.Tensor, length: int) -> torch.Tensor:
+    """(length,) int32: the number of the segment that each token is in; ends (segments + 1,) from 0 to length."""
     numbers = torch.arange(len(ends) - 1, dtype=torch.int32, device=ends.device)
-    return numbers.repeat_interleave(ends.diff().long())
+    return numbers.repeat_interleave(ends.diff().long(), output_size=length)  # known, so that no GPU is waited for

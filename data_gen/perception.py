@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from data_gen.perception_card import write_card
-from data_gen.perception_facts import facts_for, facts_of
+from data_gen.perception_facts import facts_for, facts_of, with_scenes
 from data_gen.perception_questions import Question, prompt_of, questions_of
 from nsdrive import __version__
 from nsdrive.dataset import (
@@ -253,13 +253,8 @@ def count_shard(job: Job) -> dict[str, int]:
 
 def _asked_of_shard(job: Job) -> Iterator[tuple[Sample, list[list[Asked]], bool]]:
     """Every sample of a shard, all that can be asked of it, and whether its scenario was at hand."""
-    last: tuple[str, Scenario | None] | None = None  # several samples are of one scenario
-    for line in lines_of(inside(job.source, job.shard)):
-        sample = line.sample()
-        key = json_line({"item": sample.extra.get("item"), "edit": sample.extra.get("edit")})
-        if last is None or last[0] != key:
-            last = (key, _scene(job.scenes, sample))
-        scenario = last[1]
+    samples = (line.sample() for line in lines_of(inside(job.source, job.shard)))
+    for sample, scenario in with_scenes(samples, job.scenes):
         yield sample, all_of(sample, scenario), scenario is not None
 
 
@@ -267,15 +262,6 @@ def _asked_of_shard(job: Job) -> Iterator[tuple[Sample, list[list[Asked]], bool]
 def _opened(folder: Path, sha256: str) -> Dataset:
     """The source, opened once by each process: its manifest names every image. sha256 tells one manifest from another."""
     return open_dataset(folder)
-
-
-def _scene(scenes: Callable[[Sample], Scenario] | None, sample: Sample) -> Scenario | None:
-    if scenes is None:
-        return None
-    try:
-        return scenes(sample)
-    except (ValueError, OSError, KeyError):  # a log that is not on this machine, or only in part
-        return None
 
 
 def _lot(text: str) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_gen.check import check_files
-from data_gen.perception_facts import facts_for, facts_of
+from data_gen.perception_facts import facts_for, facts_of, with_scenes
 from data_gen.perception_questions import prompt_of, questions_of
 from nsdrive.dataset import MANIFEST, PERCEPTION, SPLITS, Dataset, inside, lines_of, sha256_of
 from nsdrive.dataset import Sample as Drive
@@ -146,11 +146,7 @@ def _drives(job: Job) -> dict[str, tuple[dict[str, Any], bool]]:
     if job.source is None:
         return {}
     found: dict[str, tuple[dict[str, Any], bool]] = {}
-    for line in lines_of(inside(job.source, job.shard.name)):
-        sample = line.sample()
-        try:
-            scenario = None if job.scenes is None else job.scenes(sample)
-        except (ValueError, OSError):
-            scenario = None
+    samples = (line.sample() for line in lines_of(inside(job.source, job.shard.name)))
+    for sample, scenario in with_scenes(samples, job.scenes):
         found[sample.sample_id] = (facts_of(sample, scenario), scenario is not None)
     return found

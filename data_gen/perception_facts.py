@@ -6,13 +6,13 @@ ours are on the scenario's map, and are found where the scenario is at hand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from data_gen.sample import image_source
-from nsdrive.dataset import Sample
+from nsdrive.dataset import Sample, json_line
 from nsdrive.trace.trace import LIGHT_WORDS
 from nsdrive.world.geometry import to_ego, wrap_angle
 from nsdrive.world.lanes_driven import lanes_holding
@@ -42,6 +42,27 @@ def facts_of(sample: Sample, scenario: Scenario | None) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise ValueError(f"Sample {sample.sample_id[:80]}: its trace or anchor is misshapen: {error}") from None
     return facts
+
+
+def with_scenes(
+    samples: Iterable[Sample], scenes: Callable[[Sample], Scenario] | None
+) -> Iterator[tuple[Sample, Scenario | None]]:
+    """Each sample with its scenario, None where that is not at hand. Several samples in a row are of one, loaded once."""
+    last: tuple[str, Scenario | None] | None = None
+    for sample in samples:
+        key = json_line({"item": sample.extra.get("item"), "edit": sample.extra.get("edit")})
+        if last is None or last[0] != key:
+            last = (key, _scene(scenes, sample))
+        yield sample, last[1]
+
+
+def _scene(scenes: Callable[[Sample], Scenario] | None, sample: Sample) -> Scenario | None:
+    if scenes is None:
+        return None
+    try:
+        return scenes(sample)
+    except (ValueError, OSError, KeyError):  # a log that is not on this machine, or only in part
+        return None
 
 
 def facts_for(facts: Mapping[str, Any], cameras: tuple[str, ...]) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Literal
 
 from nsdrive.cameras.render import Renderer, encode_jpeg
 from nsdrive.cameras.rig import make_rig
+from nsdrive.questions import NO_TEXT
 from nsdrive.vla.prompt import (
     N_WAYPOINTS,
     WAYPOINT_INTERVAL_S,
@@ -33,6 +34,7 @@ from nsdrive.vla.prompt import (
     build_prompt,
     ego_history_rows,
     parse_answer,
+    render_answer,
 )
 from nsdrive.vla.question_form import QuestionForm, model_folder, read_form
 from nsdrive.vla.waypoints import Motion, stopping, through
@@ -44,7 +46,8 @@ from planners.guard import guarded
 
 if TYPE_CHECKING:
     from nsdrive.vla.data.rows import Row
-    from nsdrive.vla.inference.engine import Engine
+    from nsdrive.vla.inference.engine import Said
+    from nsdrive.vla.inference.predictor import Predictor
 
 CLOCK_S = 1e-6  # nuPlan's clock
 LATE = f"{LATE_ANSWER}until it came the plan before was followed"  # how late is in Plan.seconds, or set
@@ -65,6 +68,12 @@ class VlaConfig:
     latency_s: float | Literal["measured"] | None = None  # from question to effect; None: 0. "measured": runs differ
     constrained: bool = True  # under the grammar, so that every answer parses
     max_reasoning_tokens: int | None = None  # None: the trace level's own budget
+    mode: Literal["full", "plan", "head"] = (
+        "full"  # plan: waypoints at once; head: the trajectory head's, no text at all
+    )
+    early: bool = (
+        False  # driven by the trajectory head's waypoints, known before the first word of the text that follows
+    )
     scenery_seed: int = 0  # buildings, trees and weather: a mission does not tell the scenario's
     trust_remote_code: bool = False  # runs Python that comes with the checkpoint: only for one that you trust
     allow_slow_kernels: bool = False  # Qwen3.5 on CUDA without flash-linear-attention
@@ -76,6 +85,8 @@ class VlaConfig:
             raise ValueError(f"latency_s must be 0 to 60, 'measured' or null, got {self.latency_s}")
         if self.max_reasoning_tokens is not None and self.max_reasoning_tokens < 1:
             raise ValueError(f"max_reasoning_tokens must be at least 1, got {self.max_reasoning_tokens}")
+        if self.early and self.mode == "head":
+            raise ValueError("early is of mode full or plan: in mode head there is nothing but the early waypoints")
 
 
 @guarded
@@ -95,6 +106,8 @@ class VlaPlanner:
         source = model_folder(self.config.model)
         self.form = question_form(self.config, source)
         self._predictor = load(source, self.config.trust_remote_code, self.config.allow_slow_kernels)
+        if (self.config.early or self.config.mode == "head") and self._predictor.head is None:
+            raise ValueError(f"{source} has no trajectory head: train one with trajectory_head=regression")
         self._mission: Mission | None = None
         self._renderer: Renderer | None = None
         self._followed: Followed | None = None
@@ -116,9 +129,12 @@ class VlaPlanner:
         notes: tuple[str, ...] = ()
         self._take_what_has_come(ego)
         if self._awaited is None and now_s - self._asked_s > self.config.replan_interval_s - CLOCK_S:
-            said = self.ask(observation)  # should this fail, the next tick asks again
-            self._asked_s, seconds = now_s, self._seconds
-            self._awaited = self._expected(parse_answer(said), ego)
+            answered = self.ask(observation)  # should this fail, the next tick asks again
+            self._asked_s, seconds, said = now_s, self._seconds, answered.text
+            answer = parse_answer(said)
+            if self.config.early:
+                answer = replace(answer, waypoints_ego_m=answered.early_waypoints_ego_m, error=None)
+            self._awaited = self._expected(answer, ego)
             notes = self._awaited.notes
             self._take_what_has_come(ego)
         assert self._followed is not None, "the first answer takes effect at once"
@@ -154,20 +170,30 @@ class VlaPlanner:
         else:
             self._followed = Followed(motion=through(come.answer.waypoints_ego_m, come.asked), until_s=until_s)
 
-    def ask(self, observation: Observation) -> str:
-        """The model's answer at this tick, verbatim. The time from its images to its last word is kept; drawing is not its."""
+    def ask(self, observation: Observation) -> Said:
+        """The model's answer at this tick, verbatim. The time from its images to its last word is kept (with `early`: to its
+        head's waypoints); drawing is not its."""
         from nsdrive.vla.data.encoding import encode
+        from nsdrive.vla.inference.engine import Said
 
         row = self.question(observation)
         started_s = time.perf_counter()
-        said = self._predictor.answer(
-            [encode(self._predictor.processor, row, with_answer=False)],
-            [row.level],
-            constrained=self.config.constrained,
-            max_reasoning_tokens=self.config.max_reasoning_tokens,
-        )
+        prefix = NO_TEXT if self.config.mode == "plan" else None
+        encoded = encode(self._predictor.processor, row, with_answer=False, prefix=prefix)
+        encoded_s = time.perf_counter() - started_s
+        if self.config.mode == "head":
+            said = Said(text=render_answer("", self._predictor.waypoints([encoded])[0]))
+        else:
+            said = self._predictor.answer(
+                [encoded],
+                [row.level],
+                constrained=self.config.constrained,
+                max_reasoning_tokens=self.config.max_reasoning_tokens,
+            ).said[0]
         self._seconds = time.perf_counter() - started_s
-        return said.texts[0]
+        if self.config.early and said.early_seconds is not None:
+            self._seconds = encoded_s + said.early_seconds
+        return said
 
     def question(self, observation: Observation) -> Row:
         """What the model is shown and asked: a sample's row, without its answer."""
@@ -181,9 +207,11 @@ class VlaPlanner:
         views = self._renderer.render(ego.pose, observation.objects, observation.lights, self.form.rig)
         images = [Image.open(BytesIO(encode_jpeg(view.rgb, self.config.jpeg_quality))) for view in views.values()]
         heading_for = navigation(self._mission, ego)
+        history = ego_history_rows(observation.ego_history)
+        now = history[-1]
         prompt = build_prompt(
             cameras=list(views),
-            ego_history=ego_history_rows(observation.ego_history),
+            ego_history=history,
             command=heading_for.command,
             speed_limit_mps=heading_for.speed_limit_mps,
             level=self.form.trace_level,
@@ -194,6 +222,7 @@ class VlaPlanner:
             images=tuple(images),
             prompt=prompt,
             answer="",
+            ego_now=(now["vx_mps"], now["vy_mps"], now["ax_mps2"], now["ay_mps2"]),
         )
 
 
@@ -244,8 +273,11 @@ def question_form(config: VlaConfig, source: str) -> QuestionForm:
 
 
 @lru_cache(maxsize=1)
-def load(source: str, trust_remote_code: bool, allow_slow_kernels: bool) -> Engine:
+def load(source: str, trust_remote_code: bool, allow_slow_kernels: bool) -> Predictor:
     """The model, kept for the next scenario of this process."""
     from nsdrive.vla.inference.engine import load_engine
+    from nsdrive.vla.inference.predictor import Predictor
 
-    return load_engine(source, trust_remote_code=trust_remote_code, allow_slow_kernels=allow_slow_kernels)
+    engine = load_engine(source, trust_remote_code=trust_remote_code, allow_slow_kernels=allow_slow_kernels)
+    assert isinstance(engine, Predictor), "the engine of this process"
+    return engine

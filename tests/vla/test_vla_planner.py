@@ -24,6 +24,7 @@ from nsdrive.vla.inference.engine import Said, Texts
 from nsdrive.vla.inference.predictor import Predictor
 from nsdrive.vla.prompt import parse_answer, render_answer
 from nsdrive.vla.question_form import FORM, QuestionForm, form_of, model_folder, read_form, write_form
+from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, save_head
 from nsdrive.vla.waypoints import through
 from nsdrive.world.decision import KEPT_PLAN, LATE_ANSWER, NO_WAY
 from nsdrive.world.simulate import simulate
@@ -336,3 +337,41 @@ def test_naming_the_planner_needs_no_torch():
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_trajectory_head_drives_at_once_or_alone_and_where_there_is_none_that_is_said(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="has no trajectory head"):
+        planner(model, mode="head")
+    shutil.copytree(model, tmp_path / "model")
+    save_head(TrajectoryHead(HeadShape(kind="regression", hidden=128)), tmp_path / "model")  # goes on as it goes
+    alone, early = planner(tmp_path / "model", mode="head"), planner(tmp_path / "model", early=True)
+    braking = render_answer("", np.zeros((10, 2)))
+    on = np.column_stack([3.0 * np.arange(1, 11), np.zeros(10)])
+    said = Said(text=braking, early_waypoints_ego_m=on, early_seconds=0.25)
+    monkeypatch.setattr(Predictor, "answer", lambda *a, **k: Texts(said=(said,)))
+    for driver in (alone, early):
+        driver.initialize(ROAD.mission, observed(ROAD).ego)
+        plan = driver.plan(observed(ROAD))
+        ego = observed(ROAD).ego
+        expected_m = 3.0 * 10 if driver is early else 5.0 * ego.speed_mps
+        driven_m = np.hypot(*(plan.trajectory.poses_global[50, :2] - ego.pose[:2]))
+        assert driven_m == pytest.approx(expected_m, abs=1.0)
+        assert plan.notes == ()
+    assert plan.said == braking, "what it says is kept, though it drives by its head"
+    assert 0.25 <= plan.seconds < 10.0
+
+
+def test_a_driver_may_be_asked_for_its_waypoints_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = planner(model, mode="plan", trace_level="brief")
+    asked: list[str] = []
+
+    def answer(self: Predictor, questions, levels, **how) -> Texts:
+        asked.extend(one.prefix for one in questions)
+        return Texts(said=(Said(text=STRAIGHT),))
+
+    monkeypatch.setattr(Predictor, "answer", answer)
+    driver.initialize(ROAD.mission, observed(ROAD).ego)
+    driver.plan(observed(ROAD))
+    assert asked == ["<PLANNING>"]

@@ -126,11 +126,15 @@ def _eyes(results: Mapping[str, Any]) -> list[str]:
 
 def _others(results: Mapping[str, Any]) -> list[str]:
     words = {"variant": "trained otherwise", "control oracle_text": "given the label's own reasoning"}
-    return [
-        f"{words[found['kind']]}: {found['above']} / {found['below']} = {text_range(found)} in ADE@3s"
-        for found in results["ratios"]
-        if found["kind"] in words and found["measure"] == ADE and found["value"] is not None
-    ]
+    why = {variant["name"]: variant["why"] for variant in results["config"]["variants"]}
+    sentences = []
+    for found in results["ratios"]:
+        if found["kind"] in words and found["measure"] == ADE and found["value"] is not None:
+            cell = found["above"].partition("/")[0]
+            reason = f" ({why[cell]})" if found["kind"] == "variant" and why.get(cell) else ""
+            said = f"{words[found['kind']]}: {found['above']} / {found['below']} = {text_range(found)} in ADE@3s"
+            sentences.append(said + reason)
+    return sentences
 
 
 def _aims(results: Mapping[str, Any]) -> list[str]:

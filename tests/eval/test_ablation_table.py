@@ -17,7 +17,9 @@ CONFIG = AblationConfig(
     seeds=(0, 1, 2),
     head=True,
     controls=("black", "oracle_text"),
-    variants=(Variant(name="light", level="detailed", rig="3", overrides=("reasoning_weight=0.1",)),),
+    variants=(
+        Variant(name="light", level="detailed", rig="3", overrides=("reasoning_weight=0.1",), why="words weigh less"),
+    ),
 )
 SCENARIOS = 40
 ERROR_M = {"none": 2.0, "brief": 2.0, "detailed": 1.0}  # what each level's text is off on average
@@ -135,6 +137,7 @@ def test_the_verdict_claims_only_what_leaves_out_one(results):
     assert "brief reasoning is not told apart from none" in said
     assert re.search(r"better: .*8-detailed/text", said)
     assert "with its images blacked out ADE@3s is larger for" in said
+    assert re.search(r"trained otherwise: light/text / 3-detailed/text = 1.\d\d .*\(words weigh less\)", said)
     assert "aim: ADE@3s below 0.26 m and miss rate below 5.99 %: not reached" in said
 
 

@@ -18,8 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nsdrive.dataset import open_dataset
-from nsdrive.vla.data.rows import Rows
+from nsdrive.vla.data.shards import open_rows
 from nsdrive.vla.model import load_tokenizer, quiet_libraries
 from nsdrive.vla.training.activations import Batch, Piece, activations, inner_part, measure_pieces, skeleton
 from nsdrive.vla.training.architectures import SHAPES, config_of
@@ -131,7 +130,7 @@ def forecast(
     Raises ValueError for a model or dataset that cannot be trained on.
     """
     if rows is None and dataset is not None:
-        rows = Rows(open_dataset(dataset), "train", level=config.train_level)
+        rows = open_rows(Path(dataset), "train", level=config.train_level)
     with _folder_of(config, source, rows) as folder:
         model_config = config_of(folder, trust_remote_code=config.trust_remote_code)
         shape = _image_shape(config, model_config)

@@ -60,13 +60,19 @@ from nsdrive.vla.training.run_folder import (
     read_summary,
     settle_config,
 )
-from nsdrive.vla.training.starting_model import count_parameters, inner_model, make_tiny_base, make_warmed
+from nsdrive.vla.training.starting_model import (
+    count_parameters,
+    inner_model,
+    make_tiny_base,
+    make_warmed,
+    starting_head,
+)
 from nsdrive.vla.training.stopping import Stopping, TrainingStopped, stopped
 from nsdrive.vla.training.tracking import open_tracking
 from nsdrive.vla.training.trainer import AnswerTrainer
 from nsdrive.vla.training.validation import validations
 from nsdrive.vla.training.what_learns import choose_what_learns, parameter_groups
-from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, attach_head, hidden_width
+from nsdrive.vla.trajectory_head import attach_head
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -157,7 +163,7 @@ def _run(
     model = choose_what_learns(model, config, source)
     ready_linear_attention(model)
     if config.trajectory_head != "none":
-        attach_head(model, TrajectoryHead(HeadShape(kind=config.trajectory_head, hidden=hidden_width(model))))
+        attach_head(model, starting_head(config, model, processor, source, rows))
     global_batch = arguments.world_size * config.per_device_batch_size * config.gradient_accumulation_steps
     n_samples = arguments.max_steps * global_batch
     schedule = schedule_of(config, rows, processor, n_samples=n_samples, global_batch=global_batch)

@@ -4,23 +4,25 @@
     head(hidden, ego_now)                # (B, 10, 2) waypoints in the ego frame [m]
     save_head(head, Path("RUN/model")), load_head("RUN/model")     # MODEL/trajectory_head/, a folder of its own
 
-It reads the hidden state of the prompt's last token, before any answer token is there, and the ego's motion as numbers.
-It says by how much the ego will leave the path of constant acceleration. Two kinds: "regression", one path; "flow", flow
-matching as the action experts of pi0 (2410.24164) and Alpamayo-R1 (2511.00088) do it, which can say two ways past a
-parked car; its `forward` integrates from the noise's mean, so that it too gives one path and the same one each time.
+It reads the last hidden state of the prompt's last token, before any answer token is there, and the ego's motion as numbers;
+if it has image tokens, also those of the images' tokens, at which it looks by an attention of its own (`read_head` hands it
+all that). It says by how much the ego will leave the path of constant acceleration. Two kinds: "regression", one path;
+"flow", flow matching as the action experts of pi0 (2410.24164) and Alpamayo-R1 (2511.00088) do it, which can say two ways
+past a parked car; its `forward` integrates from the noise's mean, so that it too gives one path and the same one each time.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import smooth_l1_loss
+from torch.nn.functional import pad, smooth_l1_loss
 
 from nsdrive.config import to_plain
 from nsdrive.dataset import write_atomically
@@ -46,8 +48,11 @@ class HeadShape:
     kind: str  # one of KINDS
     hidden: int  # width of the language model
     width: int = 256  # chosen by us, as in the study behind the tiny model
+    image_tokens: int = 0  # of a sample, at which the head looks itself; 0: it sees what the language model tells it
 
     def __post_init__(self) -> None:
+        if self.image_tokens < 0:
+            raise ValueError(f"The trajectory head's image tokens must not be negative, got {self.image_tokens}")
         if self.kind not in KINDS:
             raise ValueError(f"No trajectory head '{self.kind}'. Known: {', '.join(KINDS)}")
         if min(self.hidden, self.width) < 1:
@@ -55,7 +60,7 @@ class HeadShape:
 
 
 class TrajectoryHead(nn.Module):
-    """hidden (B, H) of the prompt's last token, ego_now (B, 4) = vx, vy, ax, ay -> waypoints_ego_m (B, 10, 2).
+    """hidden (B, H) of the prompt's last token, ego_now (B, 4) = vx, vy, ax, ay, images -> waypoints_ego_m (B, 10, 2).
 
     Where ego_now is not known (nan) the path it departs from is standing still.
     """
@@ -64,10 +69,12 @@ class TrajectoryHead(nn.Module):
         super().__init__()
         self.shape = shape
         n_out = 2 * N_WAYPOINTS
+        self.look = _Look(shape) if shape.image_tokens else None
+        n_looked = _N_LOOKS * _LOOK_WIDTH if shape.image_tokens else 0
         n_flow = n_out + 2 * _N_WAVES if shape.kind == "flow" else 0
         self.norm = nn.LayerNorm(shape.hidden)
         self.layers = nn.Sequential(
-            nn.Linear(shape.hidden + 5 + n_flow, shape.width),
+            nn.Linear(shape.hidden + _N_FEATURES + n_looked + n_flow, shape.width),
             nn.SiLU(),
             nn.Linear(shape.width, shape.width),
             nn.SiLU(),
@@ -78,14 +85,25 @@ class TrajectoryHead(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(
-        self, hidden: torch.Tensor, ego_now: torch.Tensor, waypoints_ego_m: torch.Tensor | None = None
+        self,
+        hidden: torch.Tensor,
+        ego_now: torch.Tensor,
+        waypoints_ego_m: torch.Tensor | None = None,
+        *,
+        images: torch.Tensor | None = None,
+        is_image: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The waypoints; with the true ones (B, 10, 2) given instead the summed loss over the samples that have them.
 
-        One entry for both: DeepSpeed gathers a module's weights when it is called.
+        images (B, N, H) and is_image (B, N): of the images' tokens, for a head with `image_tokens`. One entry for both, because
+        DeepSpeed gathers a module's weights when it is called.
         """
         ego_now = ego_now.float()
         seen = torch.cat([self.norm(hidden.to(self.norm.weight.dtype)).float(), _features(ego_now)], dim=-1)
+        if self.look is not None:
+            assert images is not None, "this head looks at the images: see read_head"
+            assert is_image is not None
+            seen = torch.cat([seen, self.look(seen, images, is_image)], dim=-1)
         start = constant_acceleration(ego_now)
         scale = _scale_m(hidden.device)
         if waypoints_ego_m is None:
@@ -126,6 +144,64 @@ class TrajectoryHead(nn.Module):
 
 
 _N_WAVES = 8  # sines and cosines that say the flow's time
+_N_FEATURES = 5
+_N_LOOKS, _LOOK_WIDTH = 8, 32  # of the head's own attention; chosen by us
+
+
+class _Look(nn.Module):
+    """Attention of the prompt's last state over the images' tokens: seen (B, S), images (B, N, H) -> (B, looks x width)."""
+
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(shape.hidden)
+        self.place = nn.Parameter(torch.zeros(shape.image_tokens, shape.hidden))  # which camera, and where in it
+        self.query = nn.Linear(shape.hidden + _N_FEATURES, _N_LOOKS * _LOOK_WIDTH)
+        self.key = nn.Linear(shape.hidden, _N_LOOKS * _LOOK_WIDTH)
+        self.value = nn.Linear(shape.hidden, _N_LOOKS * _LOOK_WIDTH)
+
+    def forward(self, seen: torch.Tensor, images: torch.Tensor, is_image: torch.Tensor) -> torch.Tensor:
+        n, count = images.shape[:2]
+        places = torch.arange(count, device=images.device).clamp(max=len(self.place) - 1)
+        there = self.norm(images.to(self.norm.weight.dtype)) + self.place[places]
+        query = self.query(seen.to(there.dtype)).view(n, _N_LOOKS, _LOOK_WIDTH)
+        key, value = (layer(there).view(n, count, _N_LOOKS, _LOOK_WIDTH) for layer in (self.key, self.value))
+        match = torch.einsum("bhd,bnhd->bhn", query, key).float() / _LOOK_WIDTH**0.5
+        share = match.masked_fill(~is_image[:, None], -1e4).softmax(dim=-1) * is_image[:, None]
+        return torch.einsum("bhn,bnhd->bhd", share, value.float()).flatten(1)
+
+
+def read_head(
+    head: TrajectoryHead, last_hidden: torch.Tensor, batch: Mapping[str, Any], *, learn: bool = False
+) -> torch.Tensor:
+    """What the head says of a batch of `collate`: waypoints (samples, 10, 2), or with learn its summed loss.
+
+    last_hidden (rows, L, H): the language model's last hidden states of that batch, packed or padded on either side.
+    """
+    device = last_hidden.device
+    rows, ends = batch["read_at"].to(device).unbind(dim=1)
+    images, is_image = _image_states(last_hidden, batch) if head.look is not None else (None, None)
+    found: torch.Tensor = head(
+        last_hidden[rows, ends],
+        batch["ego_now"].to(device),
+        batch["waypoints"].to(device) if learn else None,
+        images=images,
+        is_image=is_image,
+    )
+    return found
+
+
+def _image_states(last_hidden: torch.Tensor, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(samples, N, H) and (samples, N): each sample's image tokens, which lie before its prompt's last token."""
+    is_image = batch["mm_token_type_ids"].to(last_hidden.device) == 1
+    found, before = [], (-1, -1)
+    for row, end in batch["read_at"].tolist():
+        start = before[1] + 1 if before[0] == row else 0  # packed: the sample before it ends further on, without images
+        found.append(last_hidden[row, start : end + 1][is_image[row, start : end + 1]])
+        before = row, end
+    count = max(1, *(len(one) for one in found)) if len(found) > 1 else max(1, len(found[0]))
+    padded = [pad(one, (0, 0, 0, count - len(one))) for one in found]
+    there = [torch.arange(count, device=last_hidden.device) < len(one) for one in found]
+    return torch.stack(padded), torch.stack(there)
 
 
 def constant_acceleration(ego_now: torch.Tensor) -> torch.Tensor:
@@ -143,12 +219,6 @@ def attach_head(model: Any, head: TrajectoryHead) -> None:
     """Make it a part of the model, so that whatever trains, shards or saves the model's weights does so with the head's."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     setattr(inner, NAME, head.to(next(inner.parameters()).device))
-
-
-def hidden_width(model: Any) -> int:
-    """The width of the hidden states that the head reads."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return int(inner.config.get_text_config().hidden_size)
 
 
 def head_of(model: Any) -> TrajectoryHead | None:
@@ -192,7 +262,12 @@ def load_head(folder: str | Path) -> TrajectoryHead | None:
         return None
     try:
         written = json.loads((path / SHAPE).read_text(encoding="utf-8"))
-        shape = HeadShape(kind=str(written["kind"]), hidden=int(written["hidden"]), width=int(written["width"]))
+        shape = HeadShape(
+            kind=str(written["kind"]),
+            hidden=int(written["hidden"]),
+            width=int(written["width"]),
+            image_tokens=int(written.get("image_tokens", 0)),
+        )
         weights = {key: value.float() for key, value in load_file(path / WEIGHTS).items()}
         with torch.device("meta"):  # its claimed widths take no memory before they are known to be the weights'
             head = TrajectoryHead(shape)

@@ -22,7 +22,7 @@ from nsdrive.vla.grammar import PlanGrammar, TokenTables
 from nsdrive.vla.inference.drawing import Drawing
 from nsdrive.vla.inference.engine import Said, Texts, begun_of, budget_of, count_reasoning, until, whole_text
 from nsdrive.vla.model import load_model, load_processor
-from nsdrive.vla.trajectory_head import TrajectoryHead, load_head
+from nsdrive.vla.trajectory_head import TrajectoryHead, load_head, read_head
 from nsdrive.world.types import FloatArray
 
 
@@ -125,8 +125,7 @@ class Predictor:
     def _read_head(self, hidden: torch.Tensor, batch: dict[str, Any]) -> FloatArray:
         """hidden (B, L, H) of the last layer, at whose prompts' last tokens the head reads."""
         assert self.head is not None
-        rows, places = batch["read_at"].to(hidden.device).unbind(dim=1)
-        points: FloatArray = self.head(hidden[rows, places], batch["ego_now"].to(hidden.device)).cpu().double().numpy()
+        points: FloatArray = read_head(self.head, hidden, batch).cpu().double().numpy()
         return points
 
     @contextmanager

@@ -56,6 +56,7 @@ class TrainConfig:
     place_weights: bool = False  # digits weigh by their decimal place: a wrong metre costs more than a wrong centimetre
     number_token_loss: float = 0.0  # weight of the distance between digits (2411.02083, which uses 0.3)
     trajectory_head: Literal["none", "regression", "flow"] = "none"  # waypoints from a hidden state too
+    head_looks: bool = True  # the head has an attention of its own over the images' tokens
     head_weight: float = 1.0  # of its loss, beside the mean of the answer's tokens
     vision_warmup_steps: int = 0  # before the steps: the vision tower alone learns what the renderer knows
     vision_warmup_batch: int = 16  # samples of each of those, on every process
@@ -75,7 +76,9 @@ class TrainConfig:
     seed: int = 0
 
     # ---- how it runs
-    deepspeed: str = "none"  # "none", "zero1", "zero2", "zero3", or the path of a DeepSpeed JSON
+    deepspeed: str = (
+        "none"  # or "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", the path of a DeepSpeed JSON
+    )
     bf16: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA
     gradient_checkpointing: bool = False
     check_memory: bool = True  # refuse a run that the forecast says cannot fit into the GPU; false: only say so

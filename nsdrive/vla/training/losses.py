@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from nsdrive.vla.data.encoding import IGNORED, PERCEIVING, PLANNING, REASONING
 from nsdrive.vla.training.config import TrainConfig
-from nsdrive.vla.trajectory_head import TrajectoryHead
+from nsdrive.vla.trajectory_head import TrajectoryHead, read_head
 
 # Weight of a digit's cross-entropy, hundredths to hundreds; chosen by us: a wrong metre costs more than a wrong centimetre,
 # and the last digit is mostly noise.
@@ -189,7 +189,7 @@ class DigitTokens:
 
 @contextmanager
 def reading_head(model: Any, head: TrajectoryHead | None, batch: Mapping[str, Any]) -> Iterator[list[torch.Tensor]]:
-    """While the model's forward runs, the head reads what the language head reads; its summed loss is put into the list.
+    """While the model's forward runs, the head reads the last hidden states; its summed loss is put into the list.
 
     Inside of the forward, because there DDP and DeepSpeed look after the weights of whatever is called.
     """
@@ -197,16 +197,12 @@ def reading_head(model: Any, head: TrajectoryHead | None, batch: Mapping[str, An
     if head is None:
         yield found
         return
-    is_answer = targets_of(batch) != IGNORED
-    places = is_answer.flatten().cumsum(0).view_as(is_answer) - 1  # of a token among those that the language head reads
-    at = batch["read_at"]
-    rows = places[at[:, 0], at[:, 1]]  # the prompt's last token says the answer's first, so it is among them
 
-    def read(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        hidden = inputs[0].reshape(-1, inputs[0].shape[-1])
-        found.append(head(hidden[rows], batch["ego_now"], batch["waypoints"]))
+    def read(_module: Any, _inputs: Any, output: Any) -> None:
+        found.append(read_head(head, output.last_hidden_state, batch, learn=True))
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(read)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    handle = inner.model.register_forward_hook(read)
     try:
         yield found
     finally:

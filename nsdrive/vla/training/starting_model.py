@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 
 from nsdrive.dataset import json_line, write_atomically
 from nsdrive.progress import Progress
+from nsdrive.vla.data.encoding import encode
 from nsdrive.vla.data.shards import AnyRows
 from nsdrive.vla.model import load_model, load_processor, save_processor
+from nsdrive.vla.prompt import IMAGE_TOKEN
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.run_folder import BASE, WARMED
+from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, load_head
 
 TOKENIZER_SAMPLES = 512  # chosen by us: as many prompts and answers show the tiny tokenizer every word of the templates
 
@@ -74,6 +78,22 @@ def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> N
     steps = [json_line({"step": step, **row}) for step, row in enumerate(said, start=1)]
     write_atomically(out / "warmup.jsonl", "".join(steps))
     part.rename(out / WARMED)
+
+
+def starting_head(config: TrainConfig, model: Any, processor: Any, source: str, rows: AnyRows) -> TrajectoryHead:
+    """The head that the starting model has, where it is of the kind that is asked for; else a new one."""
+    n_tokens = 0
+    if config.head_looks:
+        wordless = replace(rows[0], prompt=IMAGE_TOKEN * len(rows[0].images))
+        ids = encode(processor, wordless, with_answer=False).input_ids
+        n_tokens = int((ids == processor.image_token_id).sum())
+    shape = HeadShape(
+        kind=config.trajectory_head,
+        hidden=int(inner_model(model).config.get_text_config().hidden_size),
+        image_tokens=n_tokens,
+    )
+    before = load_head(source) if Path(source).is_dir() else None
+    return before.train() if before is not None and before.shape == shape else TrajectoryHead(shape)
 
 
 def inner_model(model: Any) -> Any:

@@ -26,7 +26,7 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -156,12 +156,7 @@ def _run(
     )
     told = check_before_start(config, source, rows, processor, processes=arguments.world_size, say=is_first)
     set_seed(config.seed)  # before LoRA draws its first weights: else two runs differ
-    # trained weights are kept in fp32 (DeepSpeed and autocast make the bf16 ones); LoRA's frozen base needs no more than bf16
-    dtype = torch.bfloat16 if arguments.bf16 and config.method == "lora" else torch.float32
-    model = load_model(source, dtype=dtype, attention=config.attention, trust_remote_code=config.trust_remote_code)
-    use_liger(model, family, config)
-    model = choose_what_learns(model, config, source)
-    ready_linear_attention(model)
+    model = _learning_model(config, source, family, bf16=arguments.bf16)
     if config.trajectory_head != "none":
         attach_head(model, starting_head(config, model, processor, source, rows))
     global_batch = arguments.world_size * config.per_device_batch_size * config.gradient_accumulation_steps
@@ -216,3 +211,14 @@ def _run(
         write_atomically(out / DONE, json.dumps(to_plain(summary), indent=2) + "\n")
     wait_for_all()
     return summary
+
+
+def _learning_model(config: TrainConfig, source: str, family: str, *, bf16: bool) -> Any:
+    """The model with its kernels, and with what of it learns."""
+    # trained weights are kept in fp32 (DeepSpeed and autocast make the bf16 ones); LoRA's frozen base needs no more than bf16
+    dtype = torch.bfloat16 if bf16 and config.method == "lora" else torch.float32
+    model = load_model(source, dtype=dtype, attention=config.attention, trust_remote_code=config.trust_remote_code)
+    use_liger(model, family, config)
+    model = choose_what_learns(model, config, source)
+    ready_linear_attention(model)
+    return model

@@ -117,6 +117,9 @@ class AnswerTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The stock model's weights, as the Trainer writes them, and the trajectory head's in a folder beside them."""
+        if state_dict is not None and self.accelerator.unwrap_model(self.model).config.tie_word_embeddings:
+            # what DeepSpeed gathers holds a tied output layer a second time, which no stock checkpoint does
+            state_dict = {name: weight for name, weight in state_dict.items() if name != "lm_head.weight"}
         if self._head is None:
             super()._save(output_dir, state_dict)
             return

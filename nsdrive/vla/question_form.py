@@ -50,16 +50,33 @@ def read_form(source: str | Path) -> QuestionForm | None:
 
 
 def require_same_rig(source: str | Path, row: Any, *, what: str) -> None:
-    """ValueError where a model was trained with another rig than the sample of `what` has; nothing where one is not known."""
+    """ValueError where a model was trained with another rig than the sample of `what` has; nothing where one is not known.
+
+    The same rig at another resolution is the same: images are resized.
+    """
     trained, given = read_form(source), form_of(row)
-    if trained is None or given is None or trained.rig == given.rig:
+    if trained is None or given is None or _views(trained.rig) == _views(given.rig):
         return
     before, now = ([camera.name for camera in form.rig.cameras] for form in (trained, given))
     if before != now:
         differs = f"with the cameras {', '.join(before)}; {what} has {', '.join(now)}"
     else:
-        differs = f"with the same cameras mounted or sized otherwise than those of {what}"
+        differs = f"with the same cameras, but mounted or cropped otherwise than those of {what}"
     raise ValueError(f"{source} was trained {differs}: make data with its rig, or start from another model")
+
+
+def _views(rig: Rig) -> list[tuple[Any, ...]]:
+    """Where each camera sits and looks, and what of the scene its image shows: lens in parts of the image, to a thousandth."""
+    return [
+        (
+            camera.name,
+            *(round(v, 3) for v in (camera.x_m, camera.y_m, camera.z_m)),
+            *(round(v, 3) for v in (camera.yaw_rad, camera.pitch_rad, camera.roll_rad)),
+            *(round(v, 3) for v in (camera.fx / camera.width_px, camera.fy / camera.height_px)),
+            *(round(v, 3) for v in (camera.cx / camera.width_px, camera.cy / camera.height_px)),
+        )
+        for camera in rig.cameras
+    ]
 
 
 def form_of(row: Any) -> QuestionForm | None:

@@ -79,6 +79,7 @@ def test_a_dataset_of_another_rig_than_the_checkpoints_is_refused(tmp_path: Path
         return {"trace_level": "detailed", "nsdrive": {"rig": rig.to_json()}}
 
     require_same_rig(tmp_path, row(three), what="the dataset")
+    require_same_rig(tmp_path, row(make_rig("3", width_px=256, height_px=144)), what="the same at another resolution")
     require_same_rig(tmp_path, {"trace_level": "brief"}, what="another's dataset, whose rig is not known")
     with pytest.raises(
         ValueError, match=r"with the cameras CAM_F0, CAM_R0, CAM_L0; the dataset has CAM_F0, .* CAM_B0"
@@ -86,7 +87,7 @@ def test_a_dataset_of_another_rig_than_the_checkpoints_is_refused(tmp_path: Path
         require_same_rig(tmp_path, row(eight), what="the dataset")
     one_line(e)
     moved = replace(three, cameras=(replace(three.cameras[0], x_m=2.5), *three.cameras[1:]))
-    with pytest.raises(ValueError, match="the same cameras mounted or sized otherwise"):
+    with pytest.raises(ValueError, match="the same cameras, but mounted or cropped otherwise"):
         require_same_rig(tmp_path, row(moved), what="the dataset")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,19 @@ from safetensors.torch import load_file, save_file
 from training_runs import FOUR_STEPS, data_with_short_answers
 from transformers import AutoModelForImageTextToText
 
+from nsdrive.dataset import open_dataset
+from nsdrive.vla.data.rows import Rows
+from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.train import train
 from nsdrive.vla.training.logs import read_log
 from nsdrive.vla.training.loss_log import TIMED
+from nsdrive.vla.training.starting_model import starting_head
 from nsdrive.vla.trajectory_head import (
     HeadShape,
     TrajectoryHead,
     constant_acceleration,
     load_head,
+    read_head,
     save_head,
 )
 
@@ -73,6 +79,53 @@ def test_a_head_learns_to_turn_by_what_the_hidden_state_says(kind: str) -> None:
     learn(head, hidden, ego, true, steps=60)
     error_m = (head(hidden, ego) - true).norm(dim=-1).mean()
     assert error_m < 0.5 * (constant_acceleration(ego) - true).norm(dim=-1).mean()
+
+
+@pytest.mark.parametrize("kind", ["regression", "flow"])
+def test_a_head_that_looks_learns_what_only_an_image_token_says(kind: str) -> None:
+    torch.manual_seed(0)
+    head = TrajectoryHead(HeadShape(kind=kind, hidden=16, width=32, image_tokens=6))
+    hidden, ego = torch.zeros(64, 16), torch.tensor([[8.0, 0.0, 0.0, 0.0]]).repeat(64, 1)
+    images = torch.randn(64, 6, 16, generator=torch.Generator().manual_seed(6))
+    is_image = torch.ones(64, 6, dtype=torch.bool)
+    true = constant_acceleration(ego)
+    true[..., 1] = (
+        torch.sign(images[:, 4, :1]) * 0.1 * (0.5 * torch.arange(1, 11)) ** 2
+    )  # by the fifth token's first number
+    looking = partial(head, images=images, is_image=is_image)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+    for _ in range(100):
+        (looking(hidden, ego, true) / 64).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    error_m = (looking(hidden, ego) - true).norm(dim=-1).mean()
+    assert error_m < 0.5 * (constant_acceleration(ego) - true).norm(dim=-1).mean()
+    blind = partial(head, images=torch.zeros_like(images), is_image=is_image)
+    assert (blind(hidden, ego) - true).norm(dim=-1).mean() > 1.5 * error_m
+
+
+def test_a_head_says_the_same_of_a_sample_padded_on_either_side_or_packed() -> None:
+    """Two samples of 5 and 3 tokens, the first two of each of images; `read_at` says where their prompts end."""
+    torch.manual_seed(0)
+    head = TrajectoryHead(HeadShape(kind="regression", hidden=16, width=32, image_tokens=2))
+    torch.nn.init.normal_(head.layers[-1].weight)  # type: ignore[arg-type]
+    long, short, none = torch.randn(5, 16), torch.randn(3, 16), torch.full((2, 16), 7.0)
+    ways = {
+        "right": ([[*long], [*short, *none]], [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0]], [[0, 4], [1, 2]]),
+        "left": ([[*long], [*none, *short]], [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0]], [[0, 4], [1, 4]]),
+        "packed": ([[*long, *short]], [[1, 1, 0, 0, 0, 1, 1, 0]], [[0, 4], [0, 7]]),
+    }
+    said = {}
+    for name, (rows, is_image, read_at) in ways.items():
+        batch = {
+            "read_at": torch.tensor(read_at),
+            "ego_now": BRAKING.repeat(2, 1),
+            "mm_token_type_ids": torch.tensor(is_image),
+        }
+        said[name] = read_head(head, torch.stack([torch.stack(row) for row in rows]), batch)
+    assert torch.allclose(said["left"], said["right"], atol=1e-5)
+    assert torch.allclose(said["packed"], said["right"], atol=1e-5)
+    assert not torch.allclose(said["right"][0], said["right"][1], atol=1e-2)
 
 
 def test_samples_without_waypoints_teach_nothing() -> None:
@@ -147,3 +200,11 @@ def test_a_head_trains_beside_the_text_is_resumed_exactly_and_leaves_a_stock_che
     _, told = AutoModelForImageTextToText.from_pretrained(whole / "model", output_loading_info=True)
     assert not told["missing_keys"]
     assert not told["unexpected_keys"]
+
+    model, processor = load_model(whole / "model"), load_processor(whole / "model")
+    rows_of = Rows(open_dataset(data), "train")
+    goes_on = starting_head(config, model, processor, str(whole / "model"), rows_of)
+    assert all(torch.equal(value, first[name]) for name, value in goes_on.state_dict().items())
+    new = starting_head(replace(config, head_looks=False), model, processor, str(whole / "model"), rows_of)
+    assert new.look is None
+    assert not new.layers[-1].weight.any(), "of another kind: a new one"

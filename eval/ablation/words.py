@@ -119,9 +119,9 @@ def _eyes(results: Mapping[str, Any]) -> list[str]:
         return []
     uses = [r["below"] for r in blacked if direction(r) > 0]
     rest = [r["below"] for r in blacked if direction(r) <= 0]
-    said = [f"with its images blacked out ADE@3s is larger for {', '.join(uses)}"] if uses else []
-    said += [f"not told apart, or not larger, for {', '.join(rest)}"] if rest else []
-    return ["; ".join(said)]
+    said = [f"larger for {', '.join(uses)}"] if uses else []
+    said += [f"not larger, or not told apart, for {', '.join(rest)}"] if rest else []
+    return [f"with its images blacked out ADE@3s is {'; '.join(said)}"]
 
 
 def _others(results: Mapping[str, Any]) -> list[str]:
@@ -151,10 +151,11 @@ def _aims(results: Mapping[str, Any]) -> list[str]:
         if r["kind"] == "reasoning" and r["measure"] == ADE and "detailed" in r["above"] and r["high"] is not None
     ]
     reached = [r for r in detailed if r["high"] <= AIM_RATIO]
+    otherwise = "not reached" if detailed else "not measured"
     low = [f"{cell}/{answer}" for cell, answer, found in best if _below(found)]
     return [
         f"aim: detailed / none at most {AIM_RATIO} in ADE@3s: "
-        + (f"reached by {', '.join(r['above'] for r in reached)}" if reached else "not reached"),
+        + (f"reached by {', '.join(r['above'] for r in reached)}" if reached else otherwise),
         f"aim: ADE@3s below {PUBLISHED_ADE_M} m and miss rate below {100 * PUBLISHED_MR:.2f} %: "
         + (f"reached by {', '.join(low)}" if low else "not reached"),
     ]

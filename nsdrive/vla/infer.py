@@ -31,7 +31,7 @@ from nsdrive.vla.inference.decoding import Decoding
 from nsdrive.vla.inference.engine import check_engine
 from nsdrive.vla.inference.workers import Batch, Workers, share_gpus
 from nsdrive.vla.model import model_type
-from nsdrive.vla.question_form import model_folder
+from nsdrive.vla.question_form import model_folder, require_same_rig
 from nsdrive.vla.trajectory_head import FOLDER, SHAPE
 
 INSTEAD = "choose another --out, or delete it"
@@ -124,6 +124,8 @@ def predict(
         _check_head(model, engine)
     samples = Samples(open_drives(dataset), [split])
     ids = samples.ids if limit is None else samples.ids[:limit]
+    if ids:
+        require_same_rig(model_folder(str(model)), samples.raw(ids[0]), what=f"the split '{split}'")
     settings = {
         "model": str(model),
         "weights": weights_of(model),

@@ -4,7 +4,7 @@ PY := .venv/bin/python
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo faithfulness test test-slow lint format clean
+.PHONY: setup demo faithfulness ablation test test-slow lint format clean
 
 demo: export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
@@ -20,6 +20,10 @@ faithfulness: setup
 	$(PY) -m nsdrive.cli evaluate --probes $(PLANTED:%=out/faithfulness/%.jsonl) --data out/faithfulness/pairs \
 	  --out out/faithfulness/evaluation --overwrite
 	$(PY) -m nsdrive.cli report out/faithfulness/evaluation --out out/faithfulness/report --overwrite
+
+# Does reasoning help? The same small model with trace level none, brief and detailed, on 3 and 8 cameras
+ablation: setup
+	$(PY) -m nsdrive.cli ablation ablation/cpu --out out/ablation --overwrite
 
 test test-slow: export OMP_NUM_THREADS ?= 1
 

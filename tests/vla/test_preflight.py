@@ -91,6 +91,22 @@ def test_a_dataset_of_another_rig_than_the_checkpoints_is_refused(tmp_path: Path
         require_same_rig(tmp_path, row(moved), what="the dataset")
 
 
+def test_predicting_for_another_rig_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    from nsdrive.vla.infer import predict
+
+    data = make_dataset(tmp_path / "data", n_train=1, n_test=1)
+    shard = data / "test-00000.jsonl"
+    sample = json.loads(shard.read_text())
+    sample["nsdrive"]["rig"] = make_rig("3").to_json()
+    shard.write_text(json.dumps(sample) + "\n")
+    model = tmp_path / "model"  # holds no weights
+    model.mkdir()
+    write_form(QuestionForm(rig=make_rig("8"), trace_level="brief"), model)
+    with pytest.raises(ValueError, match="the split 'test' has CAM_F0, CAM_R0, CAM_L0") as error:
+        predict(model, dataset=data, out=tmp_path / "predictions.jsonl")
+    one_line(error)
+
+
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     check_gpus(8)

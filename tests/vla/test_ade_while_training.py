@@ -7,10 +7,12 @@ import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from training_runs import job, start
+from transformers import TrainerControl, TrainerState
 from vla_fixtures import make_dataset
 
 from nsdrive.dataset import MANIFEST, open_dataset, sha256_of
@@ -18,8 +20,10 @@ from nsdrive.vla.data.rows import Rows
 from nsdrive.vla.displacement import displacements_m
 from nsdrive.vla.train import TrainConfig, train
 from nsdrive.vla.training.logs import read_log
-from nsdrive.vla.training.loss_log import TIMED
-from nsdrive.vla.training.validation import shares
+from nsdrive.vla.training.loss_log import TIMED, LossLog
+from nsdrive.vla.training.stopping import Stopping
+from nsdrive.vla.training.tracking import Tracking
+from nsdrive.vla.training.validation import shares, validations
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:torch"),
@@ -105,9 +109,17 @@ def test_a_resumed_run_measures_what_an_undisturbed_one_does(data: Path, measure
 
 def test_a_dataset_without_a_validation_split_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = make_dataset(tmp_path / "data", n_train=2, n_test=1, level="none")
-    train(replace(EVERY, max_steps=1, trajectory_head="none"), dataset=data, out=tmp_path / "run")
-    assert capsys.readouterr().err.count("There are no samples to validate on") == 1
-    assert not (tmp_path / "run" / "validation.jsonl").exists()
+    log = LossLog(tmp_path / "loss.jsonl", resumed_step=0, progress=None)
+    stopping, tracking = Stopping(save_every_minutes=None), Tracking({})
+    [one] = validations(EVERY, data, log, tmp_path, stopping, resumed_step=0, tracking=tracking)
+    state, control = TrainerState(is_world_process_zero=True, global_step=1, max_steps=1), TrainerControl()
+    arguments: Any = None  # not looked at
+    one.on_train_begin(arguments, state, control)
+    one.on_step_end(arguments, state, control)
+    one.on_train_end(arguments, state, control)
+    assert capsys.readouterr().err == "There are no samples to validate on: no ADE while training\n"
+    assert not (tmp_path / "validation.jsonl").exists()
+    assert validations(CONFIG, data, log, tmp_path, stopping, resumed_step=0, tracking=tracking) == []
 
 
 @pytest.mark.parametrize(("n", "processes", "batch_size"), [(5, 1, 2), (5, 2, 2), (1, 4, 8), (64, 8, 8), (9, 3, 2)])

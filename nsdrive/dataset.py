@@ -220,6 +220,8 @@ def open_dataset(folder: str | Path) -> Dataset:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable JSON ({error})") from None
+    if isinstance(manifest, dict) and manifest.get("kind") == "packed":
+        raise ValueError(f"{folder} is packed, to train on: give the dataset that it was packed from")
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise ValueError(f"{path} is no dataset manifest: it has no table of files")
     if manifest.get("format_version") != FORMAT_VERSION:

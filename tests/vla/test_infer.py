@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from predictions import predictions_in
@@ -15,6 +16,9 @@ from nsdrive.vla.data.encoding import Encoded
 from nsdrive.vla.infer import predict
 from nsdrive.vla.inference.engine import Said, Texts
 from nsdrive.vla.inference.predictor import Predictor
+from nsdrive.vla.model import load_model
+from nsdrive.vla.prompt import parse_answer
+from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, save_head
 
 SHORT = {"max_reasoning_tokens": 6, "batch_size": 2}
 
@@ -161,3 +165,98 @@ def test_what_cannot_begin_leaves_nothing_behind(dataset: Path, tmp_path: Path) 
     with pytest.raises(FileNotFoundError, match="No model folder"):
         predict(tmp_path / "gone", dataset=dataset, out=tmp_path / "p.jsonl")
     assert not (tmp_path / "p.jsonl.part").exists()
+
+
+def test_waypoints_at_once_is_a_mode_with_the_waypoints_that_the_control_has(
+    model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    done = predict(model, dataset=dataset, out=tmp_path / "plan.jsonl", mode="plan", limit=1, **SHORT)
+    assert (done.n, done.n_errors, done.reasoning_tokens, done.reasoning_share) == (1, 0, 0, 0.0)
+    predict(model, dataset=dataset, out=tmp_path / "none.jsonl", control="no_text", limit=1, **SHORT)
+    rows, control = without_times(tmp_path / "plan.jsonl"), without_times(tmp_path / "none.jsonl")
+    assert rows == [row | {"mode": "plan"} for row in control]
+    with pytest.raises(ValueError, match="gives a reasoning, and --mode plan has none"):
+        predict(model, dataset=dataset, out=tmp_path / "x.jsonl", mode="plan", control="oracle_text")
+
+
+@pytest.fixture(scope="module")
+def headed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with a head that says something else for every picture."""
+    folder = tmp_path_factory.mktemp("headed") / "model"
+    shutil.copytree(model, folder)
+    head = TrajectoryHead(HeadShape(kind="regression", hidden=load_model(model).config.text_config.hidden_size))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for weight in head.parameters():
+            torch.nn.init.normal_(weight, std=0.2)
+    save_head(head, folder)
+    return folder
+
+
+def test_a_heads_waypoints_are_a_file_like_any_other_and_come_early_beside_the_text(
+    headed: Path, finished: Path, dataset: Path, tmp_path: Path
+) -> None:
+    done = predict(headed, dataset=dataset, out=tmp_path / "head.jsonl", mode="head", **SHORT)
+    assert (done.n, done.n_errors, done.tokens, done.reasoning_share) == (5, 0, 0, None)
+    rows = without_times(tmp_path / "head.jsonl")
+    assert [row["mode"] for row in rows] == ["head"] * 5
+    assert len({str(row["waypoints_ego_m"]) for row in rows}) == 5
+    for row, read in zip(rows, predictions_in(tmp_path / "head.jsonl"), strict=True):
+        assert parse_answer(str(row["text"])).waypoints_ego_m.tolist() == read.waypoints_ego_m.tolist()
+    predict(headed, dataset=dataset, out=tmp_path / "full.jsonl", limit=2, **SHORT)
+    said = [json.loads(line) for line in (tmp_path / "full.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in said] == [row["text"] for row in without_times(finished)[:2]], (
+        "the text is as without"
+    )
+    for row, early in zip(said, rows[:2], strict=True):
+        assert np.abs(np.array(row["early_waypoints_ego_m"]) - np.array(early["waypoints_ego_m"])).max() < 0.011
+        assert 0.0 < row["early_seconds"] < 2 * row["seconds"], "of two answered together"
+
+
+def test_without_a_head_its_mode_is_refused_before_anything_is_written(
+    model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="has no trajectory head: train one"):
+        predict(model, dataset=dataset, out=tmp_path / "p.jsonl", mode="head")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_seed_draws_the_same_file_and_another_another(model: Path, dataset: Path, tmp_path: Path) -> None:
+    def drawn(name: str, **how: object) -> list[dict[str, object]]:
+        predict(model, dataset=dataset, out=tmp_path / name, limit=1, **(SHORT | {"best_of": 2} | how))
+        return without_times(tmp_path / name)
+
+    first = drawn("a", seed=1)
+    assert all(len(row["best_of"]["candidates"]) == 2 for row in first)
+    assert first == drawn("b", seed=1)
+    assert [row["text"] for row in first] != [row["text"] for row in drawn("c", seed=2)]
+
+
+def test_a_finished_file_is_not_taken_for_one_of_other_settings(
+    model: Path, dataset: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "p.jsonl"
+    again = {"dataset": dataset, "out": out, "resume": True}
+    shutil.copy(finished, out)
+    with pytest.raises(ValueError, match=r"p\.settings\.json, which says how it was made: choose another --out"):
+        predict(model, **again, **SHORT)
+    shutil.copy(finished.with_name("all.settings.json"), tmp_path / "p.settings.json")
+    assert predict(model, **again, **SHORT).n == 5
+    with pytest.raises(ValueError, match=r"made with other settings \(max_reasoning_tokens: 6 -> 7\)"):
+        predict(model, **again, batch_size=2, max_reasoning_tokens=7)
+    monkeypatch.setattr(infer, "weights_of", lambda model: "of another training")
+    with pytest.raises(ValueError, match=r"\(weights: .* -> 'of another training'\)"):
+        predict(model, **again, **SHORT)
+    out.write_text(out.read_text() + "\n")
+    with pytest.raises(ValueError, match="not the file that"):
+        predict(model, **again, **SHORT)
+
+
+def test_weights_are_told_apart_by_what_they_are_not_by_where_they_lie(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "copy")
+    own = infer.weights_of(model)
+    assert own == infer.weights_of(tmp_path / "copy")
+    weights = tmp_path / "copy" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    assert own != infer.weights_of(tmp_path / "copy")
+    assert infer.weights_of("owner/name") is None

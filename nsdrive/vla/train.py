@@ -13,6 +13,7 @@
         stopped.json      only after SIGTERM or SIGUSR1 (exit status 75): the step and the signal; --resume goes on
         adapter/          with method = "lora"
         model/            the result: a stock checkpoint with its processor (LoRA merged in), and how it is to be asked
+        head.jsonl        the passes of the trajectory head alone, with head_epochs
         train.json        written last: its presence means complete
 
 A resumed run gives the same losses as an undisturbed one, also on another number of processes. Resuming reads the run's
@@ -42,6 +43,7 @@ from nsdrive.vla.question_form import form_of
 from nsdrive.vla.training.arguments import deepspeed_config, training_arguments
 from nsdrive.vla.training.checkpoints import Checkpoints, newest_checkpoint, read_note, remove_incomplete_checkpoints
 from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.head_alone import finish_run
 from nsdrive.vla.training.kernels import require_kernels, use_liger
 from nsdrive.vla.training.linear_attention import ready_linear_attention
 from nsdrive.vla.training.loss_log import LossLog
@@ -189,6 +191,8 @@ def _run(
         raise stopped(stopping.signal, trainer.state.global_step, arguments.max_steps, out)
     n_parameters, n_trained = count_parameters(trainer.model)
     save_result(trainer, processor, config, source, form_of(rows.raw(0)), out)
+    if config.head_epochs and is_first:
+        finish_run(config, rows, out)
     summary = TrainSummary(
         folder=str(out),
         model=type(inner_model(trainer.model)).__name__,

@@ -179,7 +179,7 @@ def read_head(
     """
     device = last_hidden.device
     rows, ends = batch["read_at"].to(device).unbind(dim=1)
-    images, is_image = _image_states(last_hidden, batch) if head.look is not None else (None, None)
+    images, is_image = image_states(last_hidden, batch) if head.look is not None else (None, None)
     found: torch.Tensor = head(
         last_hidden[rows, ends],
         batch["ego_now"].to(device),
@@ -190,16 +190,22 @@ def read_head(
     return found
 
 
-def _image_states(last_hidden: torch.Tensor, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(samples, N, H) and (samples, N): each sample's image tokens, which lie before its prompt's last token."""
+def image_states(
+    last_hidden: torch.Tensor, batch: Mapping[str, Any], *, count: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(samples, N, H) and (samples, N): each sample's image tokens, which lie before its prompt's last token.
+
+    count: N, of which what is over is left out; None: as many as the sample with the most has.
+    """
     is_image = batch["mm_token_type_ids"].to(last_hidden.device) == 1
     found, before = [], (-1, -1)
     for row, end in batch["read_at"].tolist():
         start = before[1] + 1 if before[0] == row else 0  # packed: the sample before it ends further on, without images
         found.append(last_hidden[row, start : end + 1][is_image[row, start : end + 1]])
         before = row, end
-    count = max(1, *(len(one) for one in found)) if len(found) > 1 else max(1, len(found[0]))
-    padded = [pad(one, (0, 0, 0, count - len(one))) for one in found]
+    if count is None:
+        count = max([1, *(len(one) for one in found)])
+    padded = [pad(one[:count], (0, 0, 0, count - len(one[:count]))) for one in found]
     there = [torch.arange(count, device=last_hidden.device) < len(one) for one in found]
     return torch.stack(padded), torch.stack(there)
 

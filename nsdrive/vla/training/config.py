@@ -57,6 +57,10 @@ class TrainConfig:
     number_token_loss: float = 0.0  # weight of the distance between digits (2411.02083, which uses 0.3)
     trajectory_head: Literal["none", "regression", "flow"] = "none"  # waypoints from a hidden state too
     head_looks: bool = True  # the head has an attention of its own over the images' tokens
+    head_epochs: int = (
+        0  # after the steps: passes of the head alone over states computed once, see training/head_alone.py
+    )
+    head_samples: int = 7000  # for that, chosen by us; their image states are kept in memory
     head_weight: float = 1.0  # of its loss, beside the mean of the answer's tokens
     vision_warmup_steps: int = 0  # before the steps: the vision tower alone learns what the renderer knows
     vision_warmup_batch: int = 16  # samples of each of those, on every process
@@ -106,6 +110,12 @@ class TrainConfig:
         for name in ("reasoning_weight", "number_token_loss", "head_weight", "co_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.head_epochs < 0 or self.head_samples < 2:
+            raise ValueError(
+                f"head_epochs must be 0 or more and head_samples 2 or more, got {self.head_epochs} and {self.head_samples}"
+            )
+        if self.head_epochs and self.trajectory_head == "none":
+            raise ValueError("head_epochs trains a trajectory head: set trajectory_head=regression or flow")
         if self.vision_warmup_steps < 0 or self.vision_warmup_batch < 1 or self.vision_warmup_learning_rate <= 0:
             raise ValueError("vision_warmup_steps must be 0 or more, its batch at least 1, its learning rate positive")
         if self.vision_warmup_steps and (self.freeze_vision or self.method == "lora"):

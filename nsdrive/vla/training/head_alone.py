@@ -1,0 +1,172 @@
+"""The trajectory head alone, after the steps: many passes over hidden states that are computed once.
+
+    finish_head(Path("RUN/model"), rows, samples=7000, epochs=12)      # MODEL/trajectory_head/ anew; its rows for head.jsonl
+
+A pass over the data costs a language model of random weights an hour, and its head a second: the head can go on learning what
+the states already say, and above all where in the images to look, when the model has stopped. The last part of the samples
+is held out; the head kept is that of the pass that was best on it. Nothing else of the model changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nsdrive.dataset import json_line, write_atomically
+from nsdrive.progress import Progress
+from nsdrive.vla.data.batch import collate, model_inputs
+from nsdrive.vla.data.encoding import encode
+from nsdrive.vla.model import load_model, load_processor
+from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.trajectory_head import TrajectoryHead, image_states, load_head, save_head
+
+BATCH_SIZE = 64  # chosen by us
+HELD_OUT = 0.07  # of the samples, chosen by us
+READ_AT_ONCE = 8  # samples of a forward
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class States:
+    """What the head reads of S samples, and what it should say. images in half the bits: they are most of the memory."""
+
+    hidden: torch.Tensor  # (S, H)
+    ego_now: torch.Tensor  # (S, 4)
+    waypoints: torch.Tensor  # (S, 10, 2)
+    images: torch.Tensor | None  # (S, N, H) float16
+    is_image: torch.Tensor | None  # (S, N)
+
+    def of(self, chosen: torch.Tensor) -> dict[str, Any]:
+        return {
+            "hidden": self.hidden[chosen],
+            "ego_now": self.ego_now[chosen],
+            "images": None if self.images is None else self.images[chosen].float(),
+            "is_image": None if self.is_image is None else self.is_image[chosen],
+        }
+
+
+def finish_head(
+    model_folder: Path,
+    rows: Any,
+    *,
+    samples: int,
+    epochs: int,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, float | None]]:
+    """Train the head of a model's folder on, in place; a row a pass: train_loss, held_out_ade_m. ValueError without a head."""
+    head = load_head(model_folder)
+    if head is None:
+        raise ValueError(
+            f"{model_folder} has no trajectory head that could learn on: train with trajectory_head=regression"
+        )
+    chosen = np.random.default_rng([seed, 11]).permutation(len(rows))[:samples]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    head = head.to(device)
+    states = read_states(model_folder, rows, chosen.tolist(), head, device, progress)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        best, said = _learn(head, states, epochs=epochs, learning_rate=learning_rate)
+    save_head(best, model_folder)
+    return said
+
+
+def finish_run(config: TrainConfig, rows: Any, out: Path) -> None:
+    """`finish_head` of a run's model, by one process; the others wait, and their cores help."""
+    threads = torch.get_num_threads()
+    if not torch.cuda.is_available():
+        torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    with Progress("samples for the trajectory head") as progress:
+        said = finish_head(
+            out / "model",
+            rows,
+            samples=config.head_samples,
+            epochs=config.head_epochs,
+            seed=config.seed,
+            progress=progress,
+        )
+    torch.set_num_threads(threads)
+    write_atomically(out / "head.jsonl", "".join(json_line(row) for row in said))
+
+
+def _learn(
+    head: TrajectoryHead, states: States, *, epochs: int, learning_rate: float
+) -> tuple[TrajectoryHead, list[dict[str, float | None]]]:
+    n = len(states.hidden)
+    n_held_out = max(1, round(HELD_OUT * n))
+    train, held_out = torch.arange(n - n_held_out), torch.arange(n - n_held_out, n)
+    best, least_m = copy.deepcopy(head), error_m(head, states, held_out)
+    said: list[dict[str, float | None]] = [{"epoch": 0, "train_loss": None, "held_out_ade_m": least_m}]
+    total = max(1, epochs * -(-len(train) // BATCH_SIZE))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.05)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    for epoch in range(1, epochs + 1):
+        losses = []
+        for part in train[torch.randperm(len(train))].split(BATCH_SIZE):
+            given = states.of(part)
+            loss = head(given.pop("hidden"), given.pop("ego_now"), states.waypoints[part], **given) / len(part)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+            losses.append(loss.item())
+        error = error_m(head, states, held_out)
+        said.append({"epoch": epoch, "train_loss": float(np.mean(losses)), "held_out_ade_m": error})
+        if error < least_m:
+            best, least_m = copy.deepcopy(head), error
+    return best.eval(), said
+
+
+@torch.no_grad()
+def error_m(head: TrajectoryHead, states: States, chosen: torch.Tensor) -> float:
+    """Mean distance of the waypoints over 5 s."""
+    errors = []
+    for part in chosen.split(BATCH_SIZE):
+        given = states.of(part)
+        errors.append((head(given.pop("hidden"), given.pop("ego_now"), **given) - states.waypoints[part]).norm(dim=-1))
+    return float(torch.cat(errors).mean())
+
+
+@torch.no_grad()
+def read_states(
+    model_folder: Path,
+    rows: Any,
+    chosen: list[int],
+    head: TrajectoryHead,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> States:
+    """The hidden states of the chosen rows' prompts, of those that have waypoints and an ego motion."""
+    processor, model = load_processor(model_folder), load_model(model_folder).to(device).eval()
+    found: dict[str, list[torch.Tensor]] = {
+        name: [] for name in ("hidden", "ego_now", "waypoints", "images", "is_image")
+    }
+    for first in range(0, len(chosen), READ_AT_ONCE):
+        items = [encode(processor, rows[k], with_answer=False) for k in chosen[first : first + READ_AT_ONCE]]
+        items = [item for item in items if item.waypoints is not None and item.ego_now is not None]
+        progress(min(first + READ_AT_ONCE, len(chosen)), len(chosen))
+        if not items:
+            continue
+        batch = collate(items, processor, for_generation=True)
+        last = model.model(**model_inputs(batch, processor, device), use_cache=False).last_hidden_state
+        read_rows, ends = batch["read_at"].to(device).unbind(dim=1)
+        found["hidden"].append(last[read_rows, ends].float())
+        found["ego_now"].append(batch["ego_now"].to(device))
+        found["waypoints"].append(batch["waypoints"].to(device))
+        if head.look is not None:
+            images, is_image = image_states(last, batch, count=head.shape.image_tokens)
+            found["images"].append(images.half())
+            found["is_image"].append(is_image)
+    if not found["hidden"]:
+        raise ValueError(
+            "No sample has waypoints and an ego motion: there is nothing that the trajectory head could learn"
+        )
+    whole = {name: torch.cat(parts) if parts else None for name, parts in found.items()}
+    return States(**whole)  # type: ignore[arg-type]

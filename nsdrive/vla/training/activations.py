@@ -6,7 +6,7 @@
 
 The layers' own code is run, at their own width, under torch's FakeTensorMode, so that every cast and copy is counted and
 no formula can go stale. A layer's memory is nearly a straight line in the count of tokens: two runs give it. What is not the same
-on a GPU is replaced: Qwen3.5's delta rule by what flash-linear-attention keeps (read from its source, not measured here).
+on a GPU is replaced: Qwen3.5's delta rule by what flash-linear-attention keeps (from its description, not measured here).
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def forecast(
 ) -> Forecast:
     """The forecast of `config` on GPUs. gpu_memory_gb: of one, in GiB; None: what CUDA says here, or not known.
 
-    dataset None: samples as `nsdrive data` makes them, with `cameras` images. source: the model's folder where that is
+    dataset None: samples as `nsdrive generate` makes them, with `cameras` images. source: the model's folder where that is
     known better than config.model (the tiny model's). rows: those of the dataset, where they are open already.
     Raises ValueError for a model or dataset that cannot be trained on.
     """

@@ -1,4 +1,4 @@
-"""How many tokens a sample has: images and text, over some rows of a dataset, or of the samples that `nsdrive data` makes.
+"""How many tokens a sample has: images and text, over some rows of a dataset, or of the samples that `nsdrive generate` makes.
 
 sample_size(rows, shape=ImageShape(...), tokenizer=tokenizer)     # counted on 64 rows spread over the split
 typical_sample_size(cameras=8, shape=...)                         # without a dataset
@@ -65,7 +65,7 @@ class SampleSize:
         how = (
             f"{self.counted} rows counted" + ("" if self.exact_text else ", the text estimated by its letters")
             if self.counted
-            else "as `nsdrive data` makes them at level detailed"
+            else "as `nsdrive generate` makes them at level detailed"
         )
         return (
             f"{self.mean:,.0f} mean, {self.most:,} longest = {self.cameras:.3g} cameras x {per_camera} + {self.text:,.0f} of text, "
@@ -74,7 +74,7 @@ class SampleSize:
 
 
 def typical_sample_size(*, cameras: int, shape: ImageShape) -> SampleSize:
-    """That of a detailed sample of `nsdrive data`, its images as large as the budget lets them be."""
+    """That of a detailed sample of `nsdrive generate`, its images as large as the budget lets them be."""
     images = cameras * shape.tokens(*TYPICAL_IMAGE)
     prompt = PROMPT_TOKENS + CAMERA_TEXT_TOKENS * (cameras - 3)
     return SampleSize(

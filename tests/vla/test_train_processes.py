@@ -34,7 +34,7 @@ def curve(out: Path) -> list[dict[str, Any]]:
 
 def assert_same_curve(out: Path, other: Path) -> None:
     for one, two in zip(curve(out), curve(other), strict=True):
-        assert two == pytest.approx(one, abs=1e-4)
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-4)  # a gradient's norm of 5 differs by 3e-4 between splits
 
 
 def assert_same_keys(one: Path, other: Path) -> None:

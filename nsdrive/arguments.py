@@ -299,7 +299,11 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     _output(p)
     _workers(p)
 
-    p = verb("report", "one or several evaluations side by side, as HTML", "report out/eval --out out/report")
+    p = verb(
+        "report",
+        "one or several evaluations, drives and trainings side by side, as HTML",
+        "report out/run out/eval --out out/report",
+    )
     p.add_argument("runs", type=Path, nargs="+", metavar="DIR")
     _output(p, resume=False)
     p.add_argument(

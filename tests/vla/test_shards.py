@@ -149,7 +149,7 @@ def test_what_is_wrong_with_a_packed_data_set_is_said_in_one_line(packed: Path, 
     np.save(wild / "train-00000.index.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="is no index"):
         open_rows(wild, "train")
-    with pytest.raises(ValueError, match="no table of files"):
+    with pytest.raises(ValueError, match="is packed, to train on"):
         open_dataset(packed)
 
 

@@ -69,7 +69,7 @@ def test_what_is_no_model_gets_one_helpful_line(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="No model folder"):
         load_model(tmp_path / "absent")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(ValueError, match=r"'gpt2' model\. Known: qwen3_5"):
+    with pytest.raises(ValueError, match=r"'gpt2' model, which reads no images\. Known: qwen3_5"):
         load_model(tmp_path)
     with pytest.raises(ValueError, match="No tiny size 'xl'"):
         build_tiny(tmp_path / "x", size="xl")

@@ -206,7 +206,7 @@ def test_a_late_answer_that_cannot_be_read_is_both(model, monkeypatch):
 def test_the_measured_time_of_an_answer_is_when_it_takes_effect(model, monkeypatch):
     driver = planner(model, latency_s="measured")
     asked = saying(driver, STRAIGHT, monkeypatch)
-    clock = iter(np.arange(0.0, 10.0, 0.42))
+    clock = iter(np.arange(0.0, 10.0, 0.21))  # looked at when it begins to read, has read, and has answered
     monkeypatch.setattr("planners.vla.time.perf_counter", lambda: float(next(clock)))
     plans = simulate(ROAD, driver, duration_s=1.2).plans
     assert asked == ["tick 20", "tick 25", "tick 30"]

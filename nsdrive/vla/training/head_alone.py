@@ -57,7 +57,7 @@ def finish_head(
     *,
     samples: int,
     epochs: int,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-3,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, float | None]]:

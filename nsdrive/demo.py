@@ -6,7 +6,12 @@ from pathlib import Path
 
 from nsdrive.arguments import CONTROLS
 
-ABOUT = "tiny_vla=Qwen3.5 architecture with 1.5 M parameters, from random weights, trained for minutes on this machine"
+ABOUT = (
+    "box=the model that comes with nsdrive, 3.5 M parameters, as it is",
+    "box_head=the same by its trajectory head: one forward, no text",
+    "tuned=the same after a minute more on the demo's own samples, on this machine",
+    "tuned_head=that by its trajectory head",
+)
 BASELINES = ("constant_velocity", "constant_acceleration", "blind_idm", "oracle")
 PLANTED = ("faithful", "shuffled_text", "ignores_text", "ignores_images", "blind")
 
@@ -18,24 +23,28 @@ def steps(out: Path, *, workers: int) -> list[list[str]]:
     )
     asked = ["--model", f"{run}/model", "--batch-size", "40"]
     predict = ["predict", *asked, "--data", data]
+    box = ["predict", "--model", "box", "--batch-size", "40", "--data", data]
     predicted = [
-        [*predict, "--out", f"{predictions}/tiny_vla.jsonl"],
-        *([*predict, "--control", each, "--out", f"{predictions}/tiny_vla.{each}.jsonl"] for each in CONTROLS),
+        [*box, "--out", f"{predictions}/box.jsonl"],
+        [*box, "--mode", "head", "--out", f"{predictions}/box_head.jsonl"],
+        [*predict, "--out", f"{predictions}/tuned.jsonl"],
+        [*predict, "--mode", "head", "--out", f"{predictions}/tuned_head.jsonl"],
+        *([*predict, "--control", each, "--out", f"{predictions}/tuned.{each}.jsonl"] for each in CONTROLS),
         *(["baseline", name, "--data", data, "--out", f"{predictions}/{name}.jsonl"] for name in BASELINES),
     ]
     probed = [
-        ["probe", *asked, "--data", pairs, "--out", f"{probes}/tiny_vla.jsonl"],
+        ["probe", *asked, "--data", pairs, "--out", f"{probes}/tuned.jsonl"],
         *(["probe", "--planted", name, "--data", pairs, "--out", f"{probes}/{name}.jsonl"] for name in PLANTED),
     ]
     files, asked_files = ([line[line.index("--out") + 1] for line in lines] for lines in (predicted, probed))
     return [
         ["generate", "data/demo", "--out", data, "--workers", str(workers)],
         ["check", data, "--workers", str(workers)],
-        ["train", "train/tiny_demo", "--data", data, "--out", run],
+        ["train", "train/box_demo", "--data", data, "--out", run],
         *predicted,
-        ["evaluate", "--predictions", *files, "--data", data, "--out", str(out / "evaluation"), "--about", ABOUT],
+        ["evaluate", "--predictions", *files, "--data", data, "--out", str(out / "evaluation"), "--about", *ABOUT],
         ["generate", "data/demo_pairs", "--out", pairs, "--workers", str(workers)],
         *probed,
         ["evaluate", "--probes", *asked_files, "--data", pairs, "--out", str(out / "faithfulness")],
-        ["report", str(out / "evaluation"), str(out / "faithfulness"), "--out", str(out / "report")],
+        ["report", run, str(out / "evaluation"), str(out / "faithfulness"), "--out", str(out / "report")],
     ]

@@ -39,7 +39,7 @@ from nsdrive.vla.data.batch import Collator
 from nsdrive.vla.data.mixture import entries_of_epoch, questions_of, schedule_of
 from nsdrive.vla.data.shards import AnyRows, open_rows
 from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries
-from nsdrive.vla.question_form import form_of
+from nsdrive.vla.question_form import form_of, model_folder
 from nsdrive.vla.training.arguments import deepspeed_config, training_arguments
 from nsdrive.vla.training.checkpoints import Checkpoints, newest_checkpoint, read_note, remove_incomplete_checkpoints
 from nsdrive.vla.training.config import TrainConfig
@@ -133,7 +133,7 @@ def _prepare_folder(
 
 
 def _base_of(config: TrainConfig, out: Path) -> str:
-    return str(out / BASE) if config.model == "tiny" else config.model
+    return str(out / BASE) if config.model == "tiny" else model_folder(config.model)
 
 
 def _run(

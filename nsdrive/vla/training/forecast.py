@@ -20,6 +20,7 @@ from typing import Any
 
 from nsdrive.vla.data.shards import open_rows
 from nsdrive.vla.model import load_tokenizer, quiet_libraries
+from nsdrive.vla.question_form import model_folder
 from nsdrive.vla.training.activations import Batch, Piece, activations, inner_part, measure_pieces, skeleton
 from nsdrive.vla.training.architectures import SHAPES, config_of
 from nsdrive.vla.training.arguments import deepspeed_config
@@ -302,7 +303,7 @@ def _image_shape(config: TrainConfig, model_config: Any) -> ImageShape:
 def _folder_of(config: TrainConfig, source: str | None, rows: Any) -> Iterator[str]:
     """Where the model's config and tokenizer are; the tiny model, which a run makes of its samples, is made for a moment."""
     if source is not None or config.model != "tiny":
-        yield source or config.model
+        yield source or model_folder(config.model)
         return
     with TemporaryDirectory() as folder:
         make_tiny_base(config, rows, Path(folder))

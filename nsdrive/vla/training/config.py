@@ -13,7 +13,8 @@ class TrainConfig:
     """One training run; see the groups below. Global batch = per_device_batch_size x accumulation x processes."""
 
     # ---- the model
-    model: str = "tiny"  # a folder, a hub id (Qwen/Qwen3.5-4B, ...), "box": the small model that comes along, or "tiny": random weights
+    # a folder, a hub id (Qwen/Qwen3.5-4B, ...), "box": the small model that comes along, or "tiny": random weights made here
+    model: str = "tiny"
     tiny_size: Literal["xs", "box", "s", "l"] = "xs"
     tiny_arch: Literal["qwen3_5", "qwen3_vl", "qwen2_5_vl"] = "qwen3_5"
     tiny_vocabulary: int = 1024  # chosen by us: words of our texts become one token each, digits always are

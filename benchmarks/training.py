@@ -38,13 +38,13 @@ from nsdrive.vla.data.encoding import IGNORED, encode  # noqa: E402
 from nsdrive.vla.data.rows import Row, Rows  # noqa: E402
 from nsdrive.vla.data.schedule import Schedule  # noqa: E402
 from nsdrive.vla.data.shards import open_rows  # noqa: E402
+from nsdrive.vla.forecast.architectures import config_of  # noqa: E402
+from nsdrive.vla.forecast.flops import Work, costs_of, work_of  # noqa: E402
 from nsdrive.vla.model import load_model, load_processor, quiet_libraries  # noqa: E402
 from nsdrive.vla.prompt import IMAGE_TOKEN  # noqa: E402
 from nsdrive.vla.tiny import build_tiny  # noqa: E402
-from nsdrive.vla.training.architectures import config_of  # noqa: E402
 from nsdrive.vla.training.arguments import training_arguments  # noqa: E402
 from nsdrive.vla.training.config import TrainConfig  # noqa: E402
-from nsdrive.vla.training.flops import Work, costs_of, work_of  # noqa: E402
 from nsdrive.vla.training.linear_attention import ready_linear_attention  # noqa: E402
 from nsdrive.vla.training.trainer import AnswerTrainer  # noqa: E402
 

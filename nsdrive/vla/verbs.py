@@ -15,7 +15,7 @@ def run_train(a: argparse.Namespace) -> int:
 
     config = load_config(TrainConfig, a.config, a.overrides)
     if a.dry_run:
-        from nsdrive.vla.training.forecast import forecast
+        from nsdrive.vla.forecast.forecast import forecast
 
         print(forecast(config, a.data, processes=a.gpus, gpu_memory_gb=a.gpu_memory_gb, cameras=a.cameras))
         return 0

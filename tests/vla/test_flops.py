@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from nsdrive.vla.training.flops import Work, costs_of, peak_flops, work_of
+from nsdrive.vla.forecast.flops import Work, costs_of, peak_flops, work_of
 
 PATCHES, TEXT, ANSWER = 256, 192, 64  # one picture of 16 x 16 patches, 64 tokens of the text
 

@@ -16,15 +16,15 @@ from nsdrive.dataset import open_dataset
 from nsdrive.vla.data.batch import collate, model_inputs
 from nsdrive.vla.data.encoding import IGNORED, encode
 from nsdrive.vla.data.rows import Rows
+from nsdrive.vla.forecast.activations import Batch, activations, measure_pieces, skeleton
+from nsdrive.vla.forecast.architectures import SHAPES, config_of
+from nsdrive.vla.forecast.forecast import ALLOWANCE, GIB, Forecast, forecast, require_memory
+from nsdrive.vla.forecast.memory_meter import MemoryMeter
+from nsdrive.vla.forecast.model_state import Parameter, model_state
+from nsdrive.vla.forecast.sample_size import ImageShape, sample_size, typical_sample_size
 from nsdrive.vla.model import load_model, load_processor, model_config
 from nsdrive.vla.tiny import build_tiny
-from nsdrive.vla.training.activations import Batch, activations, measure_pieces, skeleton
-from nsdrive.vla.training.architectures import SHAPES, config_of
 from nsdrive.vla.training.config import TrainConfig
-from nsdrive.vla.training.forecast import ALLOWANCE, GIB, Forecast, forecast, require_memory
-from nsdrive.vla.training.memory_meter import MemoryMeter
-from nsdrive.vla.training.model_state import Parameter, model_state
-from nsdrive.vla.training.sample_size import ImageShape, sample_size, typical_sample_size
 from nsdrive.vla.training.what_learns import choose_what_learns
 
 # peft 0.21 asks transformers by an old name, and transformers 5.23 itself warns of one that it still uses

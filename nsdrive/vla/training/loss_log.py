@@ -18,7 +18,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nsdrive.dataset import json_line, write_atomically
-from nsdrive.vla.training.flops import Costs, Work, costs_of, peak_flops
+from nsdrive.vla.forecast.flops import Costs, Work, costs_of, peak_flops
 from nsdrive.vla.training.logs import read_log
 from nsdrive.vla.training.tracking import Tracking
 from nsdrive.vla.training.trainer import AnswerTrainer
@@ -34,7 +34,7 @@ class LossLog(TrainerCallback):
     tokens alone; head_loss: of the trajectory head; null where a run has none. samples_seen: from the training's beginning,
     by all processes. tokens: of answers, trained on since the last row. seconds: of training since the last row, data_wait_s
     of them waiting for batches. tokens_per_s: that the model read, pictures' too, padding not, all processes together.
-    gpu_memory_gb: the most that this process ever had. mfu: see `nsdrive.vla.training.flops`; null without a known GPU.
+    gpu_memory_gb: the most that this process ever had. mfu: see `nsdrive.vla.forecast.flops`; null without a known GPU.
 
     A resumed run first drops the rows after its checkpoint.
     """

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from nsdrive.vla.data.encoding import encode
+from nsdrive.vla.forecast.sample_size import ImageShape, sample_size
 from nsdrive.vla.question_form import require_same_rig
 from nsdrive.vla.training.config import TrainConfig
-from nsdrive.vla.training.sample_size import ImageShape, sample_size
 
 ROWS_READ, ROWS_ENCODED = 64, 2  # chosen by us: a missing folder shows in the first, a bad chat template in one; < 1 s
 
@@ -40,7 +40,7 @@ def check_before_start(
             print(f"tokens per sample: {told_size}", file=sys.stderr)
         return None
     check_gpus(torch.cuda.device_count())
-    from nsdrive.vla.training.forecast import forecast, require_memory
+    from nsdrive.vla.forecast.forecast import forecast, require_memory
 
     told = forecast(config, None, processes=processes, source=source, rows=rows)
     if say:

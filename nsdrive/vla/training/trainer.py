@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer
 
 from nsdrive.vla.data.batch import Collator, model_inputs
 from nsdrive.vla.data.encoding import IGNORED
-from nsdrive.vla.training.flops import Work, work_of
+from nsdrive.vla.forecast.flops import Work, work_of
 from nsdrive.vla.training.losses import Objective, Parts, Totals, reading_head, targets_of
 from nsdrive.vla.trajectory_head import TrajectoryHead, head_of, head_weights, load_head, save_head, without_head
 

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nsdrive.vla.training.kernels_memory import KernelsMemory
-from nsdrive.vla.training.memory_meter import MemoryMeter
+from nsdrive.vla.forecast.kernels_memory import KernelsMemory
+from nsdrive.vla.forecast.memory_meter import MemoryMeter
 
 CHUNK = 64  # of the delta rule: the runs' sizes are multiples of it
 Probes = tuple[int, int]

@@ -19,15 +19,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nsdrive.vla.data.shards import open_rows
+from nsdrive.vla.forecast.activations import Batch, Piece, activations, inner_part, measure_pieces, skeleton
+from nsdrive.vla.forecast.architectures import SHAPES, config_of
+from nsdrive.vla.forecast.model_state import Parameter, model_state
+from nsdrive.vla.forecast.sample_size import ImageShape, SampleSize, sample_size, typical_sample_size
 from nsdrive.vla.model import load_tokenizer, quiet_libraries
 from nsdrive.vla.question_form import model_folder
-from nsdrive.vla.training.activations import Batch, Piece, activations, inner_part, measure_pieces, skeleton
-from nsdrive.vla.training.architectures import SHAPES, config_of
 from nsdrive.vla.training.arguments import deepspeed_config
 from nsdrive.vla.training.config import TrainConfig
-from nsdrive.vla.training.model_state import Parameter, model_state
 from nsdrive.vla.training.run_folder import BASE
-from nsdrive.vla.training.sample_size import ImageShape, SampleSize, sample_size, typical_sample_size
 from nsdrive.vla.training.starting_model import make_tiny_base
 from nsdrive.vla.training.what_learns import choose_what_learns
 

@@ -226,6 +226,17 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     )
 
     p = verb(
+        "quiz",
+        "how well a model sees: its answers to questions about images, beside guessing",
+        "quiz --model out/run --data out/questions --limit 500",
+    )
+    p.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID")
+    _split(p)
+    p.add_argument("--limit", type=int, metavar="N", help="only so many, of all topics")
+    p.add_argument("--batch-size", type=int, default=16, metavar="N", help="questions that the model sees at once")
+    p.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub checkpoint")
+
+    p = verb(
         "baseline",
         "predictions of a baseline that needs no model",
         "baseline blind_idm --data out/data --out out/blind_idm.jsonl",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nsdrive import arguments
-from nsdrive.vla.verbs import run_pack, run_predict, run_train
+from nsdrive.vla.verbs import run_pack, run_predict, run_quiz, run_train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -492,6 +492,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "derive": run_derive,
     "perceive": run_perceive,
     "pack": run_pack,
+    "quiz": run_quiz,
     "check": run_check,
     "export": run_export,
     "train": run_train,

@@ -75,3 +75,23 @@ def run_pack(a: argparse.Namespace) -> int:
         )
     print(done)
     return 0
+
+
+def run_quiz(a: argparse.Namespace) -> int:
+    from nsdrive.progress import Progress
+    from nsdrive.vla.model import quiet_libraries
+    from nsdrive.vla.perceiving import perceiving
+
+    quiet_libraries()
+    with Progress("questions") as progress:
+        seen = perceiving(
+            a.model,
+            dataset=a.data,
+            split=a.split,
+            limit=a.limit,
+            batch_size=a.batch_size,
+            trust_remote_code=a.trust_remote_code,
+            progress=progress,
+        )
+    print(seen)
+    return 0

@@ -7,14 +7,18 @@ Both train the same model with random weights on the same samples, in turns, at 
 their losses can be compared: the same samples must give the same loss. On a CPU that is the tiny model, in float32; --model
 takes the public shape of a checkpoint, nothing is downloaded. Wall is what passed on a machine that may do other things as
 well, CPU what this process worked. MFU, by CPU time on a CPU, counts no padding and nothing computed twice (`training.flops`);
-its ceiling is a large product of matrices in the same run. ms-swift is not in it: its versions and ours exclude each other.
+its ceiling is a large product of matrices in the same run. --swift VENV/bin/swift adds ms-swift from an environment of its own,
+for its versions and ours exclude each other: a process of its own, timed by itself from its first step to its last.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import os
 import pickle
+import subprocess
 import sys
 import tempfile
 import time
@@ -62,6 +66,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="samples at once, a step")
     parser.add_argument("--rounds", type=int, default=3, help="how often each trains on the samples; medians")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images, of both")
+    parser.add_argument("--swift", type=Path, metavar="VENV/bin/swift", help="ms-swift's command, for the tiny model")
     parser.add_argument("--max-image-pixels", type=int, default=512 * 512 if ON_GPU else 192 * 192)
     arguments = parser.parse_args()
     quiet_libraries()
@@ -97,6 +102,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
         "AnswerTrainer": lambda c: train_ours(models[0], c, rows, processor, folder),
         "transformers' Trainer": lambda c: train_plainly(models[1], c, rows, processor, folder),
     }
+    if arguments.swift is not None:
+        if arguments.model != "tiny":
+            raise ValueError("--swift is for the tiny model, whose folder ms-swift can read")
+        trainers["ms-swift"] = lambda c: train_by_swift(arguments.swift.absolute(), c, rows, base, folder)
     runs: dict[str, list[Trained]] = {name: [] for name in trainers}
     for train in trainers.values():
         train(replace(config, max_steps=1))  # what is done once: compiling, first pages of memory
@@ -118,12 +127,15 @@ def report(
     print(f"{'':24s}{'samples/s':>10s}{'tokens/s':>10s}{'CPU ms/sample':>15s}{'MFU':>7s}{'waits':>7s}{'loss':>12s}")
     for name, ended in runs.items():
         wall_s, cpu_s = median(one.wall_s for one in ended), median(one.cpu_s for one in ended)
-        waits = median(one.waited_s / one.wall_s for one in ended)
-        print(
-            f"{name:24s}{n / wall_s:10.2f}{work.tokens / wall_s:10.0f}{1e3 * cpu_s / n:15.1f}"
-            f"{flops / (wall_s if ON_GPU else cpu_s) / ceiling:7.1%}{waits:7.1%}{ended[0].loss:12.6f}"
-        )
-    ours, plain = runs.values()
+        waits = median(one.waited_s / one.wall_s for one in ended)  # ms-swift tells neither its CPU time nor its waits
+        used_s = wall_s if ON_GPU else cpu_s
+        told = [(f"{1e3 * cpu_s / n:.1f}", 15), (f"{flops / used_s / ceiling:.1%}", 7), (f"{waits:.1%}", 7)]
+        cells = "".join(f"{'-' if 'nan' in cell else cell:>{width}}" for cell, width in told)
+        print(f"{name:24s}{n / wall_s:10.2f}{work.tokens / wall_s:10.0f}{cells}{ended[0].loss:12.6f}")
+    ours, plain, *others = runs.values()
+    for name, other in zip(list(runs)[2:], others, strict=True):
+        faster = median(one.wall_s for one in other) / median(one.wall_s for one in ours)
+        print(f"{faster:.2f}x the samples a second of {name}; its loss is its own mean of means")
     in_cpu, in_wall = (
         median(getattr(one, clock) for one in plain) / median(getattr(one, clock) for one in ours)
         for clock in ("cpu_s", "wall_s")
@@ -211,6 +223,59 @@ def train_plainly(model: Any, config: TrainConfig, rows: Rows, processor: Any, f
     trainer = PlainTrainer(model=model, args=arguments, train_dataset=AllRows(rows), data_collator=collator)
     trainer.remove_callback(PrinterCallback)
     return trainer.timed()
+
+
+def train_by_swift(swift: Path, config: TrainConfig, rows: Rows, base: Path, folder: Path) -> Trained:
+    """`swift sft` on the same samples, as its documentation has it; seconds and loss as it reports them."""
+    lines = []
+    for k in range(len(rows)):
+        row = rows[k]
+        messages = [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.answer}]
+        lines.append(json.dumps({"messages": messages, "images": [str(Path(str(p)).absolute()) for p in row.images]}))
+    (folder / "swift.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    out = folder / "swift"
+    flags = {
+        "model": base,
+        "model_type": "qwen3_5",
+        "template": "qwen3_5",
+        "dataset": folder / "swift.jsonl",
+        "output_dir": out,
+        "add_version": "false",
+        "tuner_type": "full",
+        "torch_dtype": "float32",
+        "max_steps": config.max_steps,
+        "per_device_train_batch_size": config.per_device_batch_size,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "constant",
+        "freeze_vit": "false",
+        "freeze_aligner": "false",
+        "use_cpu": "true",
+        "attn_impl": "sdpa",
+        "gradient_checkpointing": "false",
+        "dataloader_num_workers": config.workers,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "split_dataset_ratio": 0,
+        "report_to": "none",
+    }
+    pixels = {"MIN_PIXELS": "4096", "MAX_PIXELS": str(config.max_image_pixels)}
+    own = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    path = f"{swift.parent}{os.pathsep}{own.get('PATH', '')}"
+    ended = subprocess.run(
+        [str(swift), "sft", *(str(each) for name, value in flags.items() for each in (f"--{name}", value))],
+        env=own | pixels | {"PATH": path, "HF_HUB_OFFLINE": "1", "USE_HF": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode:
+        raise ValueError(f"ms-swift ended with {ended.returncode}: {ended.stderr.strip().splitlines()[-1][:300]}")
+    said = [json.loads(line) for line in (out / "logging.jsonl").read_text(encoding="utf-8").splitlines()]
+    total = next(row for row in reversed(said) if "train_runtime" in row)
+    return Trained(
+        wall_s=float(total["train_runtime"]), cpu_s=float("nan"), waited_s=float("nan"), loss=float(total["train_loss"])
+    )
 
 
 class AllRows(torch.utils.data.Dataset[Row]):

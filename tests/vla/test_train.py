@@ -118,6 +118,12 @@ def test_lora_with_gradient_checkpointing_trains_few_weights_and_merges(data: Pa
         assert torch.allclose(value, merged.state_dict()[name])
 
 
+def test_a_run_shorter_than_its_logging_has_its_last_step_logged(data: Path, tmp_path: Path) -> None:
+    short = replace(FOUR_STEPS, max_steps=1, log_every_steps=2, save_every_steps=2)
+    assert train(short, dataset=data, out=tmp_path / "short").final_loss > 0.0
+    assert [row["step"] for row in read_log(tmp_path / "short/loss.jsonl")] == [1]
+
+
 def test_a_frozen_vision_tower_stays_as_it_was(data: Path, tmp_path: Path) -> None:
     train(replace(FOUR_STEPS, freeze_vision=True, max_steps=1, warmup_steps=0), dataset=data, out=tmp_path / "run")
     base, model = (load_model(tmp_path / "run" / name).state_dict() for name in ("base", "model"))

@@ -67,6 +67,8 @@ class LossLog(TrainerCallback):
             value = self.trainer.parts_of_step.get(name)
             if value is not None:
                 self._parts[name].append(value)
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the last step has a row too, and a short run at least one
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any

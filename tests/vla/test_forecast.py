@@ -196,6 +196,16 @@ def test_a_run_that_cannot_fit_is_refused_in_one_line() -> None:
     assert replace(told, gpu_memory=32 * GIB).verdict == "fits"
 
 
+def test_a_run_with_a_vision_warm_up_is_told_what_would_fit_and_its_epoch_counts_the_questions(tmp_path: Path) -> None:
+    config = TrainConfig(vision_warmup_steps=5, epochs=1.0, co_data="somewhere", co_share=0.5)
+    rows = Rows(open_dataset(make_dataset(tmp_path / "data", n_train=6)), "train")
+    told = forecast(config, None, processes=1, gpu_memory_gb=0.1, rows=rows)
+    assert any(change.startswith("method=lora: ") for change in told.changes)
+    assert told.steps == 12
+    with pytest.raises(ValueError, match="--gpus must be at least 1"):
+        forecast(config, None, processes=0)
+
+
 @pytest.mark.slow
 def test_what_does_not_fit_is_told_with_what_would() -> None:
     config = TrainConfig(model="Qwen/Qwen3.5-0.8B", deepspeed="zero1", per_device_batch_size=4)

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from nsdrive.vla.data.mixture import entries_of_epoch
 from nsdrive.vla.data.shards import open_rows
 from nsdrive.vla.forecast.activations import Batch, Piece, activations, inner_part, measure_pieces, skeleton
 from nsdrive.vla.forecast.architectures import SHAPES, config_of
@@ -130,6 +131,11 @@ def forecast(
     known better than config.model (the tiny model's). rows: those of the dataset, where they are open already.
     Raises ValueError for a model or dataset that cannot be trained on.
     """
+    if processes < 1 or cameras < 0 or (gpu_memory_gb is not None and not gpu_memory_gb > 0.0):
+        raise ValueError(
+            f"--gpus must be at least 1, --cameras 0 or more, --gpu-memory-gb positive: "
+            f"got {processes}, {cameras} and {gpu_memory_gb}"
+        )
     if rows is None and dataset is not None:
         rows = open_rows(Path(dataset), "train", level=config.train_level)
     with _folder_of(config, source, rows) as folder:
@@ -187,7 +193,8 @@ def _forecast(
     memory[ALLOWANCE] = round(
         FRAGMENTED * sum(memory.values()) + GIB * (CUDA_GIB + (NCCL_GIB if processes > 1 else 0.0))
     )
-    steps = config.max_steps or (ceil(config.epochs * n_rows / global_batch) if n_rows else 0)
+    entries = entries_of_epoch(config, n_rows) if n_rows else 0
+    steps = config.max_steps or ceil(config.epochs * entries / global_batch)
     return Forecast(
         model=config.model,
         parameters=sum(p.numbers for p in model.parameters),
@@ -273,7 +280,7 @@ def _changes(
         },
         "deepspeed=zero3": {"deepspeed": "zero3"},
         "deepspeed=zero2_offload": {"deepspeed": "zero2_offload"},
-        "method=lora": {"method": "lora", "train_merger": False},
+        "method=lora": {"method": "lora", "train_merger": False, "vision_warmup_steps": 0},
     }
     lines = []
     for name, change in tried.items():

@@ -130,7 +130,7 @@ def image_size(image: Path | StoredImage | Image.Image, sample_id: str) -> tuple
         file = image.file() if isinstance(image, StoredImage) else image
         with Image.open(file, formats=("JPEG", "PNG")) as opened:
             return opened.size
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         missing = isinstance(error, FileNotFoundError)
         why = "is not there: the dataset's folder is not whole" if missing else f"cannot be read ({error})"
         raise ValueError(f"Sample {sample_id}: the image {image.name} {why}") from None

@@ -149,21 +149,31 @@ def test_what_is_wrong_with_a_packed_data_set_is_said_in_one_line(packed: Path, 
     np.save(wild / "train-00000.index.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="is no index"):
         open_rows(wild, "train")
+    with (wild / "train-00000.index.npy").open("wb") as file:  # a header without its numbers
+        header = {"descr": "<i8", "fortran_order": False, "shape": (1 << 40, 6)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ValueError, match="is no index"):
+        open_rows(wild, "train")
     with pytest.raises(ValueError, match="is packed, to train on"):
         open_dataset(packed)
 
 
-@pytest.mark.parametrize("name", ["../../etc/x.jpg", "/etc/x.jpg", "a/../../x.jpg", "link"])
-def test_a_member_that_leads_out_of_the_folder_is_refused(packed: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["../../etc/x.jpg", "/etc/x.jpg", "a/../../x.jpg", "link", "sparse"])
+def test_a_member_that_leads_out_of_the_folder_or_claims_any_size_is_refused(
+    packed: Path, tmp_path: Path, name: str
+) -> None:
     evil = tmp_path / "evil"
     shutil.copytree(packed, evil)
     member = tarfile.TarInfo(name)
     if name == "link":
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    if name == "sparse":  # zeros that stand nowhere: its header alone says how many
+        member.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 40)}
     tar = evil / "train-00000.tar"
     with tarfile.open(tar, "w") as file:
         file.addfile(member, io.BytesIO(b""))
-    index = np.array([[0, 512, 10, 10, 1, 0]])
+        n_bytes = file.offset
+    index = np.array([[0, n_bytes, 10, 10, 1, 0]])
     np.save(evil / "train-00000.index.npy", index)
     manifest = json.loads((evil / MANIFEST).read_text())
     manifest["shards"]["train-00000.tar"]["bytes"] = tar.stat().st_size

@@ -122,6 +122,9 @@ def test_what_is_wrong_with_a_sample_is_said_with_its_name(processor: Any, datas
         read_row(opened, {k: v for k, v in raw.items() if k != "messages"})
     with pytest.raises(ValueError, match="train-1: waypoints_ego_m must be 10 finite points"):
         read_row(opened, raw | {"nsdrive": raw["nsdrive"] | {"waypoints_ego_m": [[0.0, float("nan")]] * 10}})
+    for odd in ([1], {"waypoints_ego_m": [[0, 10**400]] * 10}):
+        with pytest.raises(ValueError, match="Sample train-1: "):
+            read_row(opened, raw | {"nsdrive": odd})
     with pytest.raises(ValueError, match=r"train-1: its text holds <\|image_pad\|>"):
         encode(processor, replace(rows[1], prompt=rows[1].prompt + "<|image_pad|>"), with_answer=False)
 

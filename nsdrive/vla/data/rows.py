@@ -149,7 +149,7 @@ def read_row(dataset: ImageSource, row: dict[str, Any]) -> Row:
         waypoints, ego_now = _waypoints(numbers), _ego_now(numbers)
     except KeyError as error:
         raise ValueError(f"Sample {sample_id} lacks the field {error}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:  # a stranger's numbers may be anything
         raise ValueError(f"Sample {sample_id}: {error}") from None
     return Row(
         sample_id=sample_id,

@@ -252,7 +252,13 @@ def _members(block: bytes) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(block), mode="r:") as tar:
         for member in tar:
             name = member.name
-            if not member.isreg() or name.startswith("/") or "\\" in name or ".." in name.split("/"):
+            if (
+                not member.isreg()
+                or member.issparse()
+                or name.startswith("/")
+                or "\\" in name
+                or ".." in name.split("/")
+            ):
                 raise ValueError(f"the member {name[:80]!r} is no plain file inside the folder")
             file = tar.extractfile(member)
             assert file is not None, "a plain file has content"
@@ -270,7 +276,7 @@ def _read_index(tar: Path, entry: Any) -> NDArray[np.int64]:
         expected = entry.get("bytes") if isinstance(entry, dict) else "unknown"
         raise ValueError(f"{tar} has {size} bytes instead of {expected}: it is cut off or another file. Copy it again")
     try:
-        index = np.load(path, allow_pickle=False)
+        index = np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # mapped: its header may claim any size
     except (ValueError, OSError, EOFError):
         index = np.zeros(0)
     if index.dtype != np.int64 or index.ndim != 2 or index.shape[1] != len(INDEX):

@@ -190,7 +190,7 @@ def facts_of(row: Mapping[str, Any], grid: torch.Tensor, *, merge: int) -> Facts
             light=LIGHTS.index(light) if light in LIGHTS else UNKNOWN,
             numbers=torch.tensor(_numbers(told), dtype=torch.float32),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         return None
 
 

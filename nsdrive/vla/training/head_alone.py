@@ -59,6 +59,7 @@ def finish_head(
     epochs: int,
     learning_rate: float = 3e-3,
     seed: int = 0,
+    trust_remote_code: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, float | None]]:
     """Train the head of a model's folder on, in place; a row a pass: train_loss, held_out_ade_m. ValueError without a head."""
@@ -70,7 +71,10 @@ def finish_head(
     chosen = np.random.default_rng([seed, 11]).permutation(len(rows))[:samples]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     head = head.to(device)
-    states = read_states(model_folder, rows, chosen.tolist(), head, device, progress)
+    model = load_model(model_folder, trust_remote_code=trust_remote_code).to(device).eval()
+    processor = load_processor(model_folder, trust_remote_code=trust_remote_code)
+    states = read_states(model, processor, rows, chosen.tolist(), head, progress)
+    del model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         best, said = _learn(head, states, epochs=epochs, learning_rate=learning_rate)
@@ -90,6 +94,7 @@ def finish_run(config: TrainConfig, rows: Any, out: Path) -> None:
             samples=config.head_samples,
             epochs=config.head_epochs,
             seed=config.seed,
+            trust_remote_code=config.trust_remote_code,
             progress=progress,
         )
     torch.set_num_threads(threads)
@@ -136,15 +141,15 @@ def error_m(head: TrajectoryHead, states: States, chosen: torch.Tensor) -> float
 
 @torch.no_grad()
 def read_states(
-    model_folder: Path,
+    model: Any,
+    processor: Any,
     rows: Any,
     chosen: list[int],
     head: TrajectoryHead,
-    device: torch.device,
     progress: Callable[[int, int], None],
 ) -> States:
     """The hidden states of the chosen rows' prompts, of those that have waypoints and an ego motion."""
-    processor, model = load_processor(model_folder), load_model(model_folder).to(device).eval()
+    device = next(model.parameters()).device
     found: dict[str, list[torch.Tensor]] = {
         name: [] for name in ("hidden", "ego_now", "waypoints", "images", "is_image")
     }

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 from nsdrive.dataset import is_perception, open_dataset
 
@@ -79,6 +80,7 @@ def perceiving(
     greedy answers. ValueError, one line, where the dataset holds no questions."""
     import numpy as np
     import torch
+    from transformers import GenerationConfig
 
     from nsdrive.vla.data.batch import collate, model_inputs
     from nsdrive.vla.data.encoding import encode
@@ -86,6 +88,8 @@ def perceiving(
     from nsdrive.vla.inference.predictor import Predictor
     from nsdrive.vla.question_form import model_folder
 
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise ValueError(f"--batch-size and --limit must be at least 1, got {batch_size} and {limit}")
     opened = open_dataset(dataset)
     if not is_perception(opened):
         raise ValueError(f"{dataset} holds drives, not questions about images: make some, nsdrive perceive")
@@ -93,23 +97,23 @@ def perceiving(
     chosen = np.random.default_rng([0]).permutation(len(rows))[:limit].tolist()
     if not chosen:
         raise ValueError(f"{dataset} has no questions in its split '{split}'")
+    topics = [_topic_of(rows.raw(k)) for k in chosen]  # what is wrong with them is said before minutes are lost
     predictor = Predictor.load(model_folder(str(model)), trust_remote_code=trust_remote_code)
     processor, said = predictor.processor, []
+    settings = GenerationConfig(  # not the checkpoint's own: Qwen's bring temperatures and a repetition penalty
+        max_new_tokens=MAX_ANSWER_TOKENS,
+        do_sample=False,
+        eos_token_id=predictor.tables.end_id,
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )
     for start in range(0, len(chosen), batch_size):
         items = [encode(processor, rows[k], with_answer=False) for k in chosen[start : start + batch_size]]
         inputs = model_inputs(collate(items, processor, for_generation=True), processor, predictor.device)
         with torch.no_grad():
-            ids = predictor.model.generate(
-                **inputs,
-                max_new_tokens=MAX_ANSWER_TOKENS,
-                do_sample=False,
-                eos_token_id=predictor.tables.end_id,
-                pad_token_id=processor.tokenizer.pad_token_id,
-            )
+            ids = predictor.model.generate(**inputs, generation_config=settings)
         new = ids[:, inputs["input_ids"].shape[1] :]
         said += [text.strip() for text in processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
         progress(len(said), len(chosen))
-    topics = [str(rows.raw(k)["nsdrive"]["topic"]) for k in chosen]
     return scored([(topic, rows[k].answer, text) for topic, k, text in zip(topics, chosen, said, strict=True)])
 
 
@@ -140,6 +144,13 @@ def metres_in(answer: str) -> float | None:
     """The distance that an answer gives, None where it gives none."""
     found = _METRES.search(answer)
     return float(found[1]) if found else None
+
+
+def _topic_of(row: Mapping[str, Any]) -> str:
+    try:
+        return str(row["nsdrive"]["topic"])
+    except (KeyError, TypeError):
+        raise ValueError(f"Question {str(row['id'])[:80]} names no topic") from None
 
 
 def _metres(off_m: float | None) -> str:

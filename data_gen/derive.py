@@ -12,7 +12,6 @@ else copies. A shard is one unit of work; its note in `.chunks/` is written last
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from nsdrive.dataset import (
     Sample,
     claim_folder,
     json_line,
+    link_or_copy,
     sha256_of,
     write_atomically,
 )
@@ -154,7 +154,7 @@ def derive_shard(work: Work) -> str:
         for name in sample.images:
             if name not in hashes:
                 raise ValueError(f"{work.shard}: the image {name} of {sample.sample_id} is not in the manifest")
-            _link(work.dataset.image_path(name), work.out / name)
+            link_or_copy(work.dataset.image_path(name), work.out / name)
             files[name] = hashes[name]
     write_atomically(work.out / work.shard, "".join(json_line(sample.to_row()) for sample in made))
     files[work.shard] = sha256_of(work.out / work.shard)
@@ -298,19 +298,3 @@ def _finish(out: Path, dataset: Dataset, settings: Mapping[str, Any], works: Seq
         files[path.relative_to(out).as_posix()] = sha256_of(path)
     manifest["files"] = dict(sorted(files.items()))
     write_atomically(out / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file at another place: a hard link, else a copy. Complete or not there at all."""
-    if target.is_file():
-        return
-    if not source.is_file():
-        raise FileNotFoundError(f"{source} is named in the manifest but is not there")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, part)
-    part.replace(target)

@@ -20,7 +20,6 @@ workers, and a kill loses only the shards in the making.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zlib
 from collections import Counter
@@ -45,6 +44,7 @@ from nsdrive.dataset import (
     inside,
     json_line,
     lines_of,
+    link_or_copy,
     open_dataset,
     refuse_perception,
     sha256_of,
@@ -181,7 +181,7 @@ def write_shard(job: Job) -> None:
             for path in paths:
                 if path not in known:
                     raise ValueError(f"{path} of sample {sample.sample_id[:80]} is not in {MANIFEST}: nsdrive check")
-                _bring(dataset.image_path(path), inside(job.out, path))
+                link_or_copy(dataset.image_path(path), inside(job.out, path))
                 files[path] = known[path]
             lines.append(json_line(row_of(sample, asked, paths)))
             counts[f"topic/{asked.question.topic}"] += 1
@@ -350,20 +350,3 @@ def _perceived(out: Path, manifest: Mapping[str, Any]) -> Perceived:
 def _under(group: str, counts: Mapping[str, int]) -> dict[str, int]:
     """The counts of a group, by name."""
     return {key.partition("/")[2]: n for key, n in sorted(counts.items()) if key.partition("/")[0] == group}
-
-
-def _bring(image: Path, to: Path) -> None:
-    """A hard link, or a copy where the disk allows none; complete or not there at all."""
-    if to.is_file():
-        return
-    to.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(image.resolve(), to)
-    except FileExistsError:
-        return
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{image} is named in the dataset but is not there: nsdrive check") from None
-    except OSError:
-        part = to.with_name(f".{to.name}.part")
-        shutil.copyfile(image, part)
-        part.replace(to)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -300,6 +301,23 @@ def write_atomically(path: Path, content: bytes | str, *, sync: bool = True) -> 
     part.replace(path)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file at another place: a hard link, else a copy; complete or not there at all. Nothing where it is there already."""
+    if target.is_file():
+        return
+    if not source.is_file():
+        raise FileNotFoundError(f"{source} is named in the dataset but is not there: nsdrive check")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except FileExistsError:  # another process was quicker
+        return
+    except OSError:  # another file system, or one without links
+        part = target.with_name(f".{target.name}.part")
+        shutil.copyfile(source, part)
+        part.replace(target)
+
+
 def json_line(row: Mapping[str, Any]) -> str:
     """One line of JSON, the same bytes for the same row everywhere; NaN and infinity are refused."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(", ", ": ")) + "\n"
@@ -362,8 +380,6 @@ def claim_folder(out: Path, *, resume: bool, overwrite: bool, marker: str) -> No
                 raise ValueError(
                     f"{out} holds something else (no {marker} in it): not overwritten. Choose another --out"
                 )
-            import shutil
-
             shutil.rmtree(out)
         elif not resume:
             raise ValueError(f"{out} exists. Go on with --resume, replace it with --overwrite, or choose another --out")

@@ -24,6 +24,7 @@ from nsdrive import __version__
 from nsdrive.ablation import AblationConfig, Run, asked, runs_of
 from nsdrive.config import to_plain
 from nsdrive.dataset import split_lines
+from nsdrive.vla.training.logs import VALIDATIONS, read_log
 from nsdrive.world.types import FloatArray
 
 FORMAT_VERSION = 1
@@ -150,7 +151,7 @@ def _curves(folders: list[Path]) -> dict[str, list[dict[str, Any]]]:
     """what ("text", "head") -> its points, each of all seeds that have it."""
     points: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
     for folder in folders:
-        for row in _lines(folder / "validation.jsonl"):
+        for row in read_log(folder / VALIDATIONS):
             points.setdefault(str(row["what"]), {}).setdefault(int(row["samples_seen"]), []).append(row)
     return {
         what: [
@@ -177,9 +178,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} is not a JSON object")
     return found
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]

@@ -6,7 +6,7 @@ python benchmarks/training.py --data out/data --model Qwen/Qwen3.5-4B --samples 
 Both train the same model with random weights on the same samples, in turns, at a learning rate that changes nothing, so that
 their losses can be compared: the same samples must give the same loss. On a CPU that is the tiny model, in float32; --model
 takes the public shape of a checkpoint, nothing is downloaded. Wall is what passed on a machine that may do other things as
-well, CPU what this process worked. MFU, by CPU time on a CPU, counts no padding and nothing computed twice (`training.flops`);
+well, CPU what this process worked. MFU, by CPU time on a CPU, counts no padding and nothing computed twice (`forecast.flops`);
 its ceiling is a large product of matrices in the same run. --swift VENV/bin/swift adds ms-swift from an environment of its own,
 for its versions and ours exclude each other: a process of its own, timed by itself from its first step to its last.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,8 +16,11 @@ from PIL import Image, ImageDraw
 from nsdrive.cameras.rig import Rig, make_rig, project
 from nsdrive.vla.data.rows import Row
 from nsdrive.vla.model import load_model, load_processor
+from nsdrive.vla.question_form import QuestionForm, write_form
 from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.starting_model import make_warmed
 from nsdrive.vla.training.warmup import CLASSES, LIGHTS, UNKNOWN, _corners, facts_of, warm_vision
+from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, load_head, save_head
 
 FRONT = Rig(name="front", cameras=make_rig("3", width_px=128, height_px=64).cameras[:1])
 GRID = torch.tensor([[1, 4, 8]])  # 2 x 4 tokens
@@ -111,6 +115,24 @@ def test_a_tower_of_random_weights_learns_to_see_the_gap_the_same_way_each_time(
     assert torch.equal(model.model.language_model.embed_tokens.weight, words), "no word is learned here"
     again = warm_vision(load_model(tiny_folder).train(), processor, Scenes(64), steps=1, **learn)
     assert said[0] == again[0]
+
+
+def test_a_warm_up_keeps_the_head_of_its_start_and_refuses_another_rig_first(tiny_folder: Path, tmp_path: Path) -> None:
+    class Told(Scenes):
+        def raw(self, index: int) -> dict[str, Any]:
+            return super().raw(index) | {"trace_level": "none"}
+
+    start = tmp_path / "start"
+    shutil.copytree(tiny_folder, start)
+    save_head(TrajectoryHead(HeadShape(kind="regression", hidden=128, width=8)), start)
+    config = TrainConfig(vision_warmup_steps=1, vision_warmup_batch=2, min_image_pixels=1024, max_image_pixels=128 * 64)
+    make_warmed(config, str(start), Told(4), tmp_path)
+    head = load_head(tmp_path / "warmed")
+    assert head is not None
+    assert head.shape.width == 8
+    write_form(QuestionForm(rig=make_rig("3"), trace_level="none"), start)
+    with pytest.raises(ValueError, match="was trained with the cameras"):
+        make_warmed(config, str(start), Told(4), tmp_path / "other")
 
 
 def test_a_warm_up_that_could_not_be_kept_is_refused_before_anything_runs() -> None:

@@ -16,9 +16,10 @@ from nsdrive.vla.data.encoding import encode
 from nsdrive.vla.data.shards import AnyRows
 from nsdrive.vla.model import load_model, load_processor, save_processor
 from nsdrive.vla.prompt import IMAGE_TOKEN
+from nsdrive.vla.question_form import require_same_rig
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.run_folder import BASE, WARMED
-from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, load_head
+from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, load_head, save_head
 
 TOKENIZER_SAMPLES = 512  # chosen by us: as many prompts and answers show the tiny tokenizer every word of the templates
 
@@ -51,6 +52,7 @@ def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> N
 
     if (out / WARMED).is_dir():
         return
+    require_same_rig(source, rows.raw(0), what="the dataset")  # said before minutes are lost
     how: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     processor = load_processor(source, min_pixels=config.min_image_pixels, max_pixels=config.max_image_pixels, **how)
     model = load_model(source, attention=config.attention, **how).train()
@@ -75,6 +77,8 @@ def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> N
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
     save_processor(processor, part)
+    if (head := load_head(source)) is not None:  # a run that goes on from another's model goes on with its head too
+        save_head(head, part)
     steps = [json_line({"step": step, **row}) for step, row in enumerate(said, start=1)]
     write_atomically(out / "warmup.jsonl", "".join(steps))
     part.rename(out / WARMED)

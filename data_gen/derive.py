@@ -108,7 +108,8 @@ def derive(
     ValueError where nothing would change, where the new samples cannot be had from the old ones, or where `out` is taken.
     """
     was = dataset.manifest.get("config")
-    if not isinstance(was, Mapping) or not isinstance(was.get("samples"), Mapping) or "rig" not in was:
+    known = {"samples", "counts", "left_out", "failures"} <= dataset.manifest.keys()
+    if not known or not isinstance(was, Mapping) or not isinstance(was.get("samples"), Mapping) or "rig" not in was:
         raise ValueError(
             f"{dataset.folder} was not made by `nsdrive generate`: its manifest does not say rig and level"
         )
@@ -198,8 +199,9 @@ def _reseen(samples: Sequence[Sample], fewer: Fewer, work: Work) -> Iterator[Sam
         try:
             scenario = source.load(item)
             made |= {sample.sample_id: sample for sample in _of_scenario(scenario, group, fewer, work.trace_level)}
-        except (ScenarioError, ValueError) as error:
-            raise ValueError(f"{work.shard}, scenario {item}: cannot be derived: {error}") from None
+        except (ScenarioError, ValueError, KeyError, TypeError) as error:
+            why = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{work.shard}, scenario {item}: cannot be derived: {why}") from None
     for sample in samples:
         yield made[sample.sample_id]
 

@@ -5,7 +5,8 @@
 
 Needs no weights and no network: a model is built without memory from its config, or for the public checkpoints from their
 numbers (architectures.py). Parameters, gradients and optimiser are exact; activations are counted on the layers' own code
-(activations.py; within 15 % of what a CPU run holds, as a test shows). What CUDA itself takes is an allowance.
+(activations.py; within 15 % of what a CPU run holds, as a test shows). What CUDA itself takes is an allowance. Left out: a
+trajectory head's weights (some millions), and that the questions of co-training are shorter than drives.
 """
 
 from __future__ import annotations

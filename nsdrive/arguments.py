@@ -375,3 +375,6 @@ def _decoding(p: argparse.ArgumentParser, *, batch_size: int | None = 8) -> None
     )
     p.add_argument("--unconstrained", action="store_true", help="free decoding: answers may fail to parse")
     p.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub checkpoint")
+    p.add_argument(
+        "--allow-slow-kernels", action="store_true", help="Qwen3.5 on a GPU also without flash-linear-attention"
+    )

@@ -328,6 +328,7 @@ def run_probe(a: argparse.Namespace) -> int:
                 batch_size=a.batch_size,
                 constrained=not a.unconstrained,
                 trust_remote_code=a.trust_remote_code,
+                allow_slow_kernels=a.allow_slow_kernels,
             )
         print(
             run_probes(

@@ -189,7 +189,7 @@ def require_fast_kernels(family: str, *, allow_slow: bool) -> None:
     if missing:
         raise ValueError(
             f"Qwen3.5 on a GPU needs {' and '.join(missing)}, else its linear attention is several times slower: "
-            "pip install flash-linear-attention causal-conv1d (or set allow_slow_kernels=true)"
+            "pip install flash-linear-attention causal-conv1d (or --allow-slow-kernels; of a planner allow_slow_kernels=true)"
         )
 
 

@@ -52,6 +52,7 @@ def run_predict(a: argparse.Namespace) -> int:
             seed=a.seed,
             max_reasoning_tokens=a.max_reasoning_tokens,
             trust_remote_code=a.trust_remote_code,
+            allow_slow_kernels=a.allow_slow_kernels,
             progress=progress,
         )
     print(done)

@@ -129,12 +129,19 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     _output(p)
     _workers(p)
 
-    p = verb("check", "replay every trace, recompute every fact, verify every image", "check out/data")
+    p = verb(
+        "check",
+        "replay every trace, recompute every fact, verify every image",
+        "check out/data",
+        "check out/questions --source out/data",
+    )
     p.add_argument("dataset", type=Path, metavar="DATASET")
     p.add_argument(
         "--planner", metavar="module:Class", help="confirm the import of a dataset's planner from outside nsdrive"
     )
-    p.add_argument("--source", type=Path, metavar="PATH", help="where the real logs lie now, if they were moved")
+    p.add_argument(
+        "--source", type=Path, metavar="PATH", help="where the real logs, or a question set's images, lie now"
+    )
     p.add_argument("--show", type=int, default=20, metavar="N", help="how many problems to print")
     _workers(p)
 
@@ -321,6 +328,18 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
         "--rerun", type=Path, metavar="FILE.rrd", help="also a recording to scrub through (pip install rerun-sdk)"
     )
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was typed; a verb's key=value may stand behind its options too, where argparse alone refuses it."""
+    typed, more = parser.parse_known_args(argv)
+    settings = [word for word in more if "=" in word and not word.startswith("-")]
+    unknown = more if not hasattr(typed, "overrides") else [word for word in more if word not in settings]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if settings:
+        typed.overrides = [*typed.overrides, *settings]
+    return typed
 
 
 class _Edit(argparse.Action):

@@ -20,7 +20,7 @@ from nsdrive.vla.verbs import run_pack, run_predict, run_quiz, run_train
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status. What a user can cause ends in one line on stderr and status 1."""
-    typed = build_parser().parse_args(argv)
+    typed = arguments.parse(build_parser(), argv)
     try:
         status: int = typed.run(typed)
         return status
@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        print(f"nsdrive {typed.verb}: interrupted; go on with --resume", file=sys.stderr)
+        how = "; go on with --resume" if hasattr(typed, "resume") else ""
+        print(f"nsdrive {typed.verb}: interrupted{how}", file=sys.stderr)
         return 130
 
 

@@ -37,6 +37,15 @@ def test_the_controls_that_can_be_typed_are_those_that_there_are():
     assert ("none", *arguments.CONTROLS) == CONTROLS
 
 
+def test_settings_may_stand_behind_the_options_and_nothing_else_may(capsys):
+    typed = arguments.parse(build_parser(), ["train", "train/box", "a=1", "--data", "d", "b=2", "--dry-run", "c=3"])
+    assert typed.overrides == ["a=1", "b=2", "c=3"]
+    for command in ("train train/box --out o word", "train train/box --outt=o", "check d --workers 2 a=1"):
+        with pytest.raises(SystemExit):
+            arguments.parse(build_parser(), command.split())
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -52,6 +61,7 @@ def test_the_controls_that_can_be_typed_are_those_that_there_are():
         ("check {out}/nowhere", "No dataset folder"),
         ("check {out}", "manifest.json"),
         ("train train/tiny_demo --data {out}/nowhere --out {out}/x", "No dataset folder"),
+        ("train train/tiny_demo --data {out}/set --out {out}/x max_step=2", "Did you mean 'max_steps'"),
         ("train train/tiny_dmo --data {out} --out {out}/x", "Did you mean 'train/tiny_demo'"),
         ("baseline blind_idn --data {out}/set --out {out}/p.jsonl", "blind_idm"),
         ("evaluate --predictions {out}/none.jsonl --data {out}/set --out {out}/e", "No predictions file"),

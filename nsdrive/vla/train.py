@@ -59,6 +59,7 @@ from nsdrive.vla.training.run_folder import (
     STOPPED,
     WARMED,
     TrainSummary,
+    leave_nothing_begun,
     read_summary,
     settle_config,
 )
@@ -98,24 +99,28 @@ def train(
         settle_config(config, dataset, out)
         return read_summary(out)
     if is_first_process():
-        _prepare_folder(config, rows, dataset, out, resume=resume, overwrite=overwrite)
-    quiet_libraries()
-    with process_group(deepspeed=deepspeed is not None, timeout_minutes=config.process_timeout_minutes):
-        wait_for_all()
-        checkpoint = newest_checkpoint(out / CHECKPOINTS)
-        if checkpoint is not None:
-            config = split_global_batch(config, checkpoint, processes=process_count())
-            if deepspeed is not None and needs_conversion(checkpoint, processes=process_count()):
-                deepspeed["checkpoint"] = {"load_universal": True}
-        arguments = training_arguments(config, deepspeed, n_rows=entries_of_epoch(config, len(rows)), out=out)
-        return _run(config, arguments, dataset, rows, checkpoint, out)
+        claim_folder(out, resume=resume, overwrite=overwrite, marker=CHECKPOINTS)
+    try:
+        if is_first_process():
+            _prepare_folder(config, rows, dataset, out)
+        quiet_libraries()
+        with process_group(deepspeed=deepspeed is not None, timeout_minutes=config.process_timeout_minutes):
+            wait_for_all()
+            checkpoint = newest_checkpoint(out / CHECKPOINTS)
+            if checkpoint is not None:
+                config = split_global_batch(config, checkpoint, processes=process_count())
+                if deepspeed is not None and needs_conversion(checkpoint, processes=process_count()):
+                    deepspeed["checkpoint"] = {"load_universal": True}
+            arguments = training_arguments(config, deepspeed, n_rows=entries_of_epoch(config, len(rows)), out=out)
+            return _run(config, arguments, dataset, rows, checkpoint, out)
+    except (ValueError, OSError):
+        if is_first_process() and not resume:
+            leave_nothing_begun(out)
+        raise
 
 
-def _prepare_folder(
-    config: TrainConfig, rows: AnyRows, dataset: Path, out: Path, *, resume: bool, overwrite: bool
-) -> None:
+def _prepare_folder(config: TrainConfig, rows: AnyRows, dataset: Path, out: Path) -> None:
     """What one process does before the others: the folder, the tiny model, the checkpoint as they will load it."""
-    claim_folder(out, resume=resume, overwrite=overwrite, marker=CHECKPOINTS)
     (out / CHECKPOINTS).mkdir(exist_ok=True)
     (out / STOPPED).unlink(missing_ok=True)
     settle_config(config, dataset, out)

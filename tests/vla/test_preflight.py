@@ -19,6 +19,7 @@ from nsdrive.dataset import open_dataset
 from nsdrive.vla.data.rows import Rows
 from nsdrive.vla.model import load_processor, load_tokenizer, model_config, model_type
 from nsdrive.vla.question_form import QuestionForm, require_same_rig, write_form
+from nsdrive.vla.train import train
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.kernels import require_kernels, use_liger
 from nsdrive.vla.training.preflight import check_gpus, check_rows
@@ -45,6 +46,15 @@ def test_a_hub_id_that_is_not_cached_is_refused_offline_at_once() -> None:
     with pytest.raises(ValueError, match="not in this machine's Hugging Face cache") as error:
         model_type("Qwen/Qwen3.5-400B")
     assert "hf download Qwen/Qwen3.5-400B" in one_line(error)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_run_that_could_not_begin_leaves_its_folder_free(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not in this machine's Hugging Face cache"):
+            train(TrainConfig(model="Qwen/Qwen3.5-400B"), dataset=tmp_path / "data", out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_text_only_model_is_refused_by_name(tmp_path: Path) -> None:

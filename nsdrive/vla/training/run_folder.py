@@ -88,5 +88,14 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
         raise ValueError(f"{out} was begun with other settings ({'; '.join(changed)}). Give those, or another --out")
 
 
+def leave_nothing_begun(out: Path) -> None:
+    """Take away the folder of a run that failed before anything was made: the same --out can be given again."""
+    made = {path.name for path in out.iterdir()} if out.is_dir() else {CHECKPOINTS}
+    if made == {CONFIG, CHECKPOINTS} and not any((out / CHECKPOINTS).iterdir()):
+        (out / CONFIG).unlink()
+        (out / CHECKPOINTS).rmdir()
+        out.rmdir()
+
+
 def read_summary(out: Path) -> TrainSummary:
     return TrainSummary(**json.loads((out / DONE).read_text(encoding="utf-8")))

@@ -36,27 +36,37 @@ def load_model(
 ) -> Any:
     """The model of a folder or hub id, in eval mode on the CPU. A LoRA adapter's folder gives base + adapter, merged.
 
-    Raises FileNotFoundError for a folder that is not there, ValueError for one that is no Qwen-class model.
+    Raises FileNotFoundError for a folder that is not there, ValueError for one that is no Qwen-class model, or not a whole one:
+    transformers would fill in what lacks with random numbers.
     """
     folder = _checked(source)
     if folder is not None and (folder / "adapter_config.json").is_file():
         return _load_adapter(folder, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
     model_type(source, trust_remote_code=trust_remote_code)
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        model, found = AutoModelForImageTextToText.from_pretrained(
             str(source),
             dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             local_files_only=_only_local(source),
             use_safetensors=True,  # a .bin file is a pickle: opening a stranger's would run his code
+            output_loading_info=True,
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(
             f"The weights of {source} cannot be loaded (only safetensors are): {_first_line(error)}"
         ) from None
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(f"{source} has weights of other sizes than its config.json says") from None
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"{source} is not whole: it has no weights {missing[0]}{more}. Copy or download it again")
     # Under ZeRO-3 transformers 5.23 keeps every renaming rule, used or not, and save_pretrained then reverses them all:
     # the saved keys become model.language_model.model.language_model.*, which vLLM refuses. Forget them.
     model.__dict__.pop("_weight_conversions", None)

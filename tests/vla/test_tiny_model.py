@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from nsdrive.vla.model import load_model, load_processor, save_processor
@@ -63,6 +65,22 @@ def test_a_pickled_checkpoint_is_not_opened(tiny_folder: Path, tmp_path: Path) -
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="only safetensors"):
         load_model(tmp_path)
+
+
+def test_a_checkpoint_that_is_not_whole_is_not_filled_in_with_random_numbers(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    path = folder / "model.safetensors"
+    whole, name = load_file(path), "model.visual.patch_embed.proj.bias"
+    save_file({key: value for key, value in whole.items() if key != name}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"is not whole: it has no weights {name}"):
+        load_model(folder)
+    save_file(whole | {name: whole[name][:7].clone()}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match="weights of other sizes"):
+        load_model(folder)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_model(folder)
 
 
 def test_what_is_no_model_gets_one_helpful_line(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def load_model(
     from transformers import AutoModelForImageTextToText
 
     try:
-        model, found = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             str(source),
             dtype=dtype,
             attn_implementation=attention,
@@ -64,6 +64,7 @@ def load_model(
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise ValueError(f"{source} has weights of other sizes than its config.json says") from None
+    model, found = loaded
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ValueError(f"{source} is not whole: it has no weights {missing[0]}{more}. Copy or download it again")

@@ -32,7 +32,11 @@ class QuestionsChecked:
 
     def summary(self) -> str:
         verdict = "every one is true" if not self.problems else f"{len(self.problems)} problems"
-        held = f", {self.held} of them held to their dataset" if self.held else ""
+        held = (
+            f", {self.held} of them held to their dataset"
+            if self.held
+            else ", none held to its dataset (--source DATASET)"
+        )
         return f"{self.questions} questions{held}: {verdict}"
 
 

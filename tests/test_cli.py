@@ -62,6 +62,7 @@ def test_settings_may_stand_behind_the_options_and_nothing_else_may(capsys):
         ("check {out}", "manifest.json"),
         ("train train/tiny_demo --data {out}/nowhere --out {out}/x", "No dataset folder"),
         ("train train/tiny_demo --data {out}/set --out {out}/x max_step=2", "Did you mean 'max_steps'"),
+        ("train train/tiny_demo --gpus 8 --data {out}/set --out {out}/x", "torchrun --nproc_per_node N"),
         ("train train/tiny_dmo --data {out} --out {out}/x", "Did you mean 'train/tiny_demo'"),
         ("baseline blind_idn --data {out}/set --out {out}/p.jsonl", "blind_idm"),
         ("evaluate --predictions {out}/none.jsonl --data {out}/set --out {out}/e", "No predictions file"),

@@ -124,8 +124,9 @@ def predict(
         _check_head(model, engine)
     samples = Samples(open_drives(dataset), [split])
     ids = samples.ids if limit is None else samples.ids[:limit]
-    if ids:
-        require_same_rig(model_folder(str(model)), samples.raw(ids[0]), what=f"the split '{split}'")
+    if not ids:
+        raise ValueError(f"{dataset} has no samples in split '{split}': choose another --split")
+    require_same_rig(model_folder(str(model)), samples.raw(ids[0]), what=f"the split '{split}'")
     settings = {
         "model": str(model),
         "weights": weights_of(model),

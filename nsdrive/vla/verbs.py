@@ -19,6 +19,11 @@ def run_train(a: argparse.Namespace) -> int:
 
         print(forecast(config, a.data, processes=a.gpus, gpu_memory_gb=a.gpu_memory_gb, cameras=a.cameras))
         return 0
+    if (a.gpus, a.gpu_memory_gb, a.cameras) != (1, None, 3):
+        raise ValueError(
+            "--gpus, --gpu-memory-gb and --cameras are for --dry-run; "
+            "a run on N GPUs: torchrun --nproc_per_node N -m nsdrive.cli train ..."
+        )
     for name in ("data", "out"):
         if getattr(a, name) is None:
             raise ValueError(f"--{name} is needed to train (it is not for --dry-run)")

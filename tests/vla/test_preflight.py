@@ -115,6 +115,8 @@ def test_predicting_for_another_rig_is_refused_before_the_model_is_loaded(tmp_pa
     with pytest.raises(ValueError, match="the split 'test' has CAM_F0, CAM_R0, CAM_L0") as error:
         predict(model, dataset=data, out=tmp_path / "predictions.jsonl")
     one_line(error)
+    with pytest.raises(ValueError, match="has no samples in split 'val'"):
+        predict(model, dataset=data, split="val", out=tmp_path / "predictions.jsonl")
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

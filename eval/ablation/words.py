@@ -85,16 +85,34 @@ def _reasoning(results: Mapping[str, Any]) -> list[str]:
             0: f"{level} reasoning is not told apart from none",
             1: f"{level} reasoning raises ADE@3s",
         }[direction(found)]
-        sentences.append(
-            f"{rig} cameras, {answer}: {says}: {cell} / {base} = {text_range(found)} over scenarios and seeds"
-        )
+        ratio = f"{cell} / {base} = {text_range(found)} over scenarios and seeds"
+        if all(_loses_to_the_blind(results, f"{side}/{answer}") for side in (cell, base)):
+            name, _ = _best_blind(results)
+            sentences.append(
+                f"{rig} cameras, {answer}: nothing can be said of {level} reasoning: {ratio}, but both are worse than {name}, "
+                "which sees nothing"
+            )
+        else:
+            sentences.append(f"{rig} cameras, {answer}: {says}: {ratio}")
     return sentences
+
+
+def _best_blind(results: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    name, found = min(results["baselines"].items(), key=lambda item: item[1][ADE]["value"])
+    return name, found
+
+
+def _loses_to_the_blind(results: Mapping[str, Any], name: str) -> bool:
+    """Whether a cell's answers are worse than the best baseline without images: they say nothing of what helps driving."""
+    cell, answer = name.split("/")
+    low = results["cells"][cell][answer][ADE]["low_with_seeds"]
+    return bool(results["baselines"]) and low is not None and low > _best_blind(results)[1][ADE]["high"]
 
 
 def _blind(results: Mapping[str, Any]) -> list[str]:
     if not results["baselines"]:
         return []
-    name, best = min(results["baselines"].items(), key=lambda item: item[1][ADE]["value"])
+    name, best = _best_blind(results)
     beaten: list[str] = []
     not_told: list[str] = []
     worse: list[str] = []
@@ -150,7 +168,7 @@ def _aims(results: Mapping[str, Any]) -> list[str]:
         for r in results["ratios"]
         if r["kind"] == "reasoning" and r["measure"] == ADE and "detailed" in r["above"] and r["high"] is not None
     ]
-    reached = [r for r in detailed if r["high"] <= AIM_RATIO]
+    reached = [r for r in detailed if r["high"] <= AIM_RATIO and not _loses_to_the_blind(results, r["above"])]
     otherwise = "not reached" if detailed else "not measured"
     low = [f"{cell}/{answer}" for cell, answer, found in best if _below(found)]
     return [

@@ -148,6 +148,16 @@ def test_reasoning_that_does_harm_is_said_to(tmp_path):
     assert "lowers" not in said
 
 
+def test_models_that_lose_to_the_blind_say_nothing_of_reasoning(tmp_path):
+    """A constant answer may be twice as far off as another: neither has learnt to drive."""
+    write_ablation(tmp_path, error_m={"none": 24.0, "brief": 12.0, "detailed": 12.0})
+    said = "\n".join(verdict(collect(CONFIG, tmp_path)))
+    assert "nothing can be said of detailed reasoning: 3-detailed / 3-none = 0.5" in said
+    assert "but both are worse than blind_idm, which sees nothing" in said
+    assert "lowers ADE@3s" not in said
+    assert "aim: detailed / none at most 0.55 in ADE@3s: not reached" in said
+
+
 def test_the_table_has_every_cell_answer_and_baseline(results):
     lines = table(results).split("\n")
     for cell, level in (("3-none", "none"), ("8-brief", "brief"), ("light", "detailed")):

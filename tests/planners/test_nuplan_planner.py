@@ -371,10 +371,13 @@ def test_every_decision_is_a_line_that_reads_back(adapter, exported, tmp_path):
 
 def test_a_model_drives_in_nuplan_as_in_our_simulator_and_its_words_are_lines(adapter, exported, tmp_path, monkeypatch):
     import planners.vla as vla
+    from nsdrive.vla.inference.engine import Said
 
     words = render_answer("", np.column_stack([3.0 * np.arange(1, 11), np.zeros(10)]))
     monkeypatch.setattr(vla, "load", lambda *a: None)
-    monkeypatch.setattr(vla.VlaPlanner, "ask", lambda self, observation: words if observation.tick < 25 else "no idea")
+    monkeypatch.setattr(
+        vla.VlaPlanner, "ask", lambda self, observation: Said(text=words if observation.tick < 25 else "no idea")
+    )
     scenario, maps_root = exported
     planner = adapter.NuplanPlanner("vla", {"model": "some/model"}, decisions_path=str(tmp_path))
     assert planner.name() == "nsdrive_vla"

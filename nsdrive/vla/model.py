@@ -26,6 +26,7 @@ if not torch.cuda.is_available():
         "DS_ACCELERATOR", "cpu"
     )  # transformers imports DeepSpeed, which else warns that it finds no GPU
 
+LINEAR_KERNELS = {"fla": "flash-linear-attention", "causal_conv1d": "causal-conv1d"}  # module: what pip calls it
 FAMILIES = ("qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl")
 HUB_TIMEOUT_S = 3.0  # chosen by us: an answer takes a tenth of it
 _OLD_PROCESSOR = "qwen2_5_vl"  # the later ones share Qwen3-VL's processor
@@ -194,14 +195,19 @@ def model_config(source: str | Path, *, trust_remote_code: bool = False) -> Any:
 
 def require_fast_kernels(family: str, *, allow_slow: bool) -> None:
     """On CUDA, Qwen3.5 without its kernels falls back silently to code several times slower: refuse that."""
-    if not torch.cuda.is_available() or not family.startswith("qwen3_5") or allow_slow:
-        return
-    missing = [name for name in ("fla", "causal_conv1d") if importlib.util.find_spec(name) is None]
+    missing = [] if allow_slow else missing_linear_kernels(family)
     if missing:
         raise ValueError(
             f"Qwen3.5 on a GPU needs {' and '.join(missing)}, else its linear attention is several times slower: "
-            "pip install flash-linear-attention causal-conv1d (or --allow-slow-kernels; of a planner allow_slow_kernels=true)"
+            f"pip install {' '.join(missing)} (or --allow-slow-kernels; of a planner allow_slow_kernels=true)"
         )
+
+
+def missing_linear_kernels(family: str) -> list[str]:
+    """What pip should install for the linear attention of a family; nothing without CUDA, where no kernel would run."""
+    if not torch.cuda.is_available() or not family.startswith("qwen3_5"):
+        return []
+    return [package for module, package in LINEAR_KERNELS.items() if importlib.util.find_spec(module) is None]
 
 
 def quiet_libraries() -> None:

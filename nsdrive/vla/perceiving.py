@@ -86,6 +86,7 @@ def perceiving(
     from nsdrive.vla.data.encoding import encode
     from nsdrive.vla.data.rows import Rows
     from nsdrive.vla.inference.predictor import Predictor
+    from nsdrive.vla.model import model_type, require_fast_kernels
     from nsdrive.vla.question_form import model_folder
 
     if batch_size < 1 or (limit is not None and limit < 1):
@@ -98,7 +99,9 @@ def perceiving(
     if not chosen:
         raise ValueError(f"{dataset} has no questions in its split '{split}'")
     topics = [_topic_of(rows.raw(k)) for k in chosen]  # what is wrong with them is said before minutes are lost
-    predictor = Predictor.load(model_folder(str(model)), trust_remote_code=trust_remote_code)
+    folder = model_folder(str(model))
+    require_fast_kernels(model_type(folder, trust_remote_code=trust_remote_code), allow_slow=False)
+    predictor = Predictor.load(folder, trust_remote_code=trust_remote_code)
     processor, said = predictor.processor, []
     settings = GenerationConfig(  # not the checkpoint's own: Qwen's bring temperatures and a repetition penalty
         max_new_tokens=MAX_ANSWER_TOKENS,

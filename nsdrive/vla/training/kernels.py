@@ -13,14 +13,10 @@ from typing import Any
 
 import torch
 
+from nsdrive.vla.model import missing_linear_kernels
 from nsdrive.vla.training.config import TrainConfig
 
-PACKAGES = {  # module: what pip calls it
-    "fla": "flash-linear-attention",
-    "causal_conv1d": "causal-conv1d",
-    "flash_attn": "flash-attn",
-    "liger_kernel": "liger-kernel",
-}
+PACKAGES = {"flash_attn": "flash-attn", "liger_kernel": "liger-kernel"}  # module: what pip calls it
 LIGER = {family: f"apply_liger_kernel_to_{family}" for family in ("qwen3_5", "qwen3_vl", "qwen2_5_vl")}
 
 
@@ -29,13 +25,11 @@ def require_kernels(family: str, config: TrainConfig) -> None:
     wanted = ["flash_attn"] if config.attention.startswith("flash_attention") else []
     if config.attention.startswith("flash_attention") and not torch.cuda.is_available():
         raise ValueError(f"attention={config.attention} needs a GPU: take attention=sdpa here")
-    if torch.cuda.is_available():
-        may_be_slow = config.allow_slow_kernels or config.kernels == "off"
-        if family.startswith("qwen3_5") and not may_be_slow:
-            wanted += ["fla", "causal_conv1d"]  # else transformers falls back silently to code several times slower
-        if config.kernels == "require" and family in LIGER:
-            wanted.append("liger_kernel")
-    missing = [PACKAGES[name] for name in wanted if importlib.util.find_spec(name) is None]
+    if torch.cuda.is_available() and config.kernels == "require" and family in LIGER:
+        wanted.append("liger_kernel")
+    may_be_slow = config.allow_slow_kernels or config.kernels == "off"
+    missing = [] if may_be_slow else missing_linear_kernels(family)
+    missing += [PACKAGES[name] for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         instead = {"flash-attn": "attention=sdpa", "liger-kernel": "kernels=auto"}
         ways = " or ".join(dict.fromkeys(instead.get(name, "kernels=off, several times slower") for name in missing))

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
+from nsdrive.vla.model import LINEAR_KERNELS
 from nsdrive.vla.training.delta_rule import linear_attention
 
-KERNELS = ("fla", "causal_conv1d")
+KERNELS = tuple(LINEAR_KERNELS)
 
 
 def ready_linear_attention(model: Any) -> int:

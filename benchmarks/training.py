@@ -50,6 +50,7 @@ from nsdrive.vla.tiny import build_tiny  # noqa: E402
 from nsdrive.vla.training.arguments import training_arguments  # noqa: E402
 from nsdrive.vla.training.config import TrainConfig  # noqa: E402
 from nsdrive.vla.training.linear_attention import ready_linear_attention  # noqa: E402
+from nsdrive.vla.training.patch_embedding import ready_patch_embedding  # noqa: E402
 from nsdrive.vla.training.trainer import AnswerTrainer  # noqa: E402
 
 AIM = 1.3  # times the samples per second of the plain Trainer
@@ -96,6 +97,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     processor = load_processor(base, min_pixels=4096, max_pixels=config.max_image_pixels)
     models = [make_model(config, base, processor) for _ in range(2)]
     ready_linear_attention(models[0])
+    ready_patch_embedding(models[0])
     encoded = [encode(processor, rows[k], with_answer=True) for k in range(len(rows))]
     work = work_of(collate([one], processor) for one in encoded)
     trainers: dict[str, Callable[[TrainConfig], Trained]] = {

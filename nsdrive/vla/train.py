@@ -48,6 +48,7 @@ from nsdrive.vla.training.kernels import require_kernels, use_liger
 from nsdrive.vla.training.linear_attention import ready_linear_attention
 from nsdrive.vla.training.loss_log import LossLog
 from nsdrive.vla.training.losses import objective_of
+from nsdrive.vla.training.patch_embedding import ready_patch_embedding
 from nsdrive.vla.training.preflight import check_before_start
 from nsdrive.vla.training.processes import is_first_process, process_count, process_group, wait_for_all
 from nsdrive.vla.training.result import save_result
@@ -230,4 +231,5 @@ def _learning_model(config: TrainConfig, source: str, family: str, *, bf16: bool
     use_liger(model, family, config)
     model = choose_what_learns(model, config, source)
     ready_linear_attention(model)
+    ready_patch_embedding(model)
     return model

@@ -19,6 +19,7 @@ from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.tiny import ARCHITECTURES, build_tiny
 from nsdrive.vla.training import linear_attention
 from nsdrive.vla.training.linear_attention import ready_linear_attention, segment_of_each
+from nsdrive.vla.training.patch_embedding import ready_patch_embedding
 
 OTHERS = [pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES if arch != "qwen3_5"]
 
@@ -92,6 +93,23 @@ def test_no_sample_sees_another_and_without_the_borders_it_would(one: tuple[Any,
     borders = dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"))
     leaked = (last_of(model, packed, **borders) - alone).abs().max()
     assert leaked > 1e-2 if linear else leaked < 1e-5  # attention has the borders from position_ids too
+
+
+def test_a_model_made_ready_for_training_answers_and_learns_as_transformers_one_does(
+    one: tuple[Any, Any], rows: Rows
+) -> None:
+    """Decays as strong as those that a checkpoint may have, so that what is forgotten counts for nothing."""
+    prepared, processor = one
+    model = type(prepared)(prepared.config)  # stock, whatever was done to the other
+    for layer in (part for name, part in model.named_modules() if name.endswith(".linear_attn")):
+        torch.nn.init.uniform_(layer.A_log, -6, 4)
+    batch = collate(items_of(processor, rows)[:1], processor)
+    loss, gradients = loss_and_gradients(model, batch, processor)
+    ready_linear_attention(model)
+    assert ready_patch_embedding(model) == 1
+    ready_loss, ready_gradients = loss_and_gradients(model, batch, processor)
+    assert ready_loss == pytest.approx(loss, rel=1e-6)
+    assert (ready_gradients - gradients).norm() < 1e-5 * gradients.norm()
 
 
 def test_unprepared_a_model_with_linear_attention_refuses_a_packed_row(tiny_folder: Path, rows: Rows) -> None:

@@ -18,6 +18,9 @@ from torch.nn.functional import conv1d, pad, silu, softplus
 
 CHUNK = 32  # tokens, chosen by us: near the heads' width, where the work within and between chunks is about equal
 NORM_FLOOR = 1e-6  # flash-linear-attention's, and transformers'
+# What is left of a token by then, 9e-14, is a millionth of float32's last digit; but the products of smaller shares and their
+# gradients become denormal, and a CPU takes a hundred times as long for those.
+FORGOTTEN = -30.0
 
 
 def linear_attention(layer: Any, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -26,7 +29,7 @@ def linear_attention(layer: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     mixed = layer.in_proj_qkv(hidden_states).transpose(1, 2)
     taps = layer.conv1d.weight
     mixed = conv1d(pad(mixed, (taps.shape[-1] - 1, 0)).to(taps.dtype), taps, layer.conv1d.bias, groups=taps.shape[0])
-    mixed = silu(mixed).to(hidden_states.dtype).transpose(1, 2)
+    mixed = silu(mixed.transpose(1, 2).contiguous()).to(hidden_states.dtype)
     query, key, value = mixed.split([layer.key_dim, layer.key_dim, layer.value_dim], dim=-1)
     decay = -layer.A_log.float().exp() * softplus(layer.in_proj_a(hidden_states).float() + layer.dt_bias)
     beta = layer.in_proj_b(hidden_states).sigmoid()
@@ -63,29 +66,34 @@ def gated_delta_rule(
     beta, since = in_chunks(beta[..., None]), in_chunks(decay[..., None]).cumsum(dim=2)  # since the chunk's begin
     # how much of what token j wrote is left at token i, for j <= i
     lower = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=value.device).tril()
-    left = (since - since.transpose(2, 3)).masked_fill(~lower, -torch.inf).exp()
+    left = _what_is_left((since - since.transpose(2, 3)).masked_fill(~lower, -torch.inf))
+    since_begin, to_end = _what_is_left(since), _what_is_left(since[:, :, -1:] - since)
     # the writes of a chunk, as if it began with S = 0, and what each takes from the S that it begins with
     weighted = key * beta
     system = (weighted @ key.transpose(2, 3) * left).tril(-1)
-    wanted = torch.cat([value * beta, weighted * since.exp()], dim=-1)
+    wanted = torch.cat([value * beta, weighted * since_begin], dim=-1)
     solved = torch.linalg.solve_triangular(system, wanted, upper=False, unitriangular=True)
     writes, takes = solved.split([width, key.shape[-1]], dim=-1)
-    keeps = key * (since[:, :, -1:] - since).exp()
+    keeps = key * to_end
     state = value.new_zeros(len(value), key.shape[-1], width)
     begins, written = [], []
     for write, take, keep, fades in zip(
         writes.unbind(1),
         takes.unbind(1),
         keeps.transpose(2, 3).unbind(1),
-        since[:, :, -1:].exp().unbind(1),
+        since_begin[:, :, -1:].unbind(1),
         strict=True,
     ):
         begins.append(state)
         written.append(torch.baddbmm(write, take, state, alpha=-1))
         state = torch.baddbmm(state * fades, keep, written[-1])
-    out = (query * since.exp()) @ torch.stack(begins, dim=1)
+    out = (query * since_begin) @ torch.stack(begins, dim=1)
     out = out + (query @ key.transpose(2, 3) * left) @ torch.stack(written, dim=1)
     return out.reshape(n_rows, n_heads, -1, width)[:, :, :length].transpose(1, 2)
+
+
+def _what_is_left(log_share: torch.Tensor) -> torch.Tensor:
+    return log_share.masked_fill(log_share < FORGOTTEN, -torch.inf).exp()
 
 
 def _of_length_one(x: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from data_gen.check import check
 from data_gen.export import export
 from data_gen.generate import GenerateConfig, generate
 from data_gen.sample import SampleConfig
+from nsdrive.cli import main
 from nsdrive.config import Chosen
 from nsdrive.dataset import open_dataset, sha256_of
 from nsdrive.scenarios.synthetic import SyntheticConfig
@@ -61,26 +62,26 @@ def test_two_workers_write_the_same_bytes_as_one(folder, tmp_path):
     assert hashes(tmp_path / "set") == hashes(folder)
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(tmp_path):
-    command = [sys.executable, "-m", "nsdrive.cli", "generate", "data/synthetic", *OVERRIDES]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, capsys):
+    command = ["generate", "data/synthetic", *OVERRIDES, "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, "--out", str(whole)], check=True, cwd=ROOT, env=environment, capture_output=True)
-    process = subprocess.Popen([*command, "--out", str(killed)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    assert main([*command, str(whole)]) == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nsdrive.cli", *command, str(killed)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 60
     while not list(killed.glob(".chunks/*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "manifest.json").exists(), "it was too fast to be killed"
-    refused = subprocess.run(
-        [*command, "--out", str(killed)], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert refused.returncode == 1
-    assert "--resume" in refused.stderr
-    subprocess.run(
-        [*command, "--out", str(killed), "--resume"], check=True, cwd=ROOT, env=environment, capture_output=True
-    )
+    capsys.readouterr()
+    assert main([*command, str(killed)]) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert main([*command, str(killed), "--resume"]) == 0
     assert hashes(killed) == hashes(whole)
 
 

@@ -64,7 +64,7 @@ def weighing(rollout: Rollout, seed: int) -> Trace:
 
 
 @given(seed=SEEDS)
-@settings_for(40)
+@settings_for(20)
 def test_a_record_says_what_the_decisions_said_and_stays_small(seed):
     trace = weighing(driven(), seed)
     kept = recorded(trace)

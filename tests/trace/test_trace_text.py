@@ -154,7 +154,7 @@ PATTERNS = {level: re.compile(pattern(level)) for level in LEVELS}
 
 
 @given(seed=SEEDS)
-@settings_for(250)
+@settings_for(100)
 def test_what_is_written_is_read_back_as_the_trace_rounded_as_printed(seed):
     trace = invent(seed)
     for level in ("brief", "detailed"):
@@ -215,7 +215,7 @@ def test_every_line_is_read_and_what_stands_above_a_broken_one_stays_read(seed, 
 @given(
     seed=SEEDS, place=st.floats(0.0, 1.0, exclude_max=True), put=st.sampled_from(["", "x", "9", " ", "\n", "-", "."])
 )
-@settings_for(250)
+@settings_for(120)
 def test_a_damaged_text_is_refused_or_means_something_else(seed, place, put):
     trace = invent(seed)
     for level in ("brief", "detailed"):

@@ -17,6 +17,7 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     parser = argparse.ArgumentParser(prog="nsdrive", description="Rule-grounded driving data, training and evaluation.")
     parser.add_argument("--version", action="version", version=f"nsdrive {__version__}")
     parser.add_argument("--debug", action="store_true", help="show a traceback where there would be one line")
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher's, before the verb
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, help: str, *examples: str) -> argparse.ArgumentParser:
@@ -179,7 +180,6 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     forecast.add_argument(
         "--cameras", type=int, default=3, metavar="N", help="of a sample, where there is no --data yet"
     )
-    p.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
 
     p = verb(
         "predict",

@@ -5,24 +5,8 @@ import json
 import pytest
 
 from nsdrive import arguments
-from nsdrive.cli import build_parser, main
+from nsdrive.cli import VERBS, build_parser, main
 from nsdrive.questions import CONTROLS
-
-VERBS = (
-    "demo",
-    "show",
-    "edit",
-    "generate",
-    "check",
-    "export",
-    "train",
-    "predict",
-    "baseline",
-    "probe",
-    "evaluate",
-    "simulate",
-    "report",
-)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -35,6 +19,11 @@ def test_every_verb_explains_itself_with_an_example(verb, capsys):
 
 def test_the_controls_that_can_be_typed_are_those_that_there_are():
     assert ("none", *arguments.CONTROLS) == CONTROLS
+
+
+def test_the_deepspeed_launcher_may_put_its_flag_before_the_verb():
+    typed = arguments.parse(build_parser(), ["--local_rank=1", "train", "train/box", "a=1"])
+    assert (typed.verb, typed.overrides) == ("train", ["a=1"])
 
 
 def test_settings_may_stand_behind_the_options_and_nothing_else_may(capsys):

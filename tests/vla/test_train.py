@@ -133,7 +133,7 @@ def test_a_frozen_vision_tower_stays_as_it_was(data: Path, tmp_path: Path) -> No
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_samples(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"The (loss|gradient) became (nan|inf) at step \d.*train-\d|became nan"):
+    with pytest.raises(ValueError, match=r"The loss became (nan|inf) at step \d.*train-\d"):
         train(
             replace(FOUR_STEPS, learning_rate=1e18, warmup_steps=0, max_grad_norm=1e9),
             dataset=data,

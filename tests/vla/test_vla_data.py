@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from vla_fixtures import make_dataset
 
@@ -277,3 +278,25 @@ def test_rows_can_be_chosen_by_trace_level(dataset: Path, tmp_path: Path) -> Non
     assert [chosen[k].sample_id for k in range(len(chosen))] == ["train-3"]
     with pytest.raises(ValueError, match="No samples to train on"):
         Schedule(Rows(open_dataset(mixed), "train", level="detailed"), None, n_samples=4, seed=0)
+
+
+def test_a_large_jpeg_is_decoded_no_larger_than_needed_and_looks_the_same(
+    processor: Any, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((1600, 900), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=95)
+    row = replace(rows[0], images=(tmp_path / "a.jpg",) * len(rows[0].images))
+    sizes, draft = [], JpegImageFile.draft
+
+    def noted(image: Any, *asked: Any) -> Any:
+        drafted = draft(image, *asked)
+        sizes.append(image.size)
+        return drafted
+
+    monkeypatch.setattr(JpegImageFile, "draft", noted)
+    small = encode(processor, row, with_answer=False).patches.float()
+    assert set(sizes) == {(200, 113)}  # an eighth, the smallest that JPEG has: still more than 4,096 pixels
+    monkeypatch.setattr(JpegImageFile, "draft", lambda *_: None)
+    whole = encode(processor, row, with_answer=False).patches.float()
+    assert small.shape == whole.shape
+    assert 0.0 < (small - whole).abs().mean() < 2.0  # grey levels

@@ -30,9 +30,8 @@ from nsdrive.world.geometry import box_corners
 from nsdrive.world.vehicle import ego_box
 
 SEEN_SHARE = 0.001  # of an image, chosen by us: 230 pixels of 640x360, a car 50 m away or a pedestrian 20 m away
-LAMP_SHARE = (
-    0.0001  # chosen by us: 23 pixels of 640x360, the lamps of a head 35 m away; a lamp is bright, and its colour counts
-)
+# chosen by us: 23 pixels of 640x360, the lamps of a head 35 m away; a lamp is bright, and its colour counts
+LAMP_SHARE = 0.0001
 CLEARLY = 1.5  # chosen by us: what covers this much more or less than SEEN_SHARE is surely counted or surely not
 LEAD_WITHIN_M = 40.0  # every planner here looks at least this far (`lookahead_min_m`); what is further may not be known
 LEAD_EITHER_M = 2.0  # chosen by us: about the same as LEAD_WITHIN_M, by the eye

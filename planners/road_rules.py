@@ -30,16 +30,14 @@ class RoadParameters(IdmParameters):
     lookahead_min_m: float = 40.0  # nuPlan: occupancy_map_radius
     corridor_margin_m: float = 0.1  # chosen by us, mirrors; 0 as in nuPlan brushes past parked cars
     path_end_m: float = 80.0  # chosen by us: the end of the path is a rule only within this gap
-    line_tolerance_m: float = (
-        1.0  # chosen by us: a nose this far over a stop line still waits, further it clears the crossing
-    )
+    # chosen by us: a nose this far over a stop line still waits, further it clears the crossing
+    line_tolerance_m: float = 1.0
     stop_zone_m: float = 3.0  # chosen by us: standing within this gap of a stop sign's line counts as having stopped
     standing_mps: float = 0.2  # chosen by us, = the tracker's stopping speed
     crossing_mps: float = 0.5  # chosen by us: a vehicle in the intersection at this speed or more has the way
     step_out_s: float = 1.5  # chosen by us: who will be on a crosswalk this soon is about to enter it
-    bystander_m: float = (
-        1.5  # chosen by us: who stands on a crosswalk further than this from the ego's way lets it pass
-    )
+    # chosen by us: who stands on a crosswalk further than this from the ego's way lets it pass
+    bystander_m: float = 1.5
     max_crossing: int = 2  # chosen by us: two already show that no single one is the cause
 
     @property

@@ -68,12 +68,10 @@ class VlaConfig:
     latency_s: float | Literal["measured"] | None = None  # from question to effect; None: 0. "measured": runs differ
     constrained: bool = True  # under the grammar, so that every answer parses
     max_reasoning_tokens: int | None = None  # None: the trace level's own budget
-    mode: Literal["full", "plan", "head"] = (
-        "full"  # plan: waypoints at once; head: the trajectory head's, no text at all
-    )
-    early: bool = (
-        False  # driven by the trajectory head's waypoints, known before the first word of the text that follows
-    )
+    # plan: waypoints at once; head: the trajectory head's, no text at all
+    mode: Literal["full", "plan", "head"] = "full"
+    # driven by the trajectory head's waypoints, known before the first word of the text that follows
+    early: bool = False
     scenery_seed: int = 0  # buildings, trees and weather: a mission does not tell the scenario's
     trust_remote_code: bool = False  # runs Python that comes with the checkpoint: only for one that you trust
     allow_slow_kernels: bool = False  # Qwen3.5 on CUDA without flash-linear-attention

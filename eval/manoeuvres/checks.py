@@ -21,9 +21,8 @@ from nsdrive.world.vehicle import PACIFICA
 
 LANE_CHANGES = "lane_changes"  # a capability: leaving the lane to change it, or to go round something
 EPSILON_S = 1e-6  # ticks are tenths: three of them are 0.3 s
-PER_TOUCH_M = (
-    0.05  # chosen by us: conflict areas are cut a little smaller, so that brushing a corner of one is not in it
-)
+# chosen by us: conflict areas are cut a little smaller, so that brushing a corner of one is not in it
+PER_TOUCH_M = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)

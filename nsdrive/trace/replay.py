@@ -29,9 +29,8 @@ from nsdrive.world.types import INTERVAL_S, FloatArray
 TOLERANCE_M = {3.0: 0.05, 5.0: 0.10}  # the contract: replayed and driven progress agree within this at these times
 HALF_SPEED = 0.005  # half a printed digit of a speed or an acceleration
 HALF_SCORE = 0.011  # half a digit of a score and of a margin
-BUT_PROGRESS = (
-    0.5  # less is left, with any planner's terms, where progress alone is missing: 7 of PDM-Closed's 12 parts
-)
+# less is left, with any planner's terms, where progress alone is missing: 7 of PDM-Closed's 12 parts
+BUT_PROGRESS = 0.5
 WORST_BUT_ONE = 0.5  # the most that a multiplier below 1.0 leaves (see scoring.TERMS)
 EXACT = ("crossing", "waited_s")  # a count, and a number of ticks: printed without rounding
 OFFSET_TOLERANCE_M = 0.06  # chosen by us: offsets are printed to 0.1 m, and the label has four decimals

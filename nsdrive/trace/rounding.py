@@ -22,9 +22,8 @@ from nsdrive.trace.trace import EndState, ObjectFacts, Step, Trace, decimals, ph
 from nsdrive.world.decision import Constraint, LaneChange, Proposal, Term
 from nsdrive.world.scoring import ranking, total
 
-MAX_TOKENS = (
-    1180  # of a detailed text, counted as by `n_tokens`, which counts no fewer than Qwen3.5: under 1,200 of its tokens
-)
+# of a detailed text, counted as by `n_tokens`, which counts no fewer than Qwen3.5: under 1,200 of its tokens
+MAX_TOKENS = 1180
 IDLE_MPS2 = 1.0  # chosen by us: an evaluation that allows so much more than the command is the last to be left out
 _UNSAID = ("proposals", "chosen", "runner_up", "lane_changes")  # what a record keeps of a step and a text does not
 DIGITS = (4, 6, 9, 12)  # tried in turn, then the number as it is. Chosen by us: four nearly always do

@@ -19,9 +19,8 @@ from typing import Any
 
 from nsdrive.dataset import is_perception, open_dataset
 
-MAX_ANSWER_TOKENS = (
-    24  # chosen by us: the longest answer, "pedestrian, 12.3 m, 45 deg right", where each digit is a token
-)
+# chosen by us: the longest answer, "pedestrian, 12.3 m, 45 deg right", where each digit is a token
+MAX_ANSWER_TOKENS = 24
 _METRES = re.compile(r"(\d+\.\d) m\b")
 
 

@@ -114,9 +114,8 @@ class Answer:
     error: str | None
 
 
-_NUMBER = (
-    r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # one way to read each number: a million digits take no longer
-)
+# one way to read each number: a million digits take no longer
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _POINT = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
 MAX_ABS_M = 1000.0  # chosen by us: a waypoint further than this in 5 s is not a number that anyone meant
 

@@ -21,9 +21,8 @@ from nsdrive.world.geometry import to_global, wrap_angle
 from nsdrive.world.types import INTERVAL_S, EgoState, FloatArray, Trajectory
 
 TICKS = 80  # 8 s, as long as the other planners' plans
-MIN_STEP_M = (
-    1.0  # chosen by us: over less, the last digit of a waypoint (1 cm) would turn the path by more than 0.01 rad
-)
+# chosen by us: over less, the last digit of a waypoint (1 cm) would turn the path by more than 0.01 rad
+MIN_STEP_M = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

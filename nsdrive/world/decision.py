@@ -35,9 +35,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-BINDING_TOLERANCE_MPS2 = (
-    0.05  # chosen by us: a constraint binds only if dropping it changes the command by more than this
-)
+# chosen by us: a constraint binds only if dropping it changes the command by more than this
+BINDING_TOLERANCE_MPS2 = 0.05
 
 
 NO_WAY = "braking to a stop: "  # how a note begins where a planner found no way at all, whatever the reason

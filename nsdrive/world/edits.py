@@ -38,9 +38,8 @@ TURNS = ("left", "right", "straight")
 SIDES = ("ahead", "back", "left", "right")
 PLACES = ("beside", "behind")
 MOST_M, MOST_MPS = 200.0, 40.0  # chosen by us: nothing farther is drawn, nobody drives faster
-HARD_MPS2 = (
-    3.0  # IDM's hardest braking: what is nearer than a stop from the ego's speed takes is no scene to learn from
-)
+# IDM's hardest braking: what is nearer than a stop from the ego's speed takes is no scene to learn from
+HARD_MPS2 = 3.0
 NEAR_M = 60.0  # chosen by us: whom `candidates` would remove or move
 
 

@@ -39,22 +39,18 @@ class IdmParameters:
     decel_max_mps2: float = 3.0  # nuPlan: decel_max
     exponent: float = 4.0  # nuPlan idm_policy.py: acceleration exponent
     clamp_needed_gap: bool = True  # nuPlan and PDM-Closed do not: their ego brakes behind a lead that speeds away
-    curve_lateral_accel_mps2: float = (
-        2.0  # chosen by us: more is faster and less comfortable in curves (PDM's comfort bound is 4.89)
-    )
+    # chosen by us: more is faster and less comfortable in curves (PDM's comfort bound is 4.89)
+    curve_lateral_accel_mps2: float = 2.0
     curve_decel_mps2: float = 1.0  # chosen by us: more brakes later and harder before a curve
-    limit_decel_mps2: float = (
-        0.5  # chosen by us: how gently the target sinks towards a lower limit; more passes its sign faster
-    )
+    # chosen by us: how gently the target sinks towards a lower limit; more passes its sign faster
+    limit_decel_mps2: float = 0.5
     curve_time_s: float = 1.0  # chosen by us: less tracks the curve's speed more tightly, with more jerk
     amber_decel_mps2: float = 3.0  # chosen by us, = decel_max: less runs more ambers, more cannot be braked
-    amber_hold_decel_mps2: float = (
-        1.0  # chosen by us: a stop at amber, once begun, is given up only if it needs this much more
-    )
+    # chosen by us: a stop at amber, once begun, is given up only if it needs this much more
+    amber_hold_decel_mps2: float = 1.0
     stop_sign_wait_s: float = 2.0  # chosen by us: how long a car stands at a stop sign
-    yield_margin_s: float = (
-        2.0  # chosen by us: who goes first reaches the conflict at least this long after the ego has left
-    )
+    # chosen by us: who goes first reaches the conflict at least this long after the ego has left
+    yield_margin_s: float = 2.0
     emergency_time_s: float = 2.0  # PDM-Closed: a collision this soon ...
     emergency_speed_mps: float = 5.0  # ... at this speed or less is braked for as hard as comfort's bound allows
     emergency_decel_mps2: float = 4.05  # PDM-Closed: min_long_accel

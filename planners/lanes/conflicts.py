@@ -42,9 +42,8 @@ class ConflictParameters:
     slow_down_mps2: float = 1.0  # chosen by us, = curve_decel: how the ego slows down before a bend
     waiting_mps: float = 0.5  # chosen by us: who moves slower and does not speed up waits
     cleared_s: float = 0.5  # chosen by us: who has left the zone this long before the ego gets there is no conflict
-    committed_s: float = (
-        3.0  # chosen by us: who is this near to the zone and does not brake goes first, whatever the rule says
-    )
+    # chosen by us: who is this near to the zone and does not brake goes first, whatever the rule says
+    committed_s: float = 3.0
     braking_mps2: float = 0.8  # chosen by us: who brakes harder than this is giving way
     hardest_mps2: float = 4.5  # chosen by us: who would have to brake harder than this at a red light does not
     stop_before_m: float = 0.7  # chosen by us: the nose stops this far from the edge of the zone

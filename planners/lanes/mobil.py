@@ -30,9 +30,8 @@ class MobilParameters:
     politeness: float = 0.3  # Kesting et al. use 0 to 1; more gives way more
     change_threshold_mps2: float = 0.3  # Kesting et al.: 0.1; more changes less often
     safe_decel_mps2: float = 3.0  # Kesting et al.: 4.0; less asks less of who follows
-    continue_decel_mps2: float = (
-        4.5  # chosen by us: a change once begun is given up only where it asks for more than this
-    )
+    # chosen by us: a change once begun is given up only where it asks for more than this
+    continue_decel_mps2: float = 4.5
     own_decel_mps2: float = 3.0  # chosen by us, = decel_max: the ego itself must not have to brake harder
     room_m: float = 2.0  # chosen by us: bumper to bumper, ahead and behind, at the least
     room_s: float = 0.35  # chosen by us: and this many seconds of the speed of the one behind

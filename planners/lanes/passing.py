@@ -25,9 +25,8 @@ class PassingParameters:
 
     pass_ahead_m: float = 60.0  # chosen by us: what is further ahead is not gone round yet
     pass_clear_m: float = 0.45  # chosen by us: beside a standing thing; less passes more and looks reckless
-    pass_least_m: float = (
-        0.22  # chosen by us: so little is enough where more would bring the ego's middle over the line
-    )
+    # chosen by us: so little is enough where more would bring the ego's middle over the line
+    pass_least_m: float = 0.22
     pass_clear_moving_m: float = 0.85  # chosen by us: beside a vehicle that moves
     pass_clear_bicycle_m: float = 0.9  # chosen by us: beside a cyclist (3 feet is the law in most US states)
     pass_touch_m: float = 0.15  # chosen by us: what comes this near to the ego's straight way is in it

@@ -20,9 +20,8 @@ from nsdrive.vla.prompt import WAYPOINT_INTERVAL_S
 from nsdrive.world.types import FloatArray
 
 MAX_CHARS = 50_000  # chosen by us: ten times the longest text of ours; a longer one is none of ours and is not parsed
-REMEMBERED = (
-    4096  # chosen by us: texts, some 20 MB. A pair's four texts are often two, and every file's planner is the same
-)
+# chosen by us: texts, some 20 MB. A pair's four texts are often two, and every file's planner is the same
+REMEMBERED = 4096
 
 assert STEP_S == WAYPOINT_INTERVAL_S
 

@@ -36,9 +36,8 @@ Part = tuple[float, float]  # part, whole
 REPLAY_STEPS = 6  # of 0.5 s: 3 s
 REPLAY_TOLERANCE_M = 0.25  # the error of replaying the published format's run averages, as large as its headline ADE
 DRIVES_ON_MPS = 1.0  # chosen by us: mean speed over the last 0.5 s above which nobody would say that the car stands
-SLACK_MPS2 = (
-    0.1  # chosen by us: two mean accelerations this close are the same manoeuvre, whatever word each is called by
-)
+# chosen by us: two mean accelerations this close are the same manoeuvre, whatever word each is called by
+SLACK_MPS2 = 0.1
 SLACK_DEG = 7.5  # chosen by us: as SLACK_MPS2
 
 

@@ -13,9 +13,8 @@ from nsdrive.trace.trace import Trace
 from nsdrive.world.rules import IdmParameters
 from nsdrive.world.types import FloatArray
 
-URGE_MPS2 = (
-    0.5  # chosen by us: standard deviation of what irrelevant details of a picture add to a restless one's acceleration
-)
+# chosen by us: standard deviation of what irrelevant details of a picture add to a restless one's acceleration
+URGE_MPS2 = 0.5
 NEIGHBOURS = 8  # chosen by us: a remembered or shuffled text is one of so many with about the same speed
 
 

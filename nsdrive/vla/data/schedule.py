@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from nsdrive.vla.data.encoding import Encoded, encode
 from nsdrive.vla.data.rows import Row
 
-GROUPING_WINDOW = (
-    32  # global batches, chosen by us: wider pads little less, and mixes the samples less from epoch to epoch
-)
+# global batches, chosen by us: wider pads little less, and mixes the samples less from epoch to epoch
+GROUPING_WINDOW = 32
 
 
 class TrainingRows(Protocol):

@@ -17,9 +17,8 @@ from nsdrive.vla.training.run_folder import CHECKPOINTS
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-PREFETCHED = (
-    4  # micro-batches each worker has ready, chosen by us: evens out images that take long, 25 MB a sample of 8 cameras
-)
+# micro-batches each worker has ready, chosen by us: evens out images that take long, 25 MB a sample of 8 cameras
+PREFETCHED = 4
 
 
 def training_arguments(

@@ -39,15 +39,13 @@ class TrainConfig:
 
     # ---- the data
     train_level: Literal["none", "brief", "detailed"] | None = None  # only samples of this trace level; None: all
-    min_image_pixels: int = (
-        4 * 32 * 32
-    )  # per image, after resizing; 32 x 32 px are one token (Qwen3-VL: patch 16, merge 2)
+    # per image, after resizing; 32 x 32 px are one token (Qwen3-VL: patch 16, merge 2)
+    min_image_pixels: int = 4 * 32 * 32
     max_image_pixels: int = 512 * 512  # the published release's inference setting, 256 tokens an image
     workers: int = 0  # processes that decode images; 0: in the training process
     group_by_length: bool = False  # global batches of about one length: less padding, little less mixing
-    co_data: str | None = (
-        None  # a dataset of questions about images (`nsdrive perceive`) to learn from at the same time
-    )
+    # a dataset of questions about images (`nsdrive perceive`) to learn from at the same time
+    co_data: str | None = None
     co_share: float = 0.25  # of every global batch, with co_data; chosen by us: more images, but few answer tokens
     co_weight: float = 1.0  # of an answer token about images beside a planning token; there are a hundred times fewer
     packing: bool = False  # a micro-batch is one row without padding, its samples kept apart (attention, linear too)
@@ -58,9 +56,8 @@ class TrainConfig:
     number_token_loss: float = 0.0  # weight of the distance between digits (2411.02083, which uses 0.3)
     trajectory_head: Literal["none", "regression", "flow"] = "none"  # waypoints from a hidden state too
     head_looks: bool = True  # the head has an attention of its own over the images' tokens
-    head_epochs: int = (
-        0  # after the steps: passes of the head alone over states computed once, see training/head_alone.py
-    )
+    # after the steps: passes of the head alone over states computed once, see training/head_alone.py
+    head_epochs: int = 0
     head_samples: int = 7000  # for that, chosen by us; their image states are kept in memory
     head_weight: float = 1.0  # of its loss, beside the mean of the answer's tokens
     vision_warmup_steps: int = 0  # before the steps: the vision tower alone learns what the renderer knows
@@ -81,9 +78,8 @@ class TrainConfig:
     seed: int = 0
 
     # ---- how it runs
-    deepspeed: str = (
-        "none"  # or "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", the path of a DeepSpeed JSON
-    )
+    # or "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", the path of a DeepSpeed JSON
+    deepspeed: str = "none"
     bf16: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA
     gradient_checkpointing: bool = False
     check_memory: bool = True  # refuse a run that the forecast says cannot fit into the GPU; false: only say so
@@ -93,12 +89,10 @@ class TrainConfig:
     keep_checkpoints: int = 2  # complete ones; the newest is what --resume goes on from
     log_every_steps: int = 1
     track: tuple[str, ...] = ("tensorboard",)  # and wandb, trackio: where the numbers of loss.jsonl are sent too
-    validate_every_steps: int = (
-        0  # ADE@3s and miss rate@3s on samples of the val split, also after the last step; 0: never
-    )
-    validate_samples: int = (
-        64  # chosen by us: the same ones each time; their answers are generated, which takes minutes
-    )
+    # ADE@3s and miss rate@3s on samples of the val split, also after the last step; 0: never
+    validate_every_steps: int = 0
+    # chosen by us: the same ones each time; their answers are generated, which takes minutes
+    validate_samples: int = 64
 
     def __post_init__(self) -> None:
         for name in ("per_device_batch_size", "gradient_accumulation_steps", "save_every_steps", "log_every_steps"):

@@ -181,43 +181,34 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str, scale: float = 1.0) -> 
 
 
 def _summary(runs: Sequence[Training]) -> Table:
-    heads = [
-        "",
-        "steps",
-        "samples\nseen",
-        "loss",
-        "reasoning\nloss",
-        "planning\nloss",
-        "ADE@3s\ntext, m",
-        "miss rate\ntext, %",
-    ]
-    heads += ["ADE@3s\nhead, m", "tokens/s", "data wait\n%", "memory\nGB", "MFU\n%", "hours"]
-    return Table(heads=heads, rows=[_line(run) for run in runs])
+    lines = [_line(run) for run in runs]
+    return Table(heads=list(lines[0]), rows=[list(line.values()) for line in lines])
 
 
-def _line(run: Training) -> list[Cell]:
+def _line(run: Training) -> dict[str, Cell]:
+    """Column's head -> this run's cell."""
     last, summary = run.losses[-1], run.summary or {}
     seconds = _total(run.losses, "seconds")
     waited = _total(run.losses, "data_wait_s")
     tokens = sum((_number(row.get("tokens_per_s")) or 0.0) * (_number(row.get("seconds")) or 0.0) for row in run.losses)
     on = f"{summary['processes']} x {summary['device']}, " if {"processes", "device"} <= summary.keys() else ""
     first = _number(run.losses[0].get("loss"))
-    return [
-        Cell(text=run.name, below=f"{on}{run.state}"),
-        _cell(last["step"], 0),
-        _cell(last.get("samples_seen"), 0),
-        _cell(last.get("loss"), 3, below="" if first is None else f"from {first:.3f}"),
-        _cell(last.get("reasoning_loss"), 3),
-        _cell(last.get("planning_loss"), 3),
-        _measured(run, "text", "ADE@3s", 1.0, 2),
-        _measured(run, "text", "miss_rate@3s", 100.0, 1),
-        _measured(run, "head", "ADE@3s", 1.0, 2),
-        _cell(tokens / seconds if seconds and tokens else None, 0),
-        _cell(100.0 * waited / seconds if seconds and waited is not None else None, 1),
-        _cell(last.get("gpu_memory_gb"), 1),
-        _cell(_mean_mfu(run), 1),
-        _cell(seconds / 3600.0 if seconds else None, 2),
-    ]
+    return {
+        "": Cell(text=run.name, below=f"{on}{run.state}"),
+        "steps": _cell(last["step"], 0),
+        "samples\nseen": _cell(last.get("samples_seen"), 0),
+        "loss": _cell(last.get("loss"), 3, below="" if first is None else f"from {first:.3f}"),
+        "reasoning\nloss": _cell(last.get("reasoning_loss"), 3),
+        "planning\nloss": _cell(last.get("planning_loss"), 3),
+        "ADE@3s\ntext, m": _measured(run, "text", "ADE@3s", 1.0, 2),
+        "miss rate\ntext, %": _measured(run, "text", "miss_rate@3s", 100.0, 1),
+        "ADE@3s\nhead, m": _measured(run, "head", "ADE@3s", 1.0, 2),
+        "tokens/s": _cell(tokens / seconds if seconds and tokens else None, 0),
+        "data wait\n%": _cell(100.0 * waited / seconds if seconds and waited is not None else None, 1),
+        "memory\nGB": _cell(last.get("gpu_memory_gb"), 1),
+        "MFU\n%": _cell(_mean_mfu(run), 1),
+        "hours": _cell(seconds / 3600.0 if seconds else None, 2),
+    }
 
 
 def _measured(run: Training, what: str, key: str, scale: float, digits: int) -> Cell:

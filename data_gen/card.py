@@ -189,5 +189,6 @@ def _examples(folder: Path, manifest: Mapping[str, Any]) -> list[Sample]:
 
 def _read_rgb(path: Path) -> np.ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    assert image is not None, f"{path} was just written"
+    if image is None:
+        raise ValueError(f"{path} is no image that can be read: nsdrive check of the dataset that it is from")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

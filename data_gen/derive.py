@@ -34,13 +34,13 @@ from nsdrive.dataset import (
     SPLITS,
     Dataset,
     Sample,
-    claim_folder,
     json_line,
     link_or_copy,
     sha256_of,
     write_atomically,
 )
-from nsdrive.parallel import in_order
+from nsdrive.output_folder import claim_folder, refuse_in_each_other, settle
+from nsdrive.parallel import check_workers, in_order
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.trace.record import from_json
@@ -49,9 +49,8 @@ from nsdrive.vla.prompt import TASK, build_prompt, render_answer
 from nsdrive.world.types import Planner, Scenario
 
 SOURCE = "source.json"  # in .chunks/: which data set an unfinished folder is made from
-LACKING = (
-    "samples.images=recorded, but"  # so the failure of a scenario begins whose log lacks images (`data_gen.generate`)
-)
+# so the failure of a scenario begins whose log lacks images (`data_gen.generate`)
+LACKING = "samples.images=recorded, but"
 SAME_M = 0.011  # as in `check`: another machine's rounding may differ in the last of two decimals
 
 
@@ -122,6 +121,7 @@ def derive(
         assert make_planner is not None, "another rig needs the planner to drive again"
         fewer = Fewer(rig=rig, config=config, make_planner=make_planner)
     settings = {**was, "rig": cameras, "samples": {**was["samples"], "trace_level": level}}
+    check_workers(workers)
     claim_folder(out, resume=resume, overwrite=overwrite, marker="config.json")
     _claim(out, dataset, settings)
     works = [
@@ -245,9 +245,7 @@ def _refuse(dataset: Dataset, out: Path, level: str, rig: str | None) -> None:
         raise ValueError(f"No trace level '{level}'. {did_you_mean(level, TASK)}")
     if rig is None and level == was["samples"].get("trace_level"):
         raise ValueError(f"{dataset.folder} has trace level {level} and rig {was['rig']}: there is nothing to derive")
-    here, there = out.resolve(), dataset.folder.resolve()
-    if here == there or here.is_relative_to(there) or there.is_relative_to(here):
-        raise ValueError(f"{out} and the data set {dataset.folder} must not lie in each other: choose another --out")
+    refuse_in_each_other(dataset.folder, out)
     if rig is None:
         return
     if rig not in CAMERAS_OF_RIG:
@@ -276,18 +274,9 @@ def _claim(out: Path, dataset: Dataset, settings: Mapping[str, Any]) -> None:
         items = json.loads((dataset.folder / "config.json").read_text(encoding="utf-8"))["items"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"{dataset.folder}/config.json is not there or not readable: is this a data set?") from None
-    resolved = {"nsdrive": __version__, "config": settings, "items": items}
-    text = json.dumps(resolved, indent=2, sort_keys=True) + "\n"
-    made_from = json.dumps({"manifest_sha256": sha256_of(dataset.folder / MANIFEST)})
-    path, source = out / "config.json", out / CHUNKS / SOURCE
-    if path.is_file():
-        begun = source.read_text(encoding="utf-8") if source.is_file() else None
-        done = (out / MANIFEST).is_file()
-        if path.read_text(encoding="utf-8") != text or (begun != made_from and not done):
-            raise ValueError(f"{out} was begun with other settings or from another data set: use --overwrite")
-        return
-    write_atomically(source, made_from)
-    write_atomically(path, text)
+    settle(out, "config.json", {"nsdrive": __version__, "config": settings, "items": items})
+    if not (out / MANIFEST).is_file():
+        settle(out, f"{CHUNKS}/{SOURCE}", {"manifest_sha256": sha256_of(dataset.folder / MANIFEST)})
 
 
 def _finish(out: Path, dataset: Dataset, settings: Mapping[str, Any], works: Sequence[Work]) -> None:

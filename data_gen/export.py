@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nsdrive.dataset import SPLITS, Dataset, claim_folder, write_atomically
+from nsdrive.dataset import SPLITS, Dataset, write_atomically
+from nsdrive.output_folder import claim_folder
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.types import Planner

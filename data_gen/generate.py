@@ -34,12 +34,12 @@ from nsdrive.dataset import (
     MANIFEST,
     SPLITS,
     Sample,
-    claim_folder,
     json_line,
     sha256_of,
     write_atomically,
 )
-from nsdrive.parallel import in_order
+from nsdrive.output_folder import claim_folder, settle
+from nsdrive.parallel import check_workers, in_order
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.vla.prompt import TICKS_PER_WAYPOINT
@@ -116,6 +116,7 @@ def generate(
 
     Raises ValueError where the source is unusable, `out` is taken, or --resume meets a folder made with other settings.
     """
+    check_workers(workers)
     source = open_source(config.scenarios.name, config.scenarios.config)
     items = list(source.items())
     if not items:
@@ -252,12 +253,7 @@ def distribution(off_m: FloatArray) -> dict[str, dict[str, float]]:
 def _claim_config(out: Path, config: GenerateConfig, items: Sequence[str]) -> None:
     """Write config.json, or see that a resumed folder was begun with the same settings, scenarios and code."""
     resolved = {"nsdrive": __version__, "config": to_plain(config), "items": zlib.crc32("\n".join(items).encode())}
-    text = json.dumps(resolved, indent=2, sort_keys=True) + "\n"
-    path = out / "config.json"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{out} was begun with other settings (see {path}): give the same ones, or use --overwrite")
-    if not path.is_file():
-        write_atomically(path, text)
+    settle(out, "config.json", resolved)
 
 
 def _finish(out: Path, config: GenerateConfig, source: str, licence: str, n_chunks: int) -> dict[str, Any]:

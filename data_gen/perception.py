@@ -40,7 +40,6 @@ from nsdrive.dataset import (
     SPLITS,
     Dataset,
     Sample,
-    claim_folder,
     inside,
     json_line,
     lines_of,
@@ -50,7 +49,8 @@ from nsdrive.dataset import (
     sha256_of,
     write_atomically,
 )
-from nsdrive.parallel import in_order
+from nsdrive.output_folder import claim_folder, refuse_in_each_other, settle
+from nsdrive.parallel import check_workers, in_order
 from nsdrive.world.types import Scenario
 
 SETTINGS, NOTES = "perception.json", ".chunks"
@@ -125,7 +125,8 @@ def perceive(
     refuse_perception(dataset)
     if per_image < 1:
         raise ValueError(f"There must be at least one question of an image, got {per_image}")
-    _refuse_within(dataset.folder, out)
+    check_workers(workers)
+    refuse_in_each_other(dataset.folder, out)
     sha256 = sha256_of(dataset.folder / MANIFEST)
     jobs = [
         Job(
@@ -146,7 +147,7 @@ def perceive(
         raise ValueError(f"{dataset.folder} holds no samples: nothing to ask about")
     facts_of(first, None)  # what cannot be asked about is said before minutes are lost
     claim_folder(out, resume=resume, overwrite=overwrite, marker=SETTINGS)
-    _settle(out, jobs[0])
+    settle(out, SETTINGS, _settings(jobs[0]))
     if (out / MANIFEST).is_file():
         shutil.rmtree(out / NOTES, ignore_errors=True)
         return _perceived(out, json.loads((out / MANIFEST).read_text(encoding="utf-8")))
@@ -272,27 +273,14 @@ def _lot(text: str) -> float:
 # ---- the folder ---------------------------------------------------------------------------------------------------------
 
 
-def _refuse_within(source: Path, out: Path) -> None:
-    a, b = source.resolve(), out.resolve()
-    if a == b or b.is_relative_to(a) or a.is_relative_to(b):
-        raise ValueError(f"{out} must be a folder beside {source}, neither inside the other: choose another --out")
-
-
-def _settle(out: Path, job: Job) -> None:
-    """Write the settings, or see that a resumed folder was begun with the same ones."""
-    settings = {
+def _settings(job: Job) -> dict[str, Any]:
+    return {
         "nsdrive": __version__,
         "dataset_sha256": job.source_sha256,
         "per_image": job.per_image,
         "seed": job.seed,
         "scenes": job.scenes is not None,
     }
-    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-    path = out / SETTINGS
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{out} was begun with other settings (see {path}): give the same ones, or use --overwrite")
-    if not path.is_file():
-        write_atomically(path, text)
 
 
 def _counted(jobs: list[Job], workers: int, progress: Callable[[int, int], None]) -> Counter[str]:

@@ -36,7 +36,8 @@ from eval.paired import FLIPS, paired_tests
 from eval.texts import PlanScorer, Texts, label_observed, read_texts
 from eval.texts import add_to as add_texts
 from nsdrive import __version__
-from nsdrive.dataset import Dataset, refuse_dataset, sha256_of, write_atomically
+from nsdrive.dataset import Dataset, sha256_of, write_atomically
+from nsdrive.output_folder import refuse_dataset
 from nsdrive.vla.displacement import FAILED_DISPLACEMENT_M, MISS_M
 
 SCORE_VERSION = 2  # raise it whenever the same predictions would get other numbers

@@ -21,19 +21,19 @@ typed for that, in the order in which one thing needs another:
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from nsdrive.arguments import CONTROLS
 from nsdrive.config import did_you_mean, find_config, load_config, to_plain
-from nsdrive.dataset import claim_folder, write_atomically
+from nsdrive.output_folder import claim_folder, settle
 from nsdrive.vla.training.config import TrainConfig
 
 Level = Literal["none", "brief", "detailed"]
 RigName = Literal["3", "8"]
 SETTINGS = "ablation_config.json"
+FREE = ("about", "at_once", "workers")  # of the settings: these change no result
 Line = tuple[str, ...]  # of the command line, without "nsdrive"
 WHOLE_RIG, WHOLE_LEVEL = "8", "detailed"  # all other cells are parts of it
 LENGTH = {"none": 1, "brief": 2, "detailed": 4}  # of an answer, roughly: what takes longest is begun first
@@ -145,15 +145,12 @@ def begin(config: AblationConfig, out: Path, *, resume: bool = False, overwrite:
 
     At once too, before minutes are lost: the configs of data and training are found and every override is one of theirs.
     """
-    for more in ((), config.start_overrides or (), *(variant.overrides for variant in config.variants)):
+    ways = ((), config.start_overrides or (), *(variant.overrides for variant in config.variants))
+    for more in (*ways, *((f"seed={seed}",) for seed in config.seeds)):
         load_config(TrainConfig, config.train, (*config.train_overrides, *more))
     find_config(config.data)
     claim_folder(out, resume=resume, overwrite=overwrite, marker=SETTINGS)
-    path, text = out / SETTINGS, json.dumps(to_plain(config), indent=2) + "\n"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{out} was begun with other settings (see {path}): give the same ones, or use --overwrite")
-    if not path.is_file():
-        write_atomically(path, text)
+    settle(out, SETTINGS, to_plain(config), free=FREE)
 
 
 def runs_of(config: AblationConfig) -> list[Run]:

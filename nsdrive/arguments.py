@@ -178,7 +178,7 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     forecast.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs the run is to have")
     forecast.add_argument("--gpu-memory-gb", type=float, metavar="G", help="of one GPU, in GiB")
     forecast.add_argument(
-        "--cameras", type=int, default=3, metavar="N", help="of a sample, where there is no --data yet"
+        "--cameras", type=int, metavar="N", help="of a sample, where there is no --data yet; 3 where not given"
     )
 
     p = verb(

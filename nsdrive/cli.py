@@ -429,8 +429,9 @@ def run_simulate(a: argparse.Namespace) -> int:
 
 
 def run_demo(a: argparse.Namespace) -> int:
-    from nsdrive.dataset import claim_folder, write_atomically
+    from nsdrive.dataset import write_atomically
     from nsdrive.demo import steps
+    from nsdrive.output_folder import claim_folder
 
     claim_folder(a.out, resume=False, overwrite=a.overwrite, marker="demo.txt")
     lines = steps(a.out, workers=a.workers)
@@ -474,6 +475,7 @@ def run_ablation(a: argparse.Namespace) -> int:
     from nsdrive.stepwise import run_steps, spent_by
 
     config = load_config(AblationConfig, a.config, a.overrides)
+    load_generate_config(config.data, config.data_overrides)  # what is wrong with it is said before anything is begun
     begin(config, a.out, resume=a.resume, overwrite=a.overwrite)
     wanted = steps(config, a.out)
     status = run_steps(wanted, a.out, at_once=config.at_once)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import yaml
 
 T = TypeVar("T")
+VERB_OF = {"data": "generate", "train": "train", "simulate": "simulate", "ablation": "ablation"}  # of configs' folders
 Choices = Mapping[str, Mapping[str, type]]  # field name -> name -> the dataclass it picks
 
 
@@ -33,7 +34,9 @@ def load_config(
     """
     values: dict[str, Any] = {}
     if name is not None:
-        values = _read_yaml(find_config(name))
+        path = find_config(name)
+        values = _read_yaml(path)
+        _refuse_other_verb(kind, path, values)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -100,7 +103,8 @@ def find_config(name: str | Path) -> Path:
             return config_folder() / Path(*stripped)
         if inside.is_file():
             return inside
-    known = {str(p.relative_to(config_folder()).with_suffix("")): p for p in sorted(config_folder().rglob("*.yaml"))}
+    files = sorted(p for folder in VERB_OF for p in (config_folder() / folder).rglob("*.yaml"))
+    known = {str(p.relative_to(config_folder()).with_suffix("")): p for p in files}
     short = str(path.with_suffix("")) if path.suffix in (".yaml", ".yml") else str(path)
     short = short.removeprefix("configs/")
     matches = [p for key, p in known.items() if key == short or key.split("/")[-1] == short]
@@ -128,6 +132,27 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     ]
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Known: {', '.join(names)}"
+
+
+def _refuse_other_verb(kind: type, path: Path, values: Mapping[str, Any]) -> None:
+    """ValueError where a config that is not a `kind` is one for another verb: by its folder, else by those that come along."""
+    known = {f.name for f in dataclasses.fields(kind)}
+    strange = [str(key) for key in values if key not in known]
+    if not strange:
+        return
+    verb = VERB_OF.get(path.parent.name) if path.is_relative_to(config_folder()) else None
+    if verb is None:
+        shared = {name: _keys_of(name) for name in VERB_OF}
+        best = max(shared, key=lambda name: len(shared[name] & values.keys()))
+        is_better = len(shared[best] & values.keys()) > len(values) - len(strange)
+        verb = VERB_OF[best] if is_better else None
+    if verb is not None:
+        raise ValueError(f"{path} is a config for `nsdrive {verb}`: '{strange[0]}' is no setting here")
+
+
+def _keys_of(folder: str) -> set[str]:
+    """What the configs of a folder set, all together."""
+    return {str(key) for path in sorted((config_folder() / folder).glob("*.yaml")) for key in _read_yaml(path)}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

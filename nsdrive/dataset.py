@@ -212,11 +212,13 @@ class Dataset:
 def open_dataset(folder: str | Path) -> Dataset:
     """Open a complete dataset. Raises FileNotFoundError or ValueError with what to do where it is absent or unfinished."""
     folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: give the dataset's folder")
     if not folder.is_dir():
         raise FileNotFoundError(f"No dataset folder {folder}. Make one: nsdrive generate data/synthetic --out {folder}")
     path = folder / MANIFEST
     if not path.is_file():
-        raise ValueError(f"{folder} has no {MANIFEST}: it is unfinished or no dataset. Finish it: generate --resume")
+        raise ValueError(f"{folder} has no {MANIFEST}: it is unfinished, or no dataset. Finish it: --resume")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -357,30 +359,3 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def refuse_dataset(out: Path) -> None:
-    """ValueError where `out` is a dataset: whatever is written into one makes it untrue to its manifest."""
-    if (out / MANIFEST).is_file():
-        raise ValueError(f"{out} is a dataset folder, which holds nothing but its own files: choose another --out")
-
-
-def claim_folder(out: Path, *, resume: bool, overwrite: bool, marker: str) -> None:
-    """Make `out` ready to be written: new, resumed or overwritten. Anything else that exists is refused.
-
-    marker: a file or folder name that only an output of this kind has, so that --overwrite cannot delete a stranger.
-    """
-    if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; give a folder")
-    if out.exists() and any(out.iterdir()):
-        if overwrite:
-            if not (out / marker).exists():
-                raise ValueError(
-                    f"{out} holds something else (no {marker} in it): not overwritten. Choose another --out"
-                )
-            shutil.rmtree(out)
-        elif not resume:
-            raise ValueError(f"{out} exists. Go on with --resume, replace it with --overwrite, or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)

@@ -16,11 +16,16 @@ def in_order(work: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterato
 
     `work` and the jobs must be picklable where workers > 1. Raises ValueError for workers < 1.
     """
-    if workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {workers}")
+    check_workers(workers)
     if workers == 1 or len(jobs) <= 1:
         yield from map(work, jobs)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy numba's and OpenCV's threads half alive
     with ProcessPoolExecutor(max_workers=min(workers, len(jobs)), mp_context=context) as pool:
         yield from pool.map(work, jobs)
+
+
+def check_workers(workers: int) -> None:
+    """ValueError for workers < 1: for who writes something before the work begins."""
+    if workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {workers}")

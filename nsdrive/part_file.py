@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nsdrive.dataset import json_line, sha256_of, write_atomically
+from nsdrive.output_folder import changes, refuse_both
 
 
 class PartFile:
@@ -35,6 +36,7 @@ class PartFile:
         instead: str = "use --overwrite",
     ) -> None:
         """Reads what an earlier run left; writes nothing yet. ValueError where that is not wanted, or has other settings."""
+        refuse_both(resume=resume, overwrite=overwrite)
         self._out, self.path = out, out.with_name(f"{out.name}.part")
         self._settings = json.loads(json.dumps(settings))
         self.rows: list[dict[str, Any]] = []
@@ -43,7 +45,7 @@ class PartFile:
         # a killed process may leave half a line
         whole = [line for line in lines_of(self.path) if line.endswith("\n")] if resume else []
         if whole:
-            changed = _changed(json.loads(whole[0]), self._settings)
+            changed = changes(json.loads(whole[0]), self._settings)
             if changed:
                 raise ValueError(f"{self.path} was begun with other settings ({changed}): {instead}")
             self.rows = [json.loads(line) for line in whole[1:]]
@@ -89,13 +91,9 @@ def check_finished(out: Path, settings: Mapping[str, Any], *, instead: str = "us
         raise ValueError(f"{out} is there, but not {path.name}, which says how it was made: {instead}") from None
     if sha256_of(out) != sha256:
         raise ValueError(f"{out} is not the file that {path.name} speaks of: {instead}")
-    changed = _changed(before, json.loads(json.dumps(settings)))
+    changed = changes(before, json.loads(json.dumps(settings)))
     if changed:
         raise ValueError(f"{out} was made with other settings ({changed}): {instead}")
-
-
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    return "; ".join(f"{k}: {before.get(k)!r} -> {v!r}" for k, v in now.items() if before.get(k) != v)
 
 
 def lines_of(path: Path) -> list[str]:

@@ -141,11 +141,20 @@ def _is_done(step: Step, out: Path) -> bool:
     note = _note(step, out)
     if not note.is_file():
         return False
-    before = [tuple(line) for line in json.loads(note.read_text(encoding="utf-8"))["lines"]]
-    if before != list(step.lines):
-        changed = next((shlex.join(a) for a, b in zip(before, step.lines, strict=False) if a != b), "its lines")
+    before = [_result_of(tuple(line)) for line in json.loads(note.read_text(encoding="utf-8"))["lines"]]
+    now = [_result_of(line) for line in step.lines]
+    if before != now:
+        changed = next((shlex.join(a) for a, b in zip(before, now, strict=False) if a != b), "its lines")
         raise ValueError(f"{out} has the step {step.name} done otherwise ({changed[:200]}): use --overwrite")
     return True
+
+
+def _result_of(line: Line) -> Line:
+    """The line without what its output does not depend on: the number of workers."""
+    if "--workers" not in line:
+        return line
+    at = line.index("--workers")
+    return (*line[:at], *line[at + 2 :])
 
 
 def _note(step: Step, out: Path) -> Path:

@@ -1,5 +1,6 @@
 """The ablation as command lines, and what runs them: side by side, once, in order, and gone on with after a stop."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,3 +166,22 @@ def test_a_line_that_was_begun_goes_on_and_a_new_one_begins(tmp_path):
     part = ("predict", "--out", str(tmp_path / "answers.jsonl"))
     (tmp_path / "answers.jsonl.part").write_text("")
     assert resumed(part) == (*part, "--resume")
+
+
+def test_a_stopped_ablation_goes_on_with_other_workers_and_fewer_steps_at_once(tmp_path):
+    begin(SMALL, tmp_path)
+    other = replace(SMALL, at_once=SMALL.at_once + 1, workers=SMALL.workers + 1, about="the same, told otherwise")
+    begin(other, tmp_path, resume=True)
+    line = ("generate", "data/synthetic", "--out", str(tmp_path / "data"), "--workers")
+    note = {"lines": [[*line, "2"]], "seconds": 1.0, "cpu_seconds": 1.0}
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / "data.json").write_text(json.dumps(note))
+    assert run_steps([Step(name="data", lines=((*line, "3"),))], tmp_path) == 0  # it is done: nothing is run
+    with pytest.raises(ValueError, match="done otherwise"):
+        run_steps([Step(name="data", lines=(("derive", *line[1:], "3"),))], tmp_path)
+
+
+def test_a_seed_that_no_training_takes_is_refused_before_anything_is_begun(tmp_path):
+    with pytest.raises(ValueError, match="seed must be 0 or more"):
+        begin(replace(SMALL, seeds=(0, -1)), tmp_path / "a")
+    assert not (tmp_path / "a").exists()

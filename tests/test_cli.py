@@ -87,3 +87,30 @@ def test_a_mistake_is_one_line_and_status_one(command, message, tmp_path, capsys
     assert len(error.strip().splitlines()) == 1
     assert "Traceback" not in error
     assert (tmp_path / "something.txt").read_text() == "here first"
+
+
+def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    (data / "manifest.json").write_text('{"format_version": 1, "files": {}}')
+    for command, message in (
+        (f"pack {data} --seed -1 --out {out}", "--seed must be 0 or more"),
+        (f"pack {data} --workers 0 --out {out}", "--workers must be at least 1"),
+        (f"pack {data} --out {data}/packed", "lies in the dataset"),
+        (f"train tiny_demo seed=-1 --data {data} --out {out}", "seed must be 0 or more"),
+        (f"train data/synthetic --data {data} --out {out}", "is a config for `nsdrive generate`"),
+        (f"train tiny_demo --dry-run --data {data} --cameras 8", "--cameras is for a forecast without --data"),
+        (f"train tiny_demo --data {data} --cameras 8 --out {out}", "are for --dry-run"),
+        (f"train tiny_demo --data {data} --out {out} --resume --overwrite", "exclude each other"),
+        (f"predict --model box --data {data} --out {data}/p.jsonl", "lies in the dataset"),
+        (f"predict --model box --data {data}/manifest.json --out {out}", "is a file: give the dataset's folder"),
+        (f"baseline oracle --data {data} --out {data}/p.jsonl", "lies in the dataset"),
+        (f"ablation ablation/cpu data=train/box --out {out}", "is a config for `nsdrive train`"),
+        (f"ablation ablation/cpu data_overrides=foo=1 --out {out}", "No setting 'foo'"),
+    ):
+        assert main(command.split()) == 1, command
+        said = capsys.readouterr().err
+        assert message in said, command
+        assert said.count("\n") == 1, said
+        assert not out.exists(), command
+    assert [path.name for path in data.iterdir()] == ["manifest.json"]

@@ -89,3 +89,22 @@ def test_a_named_config_is_found_and_a_misspelt_one_gets_a_hint():
         find_config("data/sinthetic")
     with pytest.raises(ValueError, match="ambiguous"):
         find_config("synthetic")
+
+
+def test_a_config_of_another_verb_says_whose_it_is(tmp_path):
+    from data_gen.generate import GenerateConfig
+    from nsdrive.vla.training.config import TrainConfig
+
+    with pytest.raises(ValueError, match="is a config for `nsdrive generate`: 'scenarios' is no setting here"):
+        load_config(TrainConfig, "data/synthetic")
+    with pytest.raises(ValueError, match="is a config for `nsdrive ablation`"):
+        load_config(TrainConfig, "ablation/cpu")
+    with pytest.raises(ValueError, match="is a config for `nsdrive train`"):
+        load_config(GenerateConfig, "train/tiny_demo")
+    own = tmp_path / "mine.yaml"
+    own.write_text("scenarios: synthetic\nrig: 8\n")
+    with pytest.raises(ValueError, match="is a config for `nsdrive generate`"):
+        load_config(TrainConfig, own)
+    own.write_text("max_steps: 3\nlearning_rat: 1.0\n")  # a misspelt key of the right kind stays what it is
+    with pytest.raises(ValueError, match="Did you mean 'learning_rate'"):
+        load_config(TrainConfig, own)

@@ -6,12 +6,12 @@ import pytest
 from nsdrive.dataset import (
     FORMAT_VERSION,
     Sample,
-    claim_folder,
     inside,
     json_line,
     open_dataset,
     write_atomically,
 )
+from nsdrive.output_folder import changes, claim_file, claim_folder, settle
 
 SAMPLE = Sample(
     sample_id="s-0020",
@@ -103,3 +103,64 @@ def test_an_existing_output_is_refused_and_a_stranger_is_never_deleted(tmp_path)
     claim_folder(out, resume=True, overwrite=False, marker="config.json")
     claim_folder(out, resume=False, overwrite=True, marker="config.json")
     assert list(out.iterdir()) == []
+
+
+def a_dataset(folder):
+    write_atomically(folder / "manifest.json", json.dumps({"format_version": FORMAT_VERSION, "files": {}}))
+    return folder
+
+
+def test_nothing_is_written_into_a_dataset(tmp_path):
+    data = a_dataset(tmp_path / "data")
+    for inner in (data / "run", data / "a" / "b"):
+        with pytest.raises(ValueError, match=r"lies in the dataset .*data, which holds nothing but its own files"):
+            claim_folder(inner, resume=False, overwrite=False, marker="config.json")
+        with pytest.raises(ValueError, match="lies in the dataset"):
+            claim_file(inner / "predictions.jsonl")
+    assert [path.name for path in data.iterdir()] == ["manifest.json"]
+    write_atomically(tmp_path / "site" / "manifest.json", '{"name": "an app"}')  # a stranger's is no dataset's
+    claim_folder(tmp_path / "site" / "run", resume=False, overwrite=False, marker="config.json")
+
+
+def test_a_folder_of_something_else_is_not_gone_on_with(tmp_path):
+    data = a_dataset(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"no packing\.json in it\): not gone on with"):
+        claim_folder(data, resume=True, overwrite=False, marker="packing.json")
+    with pytest.raises(ValueError, match=r"no packing\.json in it\): not overwritten"):
+        claim_folder(data, resume=False, overwrite=True, marker="packing.json")
+
+
+def test_a_file_that_exists_is_refused_with_the_ways_out_that_its_verb_has(tmp_path):
+    out = tmp_path / "p.jsonl"
+    claim_file(out, resume=False)
+    out.write_text("")
+    with pytest.raises(ValueError, match="exists: go on with --resume, delete it, or choose another --out"):
+        claim_file(out, resume=False)
+    with pytest.raises(ValueError, match="exists: replace it with --overwrite, or choose another --out"):
+        claim_file(out, overwrite=False)
+    claim_file(out, resume=True)
+    with pytest.raises(ValueError, match="exclude each other"):
+        claim_file(out, resume=True, overwrite=True)
+    with pytest.raises(ValueError, match="is a folder; give a file"):
+        claim_file(tmp_path)
+    with pytest.raises(ValueError, match=r"p\.jsonl is a file"):
+        claim_file(out / "q.jsonl")
+
+
+def test_settings_are_settled_once_and_those_that_change_no_result_may_change(tmp_path):
+    settle(tmp_path, "s.json", {"seed": 0, "workers": 2, "more": {"a": 1}}, free=("workers",))
+    settle(tmp_path, "s.json", {"seed": 0, "workers": 8, "more": {"a": 1}}, free=("workers",))
+    assert json.loads((tmp_path / "s.json").read_text())["workers"] == 8
+    with pytest.raises(ValueError, match=r"begun with other settings or data \(more\.a: 1 -> 2; seed: 0 -> 1\)"):
+        settle(tmp_path, "s.json", {"seed": 1, "workers": 8, "more": {"a": 2}}, free=("workers",))
+    (tmp_path / "s.json").write_text("[")
+    with pytest.raises(ValueError, match="cannot be read"):
+        settle(tmp_path, "s.json", {})
+    assert changes({"a": 1, "b": None}, {"a": 1}) == ""
+    assert changes({}, dict.fromkeys("abcde", 1)) == "a: None -> 1; b: None -> 1; c: None -> 1; and 2 more"
+
+
+def test_a_file_is_no_dataset_folder(tmp_path):
+    data = a_dataset(tmp_path / "data")
+    with pytest.raises(ValueError, match="is a file: give the dataset's folder"):
+        open_dataset(data / "manifest.json")

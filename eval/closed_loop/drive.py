@@ -28,8 +28,9 @@ from eval.manoeuvres.judge import table as manoeuvre_lines
 from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS, expert_of, score
 from nsdrive import __version__
 from nsdrive.config import to_plain
-from nsdrive.dataset import claim_folder, json_line, write_atomically
-from nsdrive.parallel import in_order
+from nsdrive.dataset import json_line, write_atomically
+from nsdrive.output_folder import claim_folder, settle
+from nsdrive.parallel import check_workers, in_order
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.vla.prompt import parse_answer
 from nsdrive.world.decision import KEPT_PLAN, LATE_ANSWER, NO_WAY
@@ -128,14 +129,12 @@ def closed_loop(
     """
     source = open_source(config.scenarios.name, config.scenarios.config)
     items = list(source.items())
+    check_workers(workers)
     if config.films != "none":
         check_films()
     make_planner()  # a model that is not there leaves nothing behind
     claim_folder(out, resume=resume, overwrite=overwrite, marker="config.json")
-    settings = json.dumps({"nsdrive": __version__, "config": to_plain(config)}, indent=2, sort_keys=True) + "\n"
-    if (out / "config.json").is_file() and (out / "config.json").read_text(encoding="utf-8") != settings:
-        raise ValueError(f"{out} was begun with other settings: give the same ones, or use --overwrite")
-    write_atomically(out / "config.json", settings)
+    settle(out, "config.json", {"nsdrive": __version__, "config": to_plain(config)})
     jobs = [
         Drive(
             item=item,

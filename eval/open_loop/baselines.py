@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from nsdrive.dataset import Dataset, Prediction, Sample, json_line, write_atomically
+from nsdrive.output_folder import claim_file
 from nsdrive.vla.prompt import N_WAYPOINTS, WAYPOINT_INTERVAL_S, render_answer
 from nsdrive.world.rules import IdmParameters, idm_acceleration
 from nsdrive.world.types import FloatArray
@@ -35,8 +36,7 @@ def write_baseline(name: str, dataset: Dataset, split: str, out: str | Path, *, 
     """
     name = named(name)
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists. Replace it with --overwrite, or choose another --out")
+    claim_file(out, overwrite=overwrite)
     rows = [predict(name, sample) for sample in dataset.samples(split)]
     if not rows:
         raise ValueError(f"{dataset.folder} has no samples in split '{split}'")

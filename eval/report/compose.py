@@ -27,7 +27,8 @@ from eval.report.scene import Scenes
 from eval.report.table import markdown_text
 from eval.report.training import is_training, load_training, training_blocks
 from nsdrive import __version__
-from nsdrive.dataset import Dataset, refuse_dataset, write_atomically
+from nsdrive.dataset import Dataset, write_atomically
+from nsdrive.output_folder import refuse_dataset
 
 REPORT_HTML, REPORT_MD = "report.html", "report.md"
 LEAD = {

@@ -22,11 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nsdrive.config import did_you_mean
+from nsdrive.counted import counted
 from nsdrive.dataset import MANIFEST, open_drives, sha256_of
+from nsdrive.output_folder import claim_file
 from nsdrive.part_file import PartFile, check_finished, lines_of
 from nsdrive.questions import CONTROLS, Question, control_of, control_path, control_question, other_scenes
 from nsdrive.vla.answering import Samples, Tally, answerer, batch_size_of
+from nsdrive.vla.forecast.sample_size import image_size
 from nsdrive.vla.inference.decoding import Decoding
 from nsdrive.vla.inference.engine import check_engine
 from nsdrive.vla.inference.workers import Batch, Workers, share_gpus
@@ -34,7 +39,8 @@ from nsdrive.vla.model import model_type
 from nsdrive.vla.question_form import model_folder, require_same_rig
 from nsdrive.vla.trajectory_head import FOLDER, SHAPE
 
-INSTEAD = "choose another --out, or delete it"
+INSTEAD = "delete it, or choose another --out"
+ROWS_LOOKED_AT = 16  # chosen by us: where none of so many has its images, the dataset's folder is not whole
 WEIGHT_BYTES = 1 << 20  # of each file's end, chosen by us: enough to tell two trainings of one architecture apart
 
 
@@ -64,7 +70,7 @@ class PredictSummary:
         return self.tokens / self.seconds if self.seconds > 0.0 else 0.0
 
     def __str__(self) -> str:
-        told = f"{self.path}: {self.n} predictions, {self.n_errors} without waypoints"
+        told = f"{self.path}: {counted(self.n, 'prediction')}, {self.n_errors} without waypoints"
         if not self.n_new:
             return told
         told += f", {self.samples_per_second:.2f} samples/s, {self.tokens_per_second:.0f} tokens/s"
@@ -116,6 +122,7 @@ def predict(
     )
     batch_size = batch_size_of(engine, batch_size)
     out = Path(out)
+    claim_file(out, resume=resume)
     _check_question(how, control, out)
     if limit is not None and limit < 1:
         raise ValueError(f"--limit must be at least 1, got {limit}")
@@ -142,9 +149,8 @@ def predict(
     if resume and out.is_file():
         check_finished(out, settings, instead=INSTEAD)
         return _summary(out, [json.loads(line) for line in lines_of(out)])
-    if out.exists():
-        raise ValueError(f"{out} exists: {INSTEAD}")
-    part = PartFile(out, settings, resume=resume, instead="delete it")
+    part = PartFile(out, settings, resume=resume, instead=INSTEAD)
+    _check_images(samples, ids)
     asked = _questions(samples, ids, control)
     batches = [ids[first : first + batch_size] for first in range(0, len(ids), batch_size)]
     rows = {row["id"]: row for row in part.rows}
@@ -221,6 +227,22 @@ def _check_head(model: str | Path, engine: str) -> None:
         raise ValueError(
             f"{folder} has no trajectory head: train one with trajectory_head=regression, or leave --mode out"
         )
+
+
+def _check_images(samples: Samples, ids: Sequence[str]) -> None:
+    """ValueError where no sample of several, spread over all, can be read with its images: one that cannot is a row alone."""
+    spread = sorted({round(k) for k in np.linspace(0, len(ids) - 1, min(ROWS_LOOKED_AT, len(ids)))})
+    wrong = ""
+    for one in (ids[k] for k in spread):
+        try:
+            row = samples.row(one)
+            for image in row.images:
+                image_size(image, one)
+        except ValueError as error:
+            wrong = wrong or str(error)
+        else:
+            return
+    raise ValueError(f"None of {counted(len(spread), 'sample')} can be read. {wrong}")
 
 
 def _questions(samples: Samples, ids: Sequence[str], control: str) -> Callable[[str], Question]:

@@ -213,6 +213,7 @@ def missing_linear_kernels(family: str) -> list[str]:
 def quiet_libraries() -> None:
     """Errors only from transformers and DeepSpeed, no progress bars: nsdrive prints its own lines."""
     import logging
+    import warnings
 
     from transformers.utils import logging as transformers_logging
 
@@ -220,6 +221,8 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     for name in ("DeepSpeed", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # peft 0.21 asks transformers 5.23 by a name that is being renamed
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
 def _load_adapter(folder: Path, **how: Any) -> Any:

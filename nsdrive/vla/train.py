@@ -33,7 +33,8 @@ import torch
 
 from nsdrive import __version__
 from nsdrive.config import to_plain
-from nsdrive.dataset import claim_folder, write_atomically
+from nsdrive.dataset import write_atomically
+from nsdrive.output_folder import claim_folder, refuse_both
 from nsdrive.progress import Progress
 from nsdrive.vla.data.batch import Collator
 from nsdrive.vla.data.mixture import entries_of_epoch, questions_of, schedule_of
@@ -60,6 +61,7 @@ from nsdrive.vla.training.run_folder import (
     STOPPED,
     WARMED,
     TrainSummary,
+    begun_global_batch,
     leave_nothing_begun,
     read_summary,
     settle_config,
@@ -96,6 +98,7 @@ def train(
     rows = open_rows(dataset, "train", level=config.train_level)
     questions_of(config)  # what is wrong with them is said before minutes are lost
     deepspeed = deepspeed_config(config.deepspeed)
+    refuse_both(resume=resume, overwrite=overwrite)
     if resume and (out / DONE).is_file():
         settle_config(config, dataset, out)
         return read_summary(out)
@@ -108,10 +111,11 @@ def train(
         with process_group(deepspeed=deepspeed is not None, timeout_minutes=config.process_timeout_minutes):
             wait_for_all()
             checkpoint = newest_checkpoint(out / CHECKPOINTS)
-            if checkpoint is not None:
-                config = split_global_batch(config, checkpoint, processes=process_count())
-                if deepspeed is not None and needs_conversion(checkpoint, processes=process_count()):
-                    deepspeed["checkpoint"] = {"load_universal": True}
+            whole = begun_global_batch(out) if checkpoint is None else read_note(checkpoint)["global_batch"]
+            config = split_global_batch(config, whole, processes=process_count())
+            is_converted = checkpoint is not None and needs_conversion(checkpoint, processes=process_count())
+            if deepspeed is not None and is_converted:
+                deepspeed["checkpoint"] = {"load_universal": True}
             arguments = training_arguments(config, deepspeed, n_rows=entries_of_epoch(config, len(rows)), out=out)
             return _run(config, arguments, dataset, rows, checkpoint, out)
     except (ValueError, OSError):
@@ -133,7 +137,7 @@ def _prepare_folder(config: TrainConfig, rows: AnyRows, dataset: Path, out: Path
         make_warmed(config, _base_of(config, out), rows, out)
     checkpoint = newest_checkpoint(out / CHECKPOINTS)
     if checkpoint is not None:
-        check_global_batch(checkpoint, processes=process_count())
+        check_global_batch(read_note(checkpoint)["global_batch"], processes=process_count())
         if needs_conversion(checkpoint, processes=process_count()):
             convert_to_universal(checkpoint)
 

@@ -17,9 +17,12 @@ def run_train(a: argparse.Namespace) -> int:
     if a.dry_run:
         from nsdrive.vla.forecast.forecast import forecast
 
-        print(forecast(config, a.data, processes=a.gpus, gpu_memory_gb=a.gpu_memory_gb, cameras=a.cameras))
+        if a.data is not None and a.cameras is not None:
+            raise ValueError(f"--cameras is for a forecast without --data: {a.data} says how many a sample has")
+        cameras = 3 if a.cameras is None else a.cameras
+        print(forecast(config, a.data, processes=a.gpus, gpu_memory_gb=a.gpu_memory_gb, cameras=cameras))
         return 0
-    if (a.gpus, a.gpu_memory_gb, a.cameras) != (1, None, 3):
+    if (a.gpus, a.gpu_memory_gb, a.cameras) != (1, None, None):
         raise ValueError(
             "--gpus, --gpu-memory-gb and --cameras are for --dry-run; "
             "a run on N GPUs: torchrun --nproc_per_node N -m nsdrive.cli train ..."

@@ -89,7 +89,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(eight, three_none, tmp
         derive(eight, out, trace_level="none", rig="3", **AGAIN)
     with pytest.raises(ValueError, match="other settings"):
         derive(eight, out, trace_level="brief", rig="3", resume=True, **AGAIN)
-    with pytest.raises(ValueError, match="another data set"):
+    with pytest.raises(ValueError, match="other settings or data"):
         derive(three_none, out, trace_level="detailed", resume=True)
     derive(eight, out, trace_level="none", rig="3", resume=True, **AGAIN)
     assert hashes(out) == hashes(three_none.folder)

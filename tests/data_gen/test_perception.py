@@ -203,7 +203,7 @@ def test_questions_are_refused_where_drives_are_wanted_and_where_there_are_no_bo
         next(questions.samples("train"))
     with pytest.raises(ValueError, match="questions about images, not drives"):
         perceive(questions, tmp_path / "again")
-    with pytest.raises(ValueError, match="neither inside the other"):
+    with pytest.raises(ValueError, match="must not lie in each other"):
         perceive(drives, drives.folder / "seen")
     old = tmp_path / "old"
     shutil.copytree(drives.folder, old)

@@ -15,13 +15,14 @@ from nsdrive.config import config_folder, load_config
 from nsdrive.dataset import open_dataset
 from nsdrive.vla.data.batch import collate, model_inputs
 from nsdrive.vla.data.encoding import IGNORED, encode
+from nsdrive.vla.data.images import ImageShape
 from nsdrive.vla.data.rows import Rows
 from nsdrive.vla.forecast.activations import Batch, activations, measure_pieces, skeleton
 from nsdrive.vla.forecast.architectures import SHAPES, config_of
 from nsdrive.vla.forecast.forecast import ALLOWANCE, GIB, Forecast, forecast, require_memory
 from nsdrive.vla.forecast.memory_meter import MemoryMeter
 from nsdrive.vla.forecast.model_state import Parameter, model_state
-from nsdrive.vla.forecast.sample_size import ImageShape, sample_size, typical_sample_size
+from nsdrive.vla.forecast.sample_size import sample_size, typical_sample_size
 from nsdrive.vla.model import load_model, load_processor, model_config
 from nsdrive.vla.tiny import build_tiny
 from nsdrive.vla.training.config import TrainConfig

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from predictions import predictions_in
+from vla_fixtures import make_dataset
 
 from nsdrive.dataset import open_dataset
 from nsdrive.vla import infer
@@ -238,7 +239,7 @@ def test_a_finished_file_is_not_taken_for_one_of_other_settings(
     out = tmp_path / "p.jsonl"
     again = {"dataset": dataset, "out": out, "resume": True}
     shutil.copy(finished, out)
-    with pytest.raises(ValueError, match=r"p\.settings\.json, which says how it was made: choose another --out"):
+    with pytest.raises(ValueError, match=r"p\.settings\.json, which says how it was made: delete it, or choose"):
         predict(model, **again, **SHORT)
     shutil.copy(finished.with_name("all.settings.json"), tmp_path / "p.settings.json")
     assert predict(model, **again, **SHORT).n == 5
@@ -260,3 +261,16 @@ def test_weights_are_told_apart_by_what_they_are_not_by_where_they_lie(model: Pa
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     assert own != infer.weights_of(tmp_path / "copy")
     assert infer.weights_of("owner/name") is None
+
+
+def test_a_dataset_without_its_images_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", n_train=1, n_test=3)
+    for image in (data / "images").rglob("test-*/CAM_F0.jpg"):
+        image.unlink()
+    for image in (data / "images" / "test-2").glob("*.jpg"):
+        image.write_bytes(b"no picture")
+    with pytest.raises(
+        ValueError, match=r"None of 3 samples can be read\. Sample test-0: the image CAM_F0\.jpg is not there"
+    ):
+        predict("box", dataset=data, out=tmp_path / "p.jsonl")
+    assert not list(tmp_path.glob("p.*"))

@@ -199,3 +199,22 @@ def test_the_vision_tower_has_its_own_rate_or_only_its_merger_learns(tiny_folder
     seen = {name for name, p in model.named_parameters() if ".visual." in name and p.requires_grad}
     assert seen
     assert all(".visual.merger." in name for name in seen)
+
+
+def test_a_run_keeps_its_global_batch_also_before_its_first_checkpoint(dataset: Path, tmp_path: Path) -> None:
+    from nsdrive.vla.training.resuming import split_global_batch
+    from nsdrive.vla.training.run_folder import begun_global_batch, settle_config
+
+    settle_config(TrainConfig(per_device_batch_size=4), dataset, tmp_path)
+    other = TrainConfig(per_device_batch_size=2)
+    settle_config(other, dataset, tmp_path)  # a resumed run may split its global batch otherwise
+    assert begun_global_batch(tmp_path) == 4
+    split = split_global_batch(other, begun_global_batch(tmp_path), processes=1)
+    assert (split.per_device_batch_size, split.gradient_accumulation_steps) == (2, 2)
+
+
+def test_a_finished_run_is_not_both_resumed_and_replaced(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("{}")
+    with pytest.raises(ValueError, match="exclude each other"):
+        train(TrainConfig(), dataset=dataset, out=tmp_path, resume=True, overwrite=True)
+    assert (tmp_path / "train.json").is_file()

@@ -25,6 +25,7 @@ from typing import Any
 from eval.faithfulness.causal.given import MISSING, clean, failed, id_of, join, rows_in
 from eval.faithfulness.causal.pairs import groups_of, stage_one, stage_two
 from nsdrive.dataset import MANIFEST, Dataset, Prediction, json_line, sha256_of, write_atomically
+from nsdrive.output_folder import claim_file
 from nsdrive.part_file import PartFile, check_finished, lines_of
 from nsdrive.questions import Answerer, Question, read_questions, write_questions
 
@@ -51,11 +52,8 @@ def run_probes(
     appears when all are there. settings: what else must be the same for a resumed run (the model's name, ...).
     ValueError for an `out` that exists, one begun or finished with other settings, or a split without pairs.
     """
-    if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other")
     out = Path(out)
-    if out.exists() and not overwrite and not resume:
-        raise ValueError(f"{out} exists. Go on with --resume, replace it with --overwrite, or choose another --out")
+    claim_file(out, resume=resume, overwrite=overwrite)
     groups = groups_of(dataset.samples(split), _where(dataset, split))
     asked = groups if limit is None else groups[: _at_least_one(limit)]
     at_once = max(1, int(getattr(answer, "window", AT_ONCE)))
@@ -87,8 +85,7 @@ def write_stage(
 ) -> StageSummary:
     """Write the questions of stage one; with the answers to them, those of stage two. ValueError for an `out` that exists."""
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists: replace it with --overwrite, or choose another --out")
+    claim_file(out, overwrite=overwrite)
     groups = groups_of(dataset.samples(split), _where(dataset, split))
     n = len(groups) if limit is None else min(_at_least_one(limit), len(groups))
     questions = stage_one(groups[:n])
@@ -115,8 +112,7 @@ def from_answers(
     counted in the summary's outcomes.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists: replace it with --overwrite, or choose another --out")
+    claim_file(out, overwrite=overwrite)
     asked: dict[str, Question] = {}
     for path in questions:
         for question in read_questions(Path(path)):

@@ -10,6 +10,7 @@ for the same pictures. Here a patch holds its colour planes one after the other,
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def image_patches(image: Image.Image, image_processor: Any) -> tuple[torch.Tenso
     by row. ValueError for a picture that is too narrow to be one.
     """
     patch, merge = image_processor.patch_size, image_processor.merge_size
-    width, height = resized(image.width, image.height, image_processor)
+    width, height = ImageShape.of(image_processor).resized(image.width, image.height)
     if image.size != (width, height):
         image = image.resize((width, height), resample=image_processor.resample)
     rows, columns = height // patch, width // patch
@@ -36,24 +37,53 @@ def image_patches(image: Image.Image, image_processor: Any) -> tuple[torch.Tenso
     return patches.reshape(rows * columns, 3 * patch * patch), (1, rows, columns)
 
 
-def resized(width: int, height: int, image_processor: Any) -> tuple[int, int]:
-    """Width and height in whole tokens, within the pixel budget, nearly in proportion: the stock processor's rule."""
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValueError(f"{width} x {height} pixels are no picture: one side is over {MAX_ASPECT} times the other")
-    side = image_processor.patch_size * image_processor.merge_size
-    least, most = (
-        image_processor.size["shortest_edge"],
-        image_processor.size["longest_edge"],
-    )  # pixels, for all their names
-    new_width, new_height = round(width / side) * side, round(height / side) * side
-    if new_width * new_height > most:
-        shrink = math.sqrt(width * height / most)
-        new_width = max(side, math.floor(width / shrink / side) * side)
-        new_height = max(side, math.floor(height / shrink / side) * side)
-    elif new_width * new_height < least:
-        grow = math.sqrt(least / (width * height))
-        new_width, new_height = math.ceil(width * grow / side) * side, math.ceil(height * grow / side) * side
-    return new_width, new_height
+@dataclass(frozen=True, kw_only=True)
+class ImageShape:
+    """How an image becomes tokens: patch x merge pixels squared each, after resizing to between min and max pixels."""
+
+    patch_px: int
+    merge: int
+    min_pixels: int
+    max_pixels: int
+
+    @classmethod
+    def of(cls, image_processor: Any) -> ImageShape:
+        size = image_processor.size  # pixels, for all their names
+        return cls(
+            patch_px=image_processor.patch_size,
+            merge=image_processor.merge_size,
+            min_pixels=size["shortest_edge"],
+            max_pixels=size["longest_edge"],
+        )
+
+    @property
+    def token_px(self) -> int:
+        """The side of a token."""
+        return self.patch_px * self.merge
+
+    def resized(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """Width and height in whole tokens, within the pixel budget, nearly in proportion: the stock processor's rule.
+
+        ValueError for a picture that is too narrow to be one.
+        """
+        if max(width_px, height_px) > MAX_ASPECT * min(width_px, height_px):
+            raise ValueError(
+                f"{width_px} x {height_px} pixels are no picture: one side is over {MAX_ASPECT} times the other"
+            )
+        side = self.token_px
+        width, height = round(width_px / side) * side, round(height_px / side) * side
+        if width * height > self.max_pixels:
+            shrink = math.sqrt(width_px * height_px / self.max_pixels)
+            width = max(side, math.floor(width_px / shrink / side) * side)
+            height = max(side, math.floor(height_px / shrink / side) * side)
+        elif width * height < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (width_px * height_px))
+            width, height = math.ceil(width_px * grow / side) * side, math.ceil(height_px * grow / side) * side
+        return width, height
+
+    def tokens(self, width_px: int, height_px: int) -> int:
+        width, height = self.resized(width_px, height_px)
+        return (height // self.token_px) * (width // self.token_px)
 
 
 def pixel_values(patches: torch.Tensor, image_processor: Any, dtype: torch.dtype | None = None) -> torch.Tensor:

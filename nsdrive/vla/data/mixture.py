@@ -37,7 +37,7 @@ class Taken(NamedTuple):
 
 
 class Mixture(torch.utils.data.Dataset[Encoded]):
-    """See the module. share: of the second, in [0, 1).
+    """See the module. share: of the second, in (0, 1).
 
     The second's entries come first in a batch, so that where they are shorter, whole micro-batches are short; with `spread`
     they are spread evenly over it, so that where micro-batches are packed, all of them have as much to do.
@@ -53,7 +53,7 @@ class Mixture(torch.utils.data.Dataset[Encoded]):
         n_samples: int,
         spread: bool = False,
     ) -> None:
-        check_share(share)
+        assert 0.0 < share < 1.0, "co_share is checked with the other settings"
         self._first, self._second, self._n_samples = first, second, n_samples
         self.global_batch, self.share, self.spread = global_batch, share, spread
 
@@ -81,11 +81,6 @@ def taken(steps: int, global_batch: int, share: float) -> Taken:
     """What so many steps take from each."""
     second = steps * global_batch * round(share * PARTS) // PARTS
     return Taken(first=steps * global_batch - second, second=second)
-
-
-def check_share(share: float) -> None:
-    if not 0.0 <= share < 1.0:
-        raise ValueError(f"co_share must be at least 0 and below 1, the share of co_data in every batch; got {share}")
 
 
 # ---- a training's ------------------------------------------------------------------------------------------------------

@@ -36,14 +36,14 @@ from nsdrive.dataset import (
     MANIFEST,
     SPLITS,
     Dataset,
-    claim_folder,
     inside,
     json_line,
     open_dataset,
     sha256_of,
     write_atomically,
 )
-from nsdrive.parallel import in_order
+from nsdrive.output_folder import claim_folder, settle
+from nsdrive.parallel import check_workers, in_order
 from nsdrive.vla.data.rows import Row, Rows, StoredImage, read_row
 from nsdrive.vla.prompt import TASK
 
@@ -88,6 +88,9 @@ def pack(
     """
     if samples_per_shard < 1:
         raise ValueError(f"--samples-per-shard must be at least 1, got {samples_per_shard}")
+    if seed < 0:
+        raise ValueError(f"--seed must be 0 or more, got {seed}")
+    check_workers(workers)
     opened = open_dataset(dataset)
     claim_folder(out, resume=resume, overwrite=overwrite, marker=SETTINGS)
     settings = {
@@ -96,7 +99,7 @@ def pack(
         "seed": seed,
         "version": __version__,
     }
-    _settle(out / SETTINGS, settings)
+    settle(out, SETTINGS, settings)
     jobs, counts = [], {}
     for split in SPLITS:
         rows = Rows(opened, split)
@@ -298,12 +301,6 @@ class _Job:
     dataset: Dataset
     rows: Rows
     tar: Path
-
-
-def _settle(path: Path, settings: dict[str, Any]) -> None:
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
-        raise ValueError(f"{path.parent} was begun with other settings or data: use --overwrite, or another --out")
-    write_atomically(path, json.dumps(settings, indent=2) + "\n")
 
 
 def _pack_shard(job: _Job) -> dict[str, Any]:

@@ -19,12 +19,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from nsdrive.counted import counted
+from nsdrive.vla.data.images import ImageShape
 from nsdrive.vla.data.mixture import entries_of_epoch
 from nsdrive.vla.data.shards import open_rows
 from nsdrive.vla.forecast.activations import Batch, Piece, activations, inner_part, measure_pieces, skeleton
 from nsdrive.vla.forecast.architectures import SHAPES, config_of
 from nsdrive.vla.forecast.model_state import Parameter, model_state
-from nsdrive.vla.forecast.sample_size import ImageShape, SampleSize, sample_size, typical_sample_size
+from nsdrive.vla.forecast.sample_size import SampleSize, sample_size, typical_sample_size
 from nsdrive.vla.model import load_tokenizer, quiet_libraries
 from nsdrive.vla.question_form import model_folder
 from nsdrive.vla.training.arguments import deepspeed_config
@@ -74,8 +76,8 @@ class Forecast:
     def short(self) -> str:
         """The numbers that a recipe states."""
         return (
-            f"{self.sample.mean:,.0f} tokens a sample, {self.tokens_per_step:,} a step of {self.global_batch:,} samples, "
-            f"{self.total / GIB:.1f} GiB a GPU"
+            f"{self.sample.mean:,.0f} tokens a sample, {self.tokens_per_step:,} a step of "
+            f"{counted(self.global_batch, 'sample', form=',')}, {self.total / GIB:.1f} GiB a GPU"
         )
 
     @property
@@ -93,8 +95,9 @@ class Forecast:
             f"{self.model}: {billions(self.parameters)} parameters = {billions(self.body)} language body + "
             f"{billions(self.embedding)} embedding + {billions(self.vision)} vision; {billions(self.trained)} trained",
             f"tokens per sample: {self.sample}",
-            (f"{self.steps:,} steps" if self.steps else "steps") + f" of {self.global_batch:,} samples = "
-            f"{self.tokens_per_step:,} tokens, on {self.processes} GPU{'s' * (self.processes > 1)}",
+            (counted(self.steps, "step", form=",") if self.steps else "steps")
+            + f" of {counted(self.global_batch, 'sample', form=',')} = {self.tokens_per_step:,} tokens, "
+            + f"on {counted(self.processes, 'GPU')}",
             f"memory per GPU: {self.total / GIB:.1f} GiB = {parts} (most in {self.peak_in})",
         ]
         if self.host_memory:
@@ -137,6 +140,7 @@ def forecast(
             f"--gpus must be at least 1, --cameras 0 or more, --gpu-memory-gb positive: "
             f"got {processes}, {cameras} and {gpu_memory_gb}"
         )
+    quiet_libraries()
     if rows is None and dataset is not None:
         rows = open_rows(Path(dataset), "train", level=config.train_level)
     with _folder_of(config, source, rows) as folder:
@@ -239,7 +243,6 @@ class _Model:
 
         in_bf16, with_deepspeed = config.bf16 != "off", config.deepspeed != "none"
         dtype = torch.bfloat16 if in_bf16 and (with_deepspeed or config.method == "lora") else torch.float32
-        quiet_libraries()
         bare = skeleton(model_config, dtype=dtype)
         bare.name_or_path = config.model  # peft notes it
         model = choose_what_learns(bare, config, source=config.model)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nsdrive.counted import counted
+from nsdrive.vla.data.images import ImageShape
 from nsdrive.vla.data.rows import StoredImage
 
 SAMPLED_ROWS = 64  # chosen by us: the mean is then known to a few tokens, in well under a second
@@ -23,26 +25,6 @@ CAMERA_TEXT_TOKENS = 7  # "front left camera: ", the line's end and the marks ar
 PROMPT_LETTERS_PER_TOKEN, ANSWER_LETTERS_PER_TOKEN = 2.24, 1.95
 TEMPLATE_TOKENS = 20  # chat marks and the empty think block of Qwen3.5
 TYPICAL_IMAGE = (1600, 900)  # width, height [px]: a driving camera; larger than any image budget
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageShape:
-    """How an image becomes tokens: patch x merge pixels squared each, after resizing to between min and max pixels."""
-
-    patch_px: int
-    merge: int
-    min_pixels: int
-    max_pixels: int
-
-    def tokens(self, width_px: int, height_px: int) -> int:
-        """As the checkpoints' image processor resizes: sides to multiples of a token's, the area within the budget."""
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-
-        side = self.patch_px * self.merge
-        height, width = smart_resize(
-            height_px, width_px, factor=side, min_pixels=self.min_pixels, max_pixels=self.max_pixels
-        )
-        return (height // side) * (width // side)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +45,14 @@ class SampleSize:
     def __str__(self) -> str:
         per_camera = round(self.images / self.cameras) if self.cameras else 0
         how = (
-            f"{self.counted} rows counted" + ("" if self.exact_text else ", the text estimated by its letters")
+            f"{counted(self.counted, 'row')} counted"
+            + ("" if self.exact_text else ", the text estimated by its letters")
             if self.counted
             else "as `nsdrive generate` makes them at level detailed"
         )
         return (
-            f"{self.mean:,.0f} mean, {self.most:,} longest = {self.cameras:.3g} cameras x {per_camera} + {self.text:,.0f} of text, "
+            f"{self.mean:,.0f} mean, {self.most:,} longest = {counted(self.cameras, 'camera', form='.3g')} x {per_camera} + "
+            f"{self.text:,.0f} of text, "
             f"{self.answer:,.0f} of them answer ({how})"
         )
 

@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import IO, Any
 
 import nsdrive
+from nsdrive.parallel import check_workers
 from nsdrive.questions import Question
 
 PROGRAM = (sys.executable, "-m", "nsdrive.vla.inference.worker")
@@ -158,8 +159,7 @@ def share_gpus(workers: int, tensor_parallel: int = 1) -> list[list[str]]:
     """
     import torch
 
-    if workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {workers}")
+    check_workers(workers)
     n_gpus = torch.cuda.device_count()
     if n_gpus == 0:
         return [[] for _ in range(workers)]

@@ -121,6 +121,8 @@ class TrainConfig:
                 f"validate_every_steps must be 0 (never) or more, validate_samples at least 1, got "
                 f"{self.validate_every_steps} and {self.validate_samples}"
             )
+        if not 0 <= self.seed < 2**32:  # numpy's range
+            raise ValueError(f"seed must be 0 or more, and below 2**32, got {self.seed}")
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
         if self.max_steps is not None and self.max_steps < 1:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from nsdrive.counted import counted
 from nsdrive.vla.data.encoding import encode
-from nsdrive.vla.forecast.sample_size import ImageShape, sample_size
+from nsdrive.vla.data.images import ImageShape
+from nsdrive.vla.forecast.sample_size import sample_size
 from nsdrive.vla.question_form import require_same_rig
 from nsdrive.vla.training.config import TrainConfig
 
@@ -28,14 +30,8 @@ def check_before_start(
     check_rows(rows, processor)
     require_same_rig(source, rows.raw(0), what="the dataset")
     if not torch.cuda.is_available():
-        images = processor.image_processor
-        shape = ImageShape(
-            patch_px=images.patch_size,
-            merge=images.merge_size,
-            min_pixels=config.min_image_pixels,
-            max_pixels=config.max_image_pixels,
-        )
         if say:
+            shape = ImageShape.of(processor.image_processor)
             told_size = sample_size(rows, shape=shape, tokenizer=processor.tokenizer)
             print(f"tokens per sample: {told_size}", file=sys.stderr)
         return None
@@ -70,6 +66,6 @@ def check_gpus(n_gpus: int) -> None:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if here > n_gpus:
         raise ValueError(
-            f"{here} processes were started on a machine with {n_gpus} GPU{'s' * (n_gpus != 1)}: "
+            f"{here} processes were started on a machine with {counted(n_gpus, 'GPU')}: "
             f"--nproc_per_node {n_gpus}, and gradient_accumulation_steps higher for the same global batch"
         )

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from nsdrive.counted import counted
 from nsdrive.vla.training.checkpoints import forget_universal, read_note
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.processes import is_first_process
@@ -17,30 +18,29 @@ from nsdrive.vla.training.processes import is_first_process
 PARALLEL_FROM_BYTES = 1 << 30  # chosen by us: below, starting worker processes takes longer than the conversion
 
 
-def split_global_batch(config: TrainConfig, checkpoint: Path, *, processes: int) -> TrainConfig:
-    """`config` with the batch per process and the accumulation that give the checkpoint's global batch.
+def split_global_batch(config: TrainConfig, whole: int, *, processes: int) -> TrainConfig:
+    """`config` with the batch per process and the accumulation that give the run's global batch, of `whole` samples.
 
     The loss is a mean over the global batch's tokens, so that a run goes on as before however the batch is split.
     """
-    whole = read_note(checkpoint)["global_batch"]
     if config.per_device_batch_size * config.gradient_accumulation_steps * processes == whole:
         return config
-    check_global_batch(checkpoint, processes=processes)
+    check_global_batch(whole, processes=processes)
     share = whole // processes
     size = max(n for n in range(1, config.per_device_batch_size + 1) if share % n == 0)
     if is_first_process():
-        split = f"{processes} processes x {size} samples at once x {share // size} times"
-        print(f"The run keeps its global batch of {whole} samples: {split}", file=sys.stderr, flush=True)
+        split = f"{counted(processes, 'process', 'processes')} x {counted(size, 'sample')} at once x {share // size}"
+        print(f"The run keeps its global batch of {counted(whole, 'sample')}: {split}", file=sys.stderr, flush=True)
     return replace(config, per_device_batch_size=size, gradient_accumulation_steps=share // size)
 
 
-def check_global_batch(checkpoint: Path, *, processes: int) -> None:
-    """ValueError, with the counts that fit, where so many processes cannot share the checkpoint's global batch."""
-    whole = read_note(checkpoint)["global_batch"]
+def check_global_batch(whole: int, *, processes: int) -> None:
+    """ValueError, with the counts that fit, where so many processes cannot share a global batch of `whole` samples."""
     if whole % processes:
         fit = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
         raise ValueError(
-            f"The run's global batch of {whole} samples cannot be shared by {processes} processes. Resume with {fit}"
+            f"The run's global batch of {counted(whole, 'sample')} cannot be shared by "
+            f"{counted(processes, 'process', 'processes')}. Resume with {fit}"
         )
 
 

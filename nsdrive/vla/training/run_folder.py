@@ -8,8 +8,10 @@ from pathlib import Path
 
 from nsdrive import __version__
 from nsdrive.config import to_plain
+from nsdrive.counted import counted
 from nsdrive.dataset import MANIFEST, sha256_of, write_atomically
 from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.processes import process_count
 
 BASE, CHECKPOINTS, DONE, CONFIG = "base", "checkpoints", "train.json", "config.json"
 WARMED = "warmed"  # the model that the steps begin with, where its vision tower was warmed up
@@ -42,7 +44,7 @@ class TrainSummary:
         if self.measured_gpu_gib is not None:
             memory = f", {self.measured_gpu_gib:.1f} GiB a GPU (forecast {self.forecast_gpu_gib:.1f})"
         return (
-            f"{self.folder}: {self.model}, {self.steps} steps, loss {self.first_loss:.3f} -> {self.final_loss:.3f}, "
+            f"{self.folder}: {self.model}, {counted(self.steps, 'step')}, loss {self.first_loss:.3f} -> {self.final_loss:.3f}, "
             f"{self.seconds:.0f} s on {self.processes} x {self.device}{memory}"
         )
 
@@ -54,6 +56,7 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
         "dataset": str(dataset),
         "dataset_sha256": sha256_of(dataset / MANIFEST),
         **({} if config.co_data is None else {"co_data_sha256": sha256_of(Path(config.co_data) / MANIFEST)}),
+        "global_batch": config.per_device_batch_size * config.gradient_accumulation_steps * process_count(),
         "train": to_plain(config),
     }
     path = out / CONFIG
@@ -71,7 +74,7 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
         "track",
         "validate_every_steps",
         "validate_samples",
-        "per_device_batch_size",  # these two split the global batch, which the checkpoint settles
+        "per_device_batch_size",  # these two split the global batch, which a run keeps
         "gradient_accumulation_steps",
     }
     old, new = before["train"], settled["train"]
@@ -86,6 +89,13 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
         changed.append(f"co_data: {config.co_data} is not what it was")
     if changed:
         raise ValueError(f"{out} was begun with other settings ({'; '.join(changed)}). Give those, or another --out")
+
+
+def begun_global_batch(out: Path) -> int:
+    """Samples of a step, of all processes together, as the run was begun."""
+    settled = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+    share = settled["train"]["per_device_batch_size"] * settled["train"]["gradient_accumulation_steps"]
+    return int(settled.get("global_batch", share * process_count()))  # early runs do not say it
 
 
 def leave_nothing_begun(out: Path) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 from data_gen.generate import GenerateConfig, label_off_m, split_of
 from data_gen.sample import LEFT_OUT, Made, explained_future, image_source, samples_of
 from nsdrive.cameras.rig import make_rig
+from nsdrive.counted import counted
 from nsdrive.dataset import MANIFEST, SPLITS, Dataset, Sample, sha256_of
 from nsdrive.parallel import in_order
 from nsdrive.scenarios.catalogue import open_source
@@ -59,13 +60,14 @@ class Checked:
     label_off_m: tuple[float, ...] = ()
 
     def summary(self) -> str:
-        verdict = "every one is true" if not self.problems else f"{len(self.problems)} problems"
+        verdict = "every one is true" if not self.problems else counted(len(self.problems), "problem")
         apart = ""
         if self.label_off_m:
             median, most = np.median(self.label_off_m), max(self.label_off_m)
             apart = f"; the human is {median:.2f} m from the teacher at 5 s (median; at most {most:.2f} m)"
         return (
-            f"{self.samples} samples, {self.images} images, {self.recomputed} samples recomputed from their scenarios: "
+            f"{counted(self.samples, 'sample')}, {counted(self.images, 'image')}, "
+            f"{counted(self.recomputed, 'sample')} recomputed from their scenarios: "
             f"{verdict} (largest replay error at 3 s: {self.worst_replay_m:.3f} m{apart})"
         )
 

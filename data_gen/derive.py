@@ -29,6 +29,7 @@ from data_gen.teacher import Teacher
 from nsdrive import __version__
 from nsdrive.cameras.rig import CAMERAS_OF_RIG
 from nsdrive.config import build, did_you_mean, to_plain
+from nsdrive.counted import counted
 from nsdrive.dataset import (
     MANIFEST,
     SPLITS,
@@ -64,7 +65,7 @@ class Derived:
     rig: str
 
     def summary(self) -> str:
-        return f"{self.n_samples} samples, trace level {self.trace_level}, rig {self.rig}"
+        return f"{counted(self.n_samples, 'sample')}, trace level {self.trace_level}, rig {self.rig}"
 
 
 @dataclass(frozen=True, kw_only=True)

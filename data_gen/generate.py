@@ -29,6 +29,7 @@ from data_gen.teacher import NoDecisionError, Teacher
 from nsdrive import __version__
 from nsdrive.cameras.rig import make_rig
 from nsdrive.config import to_plain
+from nsdrive.counted import counted
 from nsdrive.dataset import (
     FORMAT_VERSION,
     MANIFEST,
@@ -92,12 +93,12 @@ class Generated:
     n_edited: int | None = None  # of the samples, those of edited scenes; None where none were asked for
 
     def summary(self) -> str:
-        said = f"{self.n_samples} samples"
+        said = counted(self.n_samples, "sample")
         if self.n_edited is not None:
             left_out = any(reason.startswith("after_") for reason in self.left_out)
             none = "" if self.n_edited or left_out else ": no edit of samples.edits applies anywhere"
             said += f", {self.n_edited} of them of edited scenes{none}"
-        said += f", {len(self.failures)} scenarios failed"
+        said += f", {counted(len(self.failures), 'scenario')} failed"
         counts = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items())
         return f"{said}, left out: {counts}" if counts else said
 

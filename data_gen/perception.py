@@ -33,6 +33,7 @@ from data_gen.perception_card import write_card
 from data_gen.perception_facts import facts_for, facts_of, with_scenes
 from data_gen.perception_questions import Question, prompt_of, questions_of
 from nsdrive import __version__
+from nsdrive.counted import counted
 from nsdrive.dataset import (
     FORMAT_VERSION,
     MANIFEST,
@@ -97,11 +98,9 @@ class Perceived:
 
     def summary(self) -> str:
         topics = ", ".join(f"{n} {topic}" for topic, n in self.counts.items())
-        said = f"{self.n_questions} questions of {self.n_samples} samples ({topics})"
+        said = f"{counted(self.n_questions, 'question')} of {counted(self.n_samples, 'sample')} ({topics})"
         if self.without_scene:
-            said += (
-                f"; {self.without_scene} samples without questions of lights and lanes: their scenarios are not here"
-            )
+            said += f"; {counted(self.without_scene, 'sample')} without questions of lights and lanes: no scenario of them is here"
         return said
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from data_gen.check import check_files
 from data_gen.perception_facts import facts_for, facts_of, with_scenes
 from data_gen.perception_questions import prompt_of, questions_of
+from nsdrive.counted import counted
 from nsdrive.dataset import MANIFEST, PERCEPTION, SPLITS, Dataset, inside, lines_of, sha256_of
 from nsdrive.dataset import Sample as Drive
 from nsdrive.parallel import in_order
@@ -31,13 +32,13 @@ class QuestionsChecked:
     problems: tuple[str, ...]
 
     def summary(self) -> str:
-        verdict = "every one is true" if not self.problems else f"{len(self.problems)} problems"
+        verdict = "every one is true" if not self.problems else counted(len(self.problems), "problem")
         held = (
             f", {self.held} of them held to their dataset"
             if self.held
             else ", none held to its dataset (--source DATASET)"
         )
-        return f"{self.questions} questions{held}: {verdict}"
+        return f"{counted(self.questions, 'question')}{held}: {verdict}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nsdrive import arguments
+from nsdrive.counted import counted
 from nsdrive.vla.verbs import run_pack, run_predict, run_quiz, run_train
 
 
@@ -271,7 +272,7 @@ def run_export(a: argparse.Namespace) -> int:
     for line in made.failures:
         print(f"failed: {line}", file=sys.stderr)
     print(
-        f"{a.out}: {len(made.rows)} scenarios, {len(made.failures)} failed; data root {a.out}/logs, maps {a.out}/maps"
+        f"{a.out}: {counted(len(made.rows), 'scenario')}, {len(made.failures)} failed; data root {a.out}/logs, maps {a.out}/maps"
     )
     return 1 if made.failures or not made.rows else 0
 
@@ -281,7 +282,7 @@ def run_baseline(a: argparse.Namespace) -> int:
     from nsdrive.dataset import open_drives
 
     n = write_baseline(a.name, open_drives(a.data), split=a.split, out=a.out, overwrite=a.overwrite)
-    print(f"{a.out}: {n} predictions of {a.name}")
+    print(f"{a.out}: {counted(n, 'prediction')} of {a.name}")
     return 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.ablation.words import ADE, MR, against_none, seeds_text, verdict
+from eval.ablation.words import ADE, MR, against_none, best_cells, seeds_text, verdict
 from eval.open_loop.entries import text_range
 from eval.report.block import Block, Named
 from eval.report.curves import colour, curves, side_by_side
@@ -15,13 +15,15 @@ from eval.report.figures import Series
 from eval.report.page import clean, page
 from eval.report.table import Cell, Table
 from nsdrive import __version__
+from nsdrive.counted import counted
 from nsdrive.dataset import write_atomically
 
 JSON, MARKDOWN, HTML = "ablation.json", "ablation.md", "ablation.html"
 INTERVALS = (
     "Mean over the seeds. Beneath: 95 % interval over scenarios for these very runs, then over scenarios and seeds both. The "
     "last but one column divides by the cell without reasoning, on the same samples, over scenarios and seeds both: below 1 "
-    "reasoning helps, and only where the interval leaves out 1 is it said so."
+    "reasoning helps, and only where the interval leaves out 1 is it said so. "
+    "Green: the least ADE@3s and what its interval over scenarios and seeds does not tell apart from it; nothing where that is all."
 )
 CURVES = (
     "A part of the validation split, answered while training; the line is the mean over the seeds, the band from the least to "
@@ -64,20 +66,14 @@ def _cells(results: Mapping[str, Any]) -> Block:
         "ADE / none",
         "failed",
     ]
-    plain = [
-        (found[ADE]["value"], cell, answer)
-        for cell, answers in results["cells"].items()
-        for answer, found in answers.items()
-        if "." not in answer
-    ]
-    best = min(plain)[1:]
+    best = best_cells(results)
     rows, kinds = [], []
     for cell, answers in results["cells"].items():
         for answer, found in answers.items():
             rows.append(
                 [
                     Cell(text=f"{cell}, {answer}"),
-                    _number(found[ADE], best=(cell, answer) == best),
+                    _number(found[ADE], best=(cell, answer) in best),
                     Cell(text=seeds_text(found[ADE])),
                     _number(found[MR], scale=100.0, digits=1),
                     Cell(text=seeds_text(found[MR], scale=100.0, digits=1)),
@@ -94,7 +90,8 @@ def _cells(results: Mapping[str, Any]) -> Block:
         kinds.append("rest")
     data = results["dataset"]
     splits = ", ".join(f"{name} {n}" for name, n in (data["all_splits"] or {}).items())
-    note = f"{data['samples']} samples of {data['scenarios']} held-out scenarios (samples: {splits}). {INTERVALS}"
+    counts = f"{counted(data['samples'], 'sample')} of {counted(data['scenarios'], 'held-out scenario')}"
+    note = f"{counts} (samples: {splits}). {INTERVALS}"
     return Block(
         anchor="cells",
         title="The table",

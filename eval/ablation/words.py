@@ -56,6 +56,27 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *(f"* {sentence}" for sentence in verdict(results))])
 
 
+def best_cells(results: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """(cell, answer) of the least ADE@3s, and of all that its interval does not tell apart from it; none where that is all.
+
+    Controls are not among them. Intervals are those over scenarios and seeds both; without one only equal numbers are a tie.
+    """
+    plain = {
+        (cell, answer): found[ADE]
+        for cell, answers in results["cells"].items()
+        for answer, found in answers.items()
+        if "." not in answer
+    }
+    least = min(plain.values(), key=lambda found: found["value"])
+    reach = least["value"] if least["high_with_seeds"] is None else least["high_with_seeds"]
+    best = {
+        name
+        for name, found in plain.items()
+        if (found["value"] if found["low_with_seeds"] is None else found["low_with_seeds"]) <= reach
+    }
+    return set() if len(best) == len(plain) else best
+
+
 def seeds_text(found: Mapping[str, Any], *, scale: float = 1.0, digits: int = 2) -> str:
     return " ".join(f"{scale * value:.{digits}f}" for value in found["seeds"])
 

@@ -221,5 +221,5 @@ def test_without_the_scenarios_nothing_is_asked_of_lights_and_lanes(drives, tmp_
     made = perceive(drives, tmp_path / "seen")
     assert made.without_scene == made.n_samples > 0
     assert not {"light", "lane"} & set(made.counts)
-    assert "their scenarios are not here" in made.summary()
+    assert "no scenario of them is here" in made.summary()
     assert np.all([n > 0 for n in made.counts.values()])

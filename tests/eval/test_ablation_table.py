@@ -9,7 +9,7 @@ import pytest
 from eval.ablation.collect import collect
 from eval.ablation.estimates import cell_of, ratio_of, seeds_of
 from eval.ablation.page import write_results
-from eval.ablation.words import direction, ratio, table, verdict
+from eval.ablation.words import best_cells, direction, ratio, table, verdict
 from nsdrive.ablation import AblationConfig, Variant, asked, runs_of
 
 CONFIG = AblationConfig(
@@ -199,3 +199,26 @@ def test_the_same_folder_gives_the_same_bytes(out, tmp_path):
         write_results(collect(CONFIG, out), tmp_path / name)
     for file in ("ablation.json", "ablation.md", "ablation.html"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_only_what_the_intervals_tell_apart_from_the_rest_is_marked_as_the_best():
+    def results(**cells):
+        named = ("value", "low_with_seeds", "high_with_seeds")
+        return {
+            "cells": {
+                cell: {
+                    "text": {"3s/ADE": dict(zip(named, numbers, strict=True))},
+                    "text.black": {"3s/ADE": dict.fromkeys(named, 0.0)},
+                }
+                for cell, numbers in cells.items()
+            }
+        }
+
+    assert best_cells(results(a=(1.0, 0.9, 1.1), b=(2.0, 1.9, 2.1))) == {("a", "text")}
+    assert best_cells(results(a=(1.0, 0.9, 1.1), b=(1.05, 0.95, 1.2), c=(2.0, 1.9, 2.1))) == {
+        ("a", "text"),
+        ("b", "text"),
+    }
+    assert best_cells(results(a=(1.0, 0.9, 1.1), b=(1.0, 0.9, 1.1))) == set()  # nothing stands out
+    assert best_cells(results(a=(1.0, None, None), b=(1.1, None, None))) == {("a", "text")}
+    assert best_cells(results(a=(1.0, None, None))) == set()

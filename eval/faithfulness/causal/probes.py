@@ -24,6 +24,7 @@ from typing import Any
 
 from eval.faithfulness.causal.given import MISSING, clean, failed, id_of, join, rows_in
 from eval.faithfulness.causal.pairs import groups_of, stage_one, stage_two
+from nsdrive.counted import counted
 from nsdrive.dataset import MANIFEST, Dataset, Prediction, json_line, sha256_of, write_atomically
 from nsdrive.output_folder import claim_file
 from nsdrive.part_file import PartFile, check_finished, lines_of
@@ -137,7 +138,7 @@ class ProbeSummary:
     outcomes: Mapping[str, int]
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.n} answers, {self.n_errors} failed{_told(self.outcomes)}"
+        return f"{self.path}: {counted(self.n, 'answer')}, {self.n_errors} failed{_told(self.outcomes)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ class StageSummary:
     outcomes: Mapping[str, int]
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.n} questions{_told(self.outcomes)}"
+        return f"{self.path}: {counted(self.n, 'question')}{_told(self.outcomes)}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsdrive import __version__
+from nsdrive.counted import counted
 from nsdrive.dataset import (
     FORMAT_VERSION,
     MANIFEST,
@@ -68,7 +69,7 @@ class PackSummary:
 
     def __str__(self) -> str:
         said = ", ".join(f"{count} {split}" for split, count in self.counts.items())
-        return f"{self.folder}: {said} in {self.shards} shards, {self.total_bytes / 1e6:.1f} MB"
+        return f"{self.folder}: {said} in {counted(self.shards, 'shard')}, {self.total_bytes / 1e6:.1f} MB"
 
 
 def pack(

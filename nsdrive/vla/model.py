@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import socket
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,17 @@ from urllib.request import getproxies
 
 import torch
 
+from nsdrive.dataset import from_json
+
 if not torch.cuda.is_available():
     os.environ.setdefault(
         "DS_ACCELERATOR", "cpu"
     )  # transformers imports DeepSpeed, which else warns that it finds no GPU
 
 LINEAR_KERNELS = {"fla": "flash-linear-attention", "causal_conv1d": "causal-conv1d"}  # module: what pip calls it
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # as peft writes them
 FAMILIES = ("qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl")
+_MOST_ADAPTERS = 8  # on top of each other, chosen by us: two that name each other as their base end somewhere
 HUB_TIMEOUT_S = 3.0  # chosen by us: an answer takes a tenth of it
 _OLD_PROCESSOR = "qwen2_5_vl"  # the later ones share Qwen3-VL's processor
 
@@ -41,7 +46,7 @@ def load_model(
     transformers would fill in what lacks with random numbers.
     """
     folder = _checked(source)
-    if folder is not None and (folder / "adapter_config.json").is_file():
+    if folder is not None and (folder / ADAPTER).is_file():
         return _load_adapter(folder, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
     model_type(source, trust_remote_code=trust_remote_code)
     from safetensors import SafetensorError
@@ -80,8 +85,8 @@ def load_processor(
 ) -> Any:
     """The stock processor without its video half, images by PIL. Pixels are per image; None keeps the checkpoint's."""
     folder = _checked(source)
-    if folder is not None and (folder / "adapter_config.json").is_file() and not (folder / "tokenizer.json").is_file():
-        source = adapter_base(folder)
+    if folder is not None and (folder / ADAPTER).is_file() and not (folder / "tokenizer.json").is_file():
+        source = _root_of(source)
     family = model_type(source, trust_remote_code=trust_remote_code)
     from transformers import Qwen2VLImageProcessorPil
 
@@ -177,9 +182,7 @@ def model_config(source: str | Path, *, trust_remote_code: bool = False) -> Any:
     """transformers' config of a folder (an adapter's: of its base) or hub id; ValueError if it is not Qwen-class."""
     from transformers import AutoConfig
 
-    folder = _checked(source)
-    if folder is not None and (folder / "adapter_config.json").is_file():
-        source = adapter_base(folder)
+    source = _root_of(source)
     _require_there(source)
     try:
         config = AutoConfig.from_pretrained(
@@ -213,7 +216,6 @@ def missing_linear_kernels(family: str) -> list[str]:
 def quiet_libraries() -> None:
     """Errors only from transformers and DeepSpeed, no progress bars: nsdrive prints its own lines."""
     import logging
-    import warnings
 
     from transformers.utils import logging as transformers_logging
 
@@ -226,22 +228,68 @@ def quiet_libraries() -> None:
 
 
 def _load_adapter(folder: Path, **how: Any) -> Any:
-    from peft import PeftModel
-
+    _root_of(folder)
     base = load_model(adapter_base(folder), **how)
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ValueError(f"{folder} has no adapter_model.safetensors: only safetensors are loaded")
-    return PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ValueError(f"{folder} has no {ADAPTER_WEIGHTS}: only safetensors are loaded")
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+            there = set(file.keys())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # told below, and refused
+            model = PeftModel.from_pretrained(base, str(folder))
+        needed = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ValueError(f"{folder} is no adapter of {adapter_base(folder)}: {_first_line(error)}") from None
+    missing, strange = sorted(needed - there), sorted(name for name in there - needed if "lora_" in name)
+    if missing or strange:
+        names, what = (missing, "has no weights") if missing else (strange, "has weights of another model:")
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise ValueError(f"{folder} is not the whole adapter: it {what} {names[0]}{more}. Copy or download it again")
+    return model.merge_and_unload()
+
+
+def _root_of(source: str | Path) -> str | Path:
+    """The model at the bottom: an adapter's base, and that one's where it is an adapter itself."""
+    first = source
+    for _ in range(_MOST_ADAPTERS):
+        folder = _checked(source)
+        if folder is None or not (folder / ADAPTER).is_file():
+            return source
+        source = adapter_base(folder)
+    raise ValueError(f"{first} leads from adapter to adapter, and to no model")
 
 
 def adapter_base(folder: Path) -> str:
-    """The model that an adapter belongs to: a folder or hub id."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base = config.get("base_model_name_or_path")
+    """The model that an adapter belongs to: a folder or hub id. ValueError for an adapter_config.json that names none."""
+    base = adapter_config(folder).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise ValueError(f"{folder}/adapter_config.json names no base model")
+        raise ValueError(f"{folder}/{ADAPTER} names no base model")
     beside = folder.parent / "base"  # a tiny base travels in the run's folder, wherever that was moved
     return str(beside) if Path(base).name == "base" and beside.is_dir() else base
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """What a folder's adapter_config.json says; ValueError where that is no JSON object. It may come from a stranger."""
+    try:
+        config = from_json((folder / ADAPTER).read_bytes())
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{folder}/{ADAPTER} cannot be read: {_first_line(error)}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder}/{ADAPTER} is no JSON object, but a {type(config).__name__}")
+    return config
 
 
 def _checked(source: str | Path) -> Path | None:

@@ -22,6 +22,7 @@ own optimiser state, which DeepSpeed keeps as pickles: resume only runs that you
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from contextlib import nullcontext
@@ -44,14 +45,14 @@ from nsdrive.vla.question_form import form_of, model_folder
 from nsdrive.vla.training.arguments import deepspeed_config, training_arguments
 from nsdrive.vla.training.checkpoints import Checkpoints, newest_checkpoint, read_note, remove_incomplete_checkpoints
 from nsdrive.vla.training.config import TrainConfig
-from nsdrive.vla.training.head_alone import finish_run
+from nsdrive.vla.training.head_alone import finish_run, require_memory
 from nsdrive.vla.training.kernels import require_kernels, use_liger
 from nsdrive.vla.training.linear_attention import ready_linear_attention
 from nsdrive.vla.training.loss_log import LossLog
 from nsdrive.vla.training.losses import objective_of
 from nsdrive.vla.training.patch_embedding import ready_patch_embedding
 from nsdrive.vla.training.preflight import check_before_start
-from nsdrive.vla.training.processes import is_first_process, process_count, process_group, wait_for_all
+from nsdrive.vla.training.processes import by_the_first, is_first_process, process_count, process_group
 from nsdrive.vla.training.result import save_result
 from nsdrive.vla.training.resuming import check_global_batch, convert_to_universal, needs_conversion, split_global_batch
 from nsdrive.vla.training.run_folder import (
@@ -62,7 +63,7 @@ from nsdrive.vla.training.run_folder import (
     WARMED,
     TrainSummary,
     begun_global_batch,
-    leave_nothing_begun,
+    leaving_nothing_begun,
     read_summary,
     settle_config,
 )
@@ -75,7 +76,7 @@ from nsdrive.vla.training.starting_model import (
 )
 from nsdrive.vla.training.stopping import Stopping, TrainingStopped, stopped
 from nsdrive.vla.training.tracking import open_tracking
-from nsdrive.vla.training.trainer import AnswerTrainer
+from nsdrive.vla.training.trainer import AnswerTrainer, let_go
 from nsdrive.vla.training.validation import validations
 from nsdrive.vla.training.what_learns import choose_what_learns, parameter_groups
 from nsdrive.vla.trajectory_head import attach_head
@@ -102,14 +103,12 @@ def train(
     if resume and (out / DONE).is_file():
         settle_config(config, dataset, out)
         return read_summary(out)
-    if is_first_process():
-        claim_folder(out, resume=resume, overwrite=overwrite, marker=CHECKPOINTS)
-    try:
-        if is_first_process():
-            _prepare_folder(config, rows, dataset, out)
-        quiet_libraries()
-        with process_group(deepspeed=deepspeed is not None, timeout_minutes=config.process_timeout_minutes):
-            wait_for_all()
+    quiet_libraries()
+    with process_group(deepspeed=deepspeed is not None, timeout_minutes=config.process_timeout_minutes):
+        claim = partial(claim_folder, out, resume=resume, overwrite=overwrite, marker=CHECKPOINTS)
+        by_the_first("folder", claim)
+        with leaving_nothing_begun(out) if is_first_process() and not resume else nullcontext():
+            by_the_first("start", partial(_prepare_folder, config, rows, dataset, out))
             checkpoint = newest_checkpoint(out / CHECKPOINTS)
             whole = begun_global_batch(out) if checkpoint is None else read_note(checkpoint)["global_batch"]
             config = split_global_batch(config, whole, processes=process_count())
@@ -117,21 +116,20 @@ def train(
             if deepspeed is not None and is_converted:
                 deepspeed["checkpoint"] = {"load_universal": True}
             arguments = training_arguments(config, deepspeed, n_rows=entries_of_epoch(config, len(rows)), out=out)
-            return _run(config, arguments, dataset, rows, checkpoint, out)
-    except (ValueError, OSError):
-        if is_first_process() and not resume:
-            leave_nothing_begun(out)
-        raise
+            summary = _learn(config, arguments, dataset, rows, checkpoint, out)
+            gc.collect()  # the trainer, its model and optimiser refer to each other in circles: from here on they are gone
+            torch.cuda.empty_cache()
+            by_the_first("result", partial(_finish, config, summary, rows, out))
+            return summary
 
 
 def _prepare_folder(config: TrainConfig, rows: AnyRows, dataset: Path, out: Path) -> None:
-    """What one process does before the others: the folder, the tiny model, the checkpoint as they will load it."""
+    """What one process does before the others: the tiny model, the eyes' warm-up, the checkpoint as they will load it."""
     (out / CHECKPOINTS).mkdir(exist_ok=True)
     (out / STOPPED).unlink(missing_ok=True)
     settle_config(config, dataset, out)
     remove_incomplete_checkpoints(out / CHECKPOINTS)
-    quiet_libraries()
-    if config.model == "tiny":  # before DeepSpeed is set up: under ZeRO-3 making a model is a collective act
+    if config.model == "tiny":  # before the Trainer's arguments: with ZeRO-3 in them making a model is a collective act
         make_tiny_base(config, rows, out)
     if config.vision_warmup_steps:
         make_warmed(config, _base_of(config, out), rows, out)
@@ -142,11 +140,18 @@ def _prepare_folder(config: TrainConfig, rows: AnyRows, dataset: Path, out: Path
             convert_to_universal(checkpoint)
 
 
+def _finish(config: TrainConfig, summary: TrainSummary, rows: AnyRows, out: Path) -> None:
+    """What one process does after the others: nothing that trained is in memory any more."""
+    if config.head_epochs:
+        finish_run(config, rows, out)
+    write_atomically(out / DONE, json.dumps(to_plain(summary), indent=2) + "\n")
+
+
 def _base_of(config: TrainConfig, out: Path) -> str:
     return str(out / BASE) if config.model == "tiny" else model_folder(config.model)
 
 
-def _run(
+def _learn(
     config: TrainConfig,
     arguments: TrainingArguments,
     dataset: Path,
@@ -154,6 +159,7 @@ def _run(
     checkpoint: Path | None,
     out: Path,
 ) -> TrainSummary:
+    """The steps, and the model that they leave in the folder."""
     from transformers import set_seed
 
     is_first = arguments.process_index == 0
@@ -167,10 +173,12 @@ def _run(
         trust_remote_code=config.trust_remote_code,
     )
     told = check_before_start(config, source, rows, processor, processes=arguments.world_size, say=is_first)
-    set_seed(config.seed)  # before LoRA draws its first weights: else two runs differ
     model = _learning_model(config, source, family, bf16=arguments.bf16)
+    set_seed(config.seed)
     if config.trajectory_head != "none":
-        attach_head(model, starting_head(config, model, processor, source, rows))
+        head = starting_head(config, model, processor, source, rows)
+        require_memory(config, head.shape)
+        attach_head(model, head)
     global_batch = arguments.world_size * config.per_device_batch_size * config.gradient_accumulation_steps
     n_samples = arguments.max_steps * global_batch
     schedule = schedule_of(config, rows, processor, n_samples=n_samples, global_batch=global_batch)
@@ -193,6 +201,8 @@ def _run(
             callbacks=[*watching, log, stopping, Checkpoints(out / CHECKPOINTS, keep=config.keep_checkpoints)],
         )
         log.trainer = trainer
+        if arguments.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # what a warm-up took is not the training's
         started_s = time.monotonic()
         with stopping.listening():
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -201,8 +211,6 @@ def _run(
         raise stopped(stopping.signal, trainer.state.global_step, arguments.max_steps, out)
     n_parameters, n_trained = count_parameters(trainer.model)
     save_result(trainer, processor, config, source, form_of(rows.raw(0)), out)
-    if config.head_epochs and is_first:
-        finish_run(config, rows, out)
     summary = TrainSummary(
         folder=str(out),
         model=type(inner_model(trainer.model)).__name__,
@@ -221,18 +229,19 @@ def _run(
         measured_gpu_gib=None if told is None else round(torch.cuda.max_memory_allocated() / 2**30, 2),
         version=__version__,
     )
-    if is_first:
-        write_atomically(out / DONE, json.dumps(to_plain(summary), indent=2) + "\n")
-    wait_for_all()
+    let_go(trainer)
     return summary
 
 
 def _learning_model(config: TrainConfig, source: str, family: str, *, bf16: bool) -> Any:
     """The model with its kernels, and with what of it learns."""
+    from transformers import set_seed
+
     # trained weights are kept in fp32 (DeepSpeed and autocast make the bf16 ones); LoRA's frozen base needs no more than bf16
     dtype = torch.bfloat16 if bf16 and config.method == "lora" else torch.float32
     model = load_model(source, dtype=dtype, attention=config.attention, trust_remote_code=config.trust_remote_code)
     use_liger(model, family, config)
+    set_seed(config.seed)  # LoRA draws its first weights: how many numbers loading has drawn depends on ZeRO's stage
     model = choose_what_learns(model, config, source)
     ready_linear_attention(model)
     ready_patch_embedding(model)

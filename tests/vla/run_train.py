@@ -9,6 +9,7 @@ A job: config, dataset, out, resume, processes, and what happens to it:
     kill_in_save: step          likewise, on every process, in the middle of writing the checkpoint of that step
     signal_at: [rank, step, n]  signal n arrives at that process within that step
     patience_s: how long the roll may take
+    first_takes_s: how much longer the first process takes for what it does alone, before the steps and after them
 Sample ids are noted in OUT-seen-RANK.jsonl, a line a batch that was trained on: {"step": 3, "ids": [...]}.
 """
 
@@ -27,6 +28,7 @@ from typing import Any
 
 from transformers.models.qwen3_5 import modeling_qwen3_5
 
+from nsdrive.vla import train as training
 from nsdrive.vla.train import TrainConfig, train
 from nsdrive.vla.training import checkpoints, lost_processes, trainer
 from nsdrive.vla.training.processes import import_deepspeed
@@ -102,6 +104,8 @@ def work(job: dict[str, Any], rank: int) -> None:
         in_step(asked[1], asked[2])
     if job.get("kill_in_save"):
         die_in_save(int(job["kill_in_save"]))
+    if slower_s := job.get("first_takes_s"):
+        take_longer(slower_s)
     train(
         TrainConfig(**job["config"]),
         dataset=Path(job["dataset"]),
@@ -130,6 +134,19 @@ def in_step(step: int, number: int) -> None:
         return loss(self, *more, **named)
 
     trainer.AnswerTrainer.compute_loss = compute_loss  # type: ignore[method-assign]
+
+
+def take_longer(seconds: float) -> None:
+    prepare, finish = training._prepare_folder, training._finish
+
+    def later(work: Any) -> Any:
+        def working(*given: Any) -> None:
+            time.sleep(seconds)
+            work(*given)
+
+        return working
+
+    training._prepare_folder, training._finish = later(prepare), later(finish)  # type: ignore[assignment]
 
 
 def die_in_save(step: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +26,20 @@ from nsdrive.vla.data.batch import collate, model_inputs
 from nsdrive.vla.data.encoding import encode
 from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.training.config import TrainConfig
-from nsdrive.vla.trajectory_head import TrajectoryHead, image_states, load_head, save_head
+from nsdrive.vla.trajectory_head import FOLDER, HeadShape, TrajectoryHead, image_states, load_head, save_head
 
 BATCH_SIZE = 64  # chosen by us
 HELD_OUT = 0.07  # of the samples, chosen by us
 READ_AT_ONCE = 8  # samples of a forward
+MEMORY_SHARE = 0.8  # of the machine's, that the states may take; chosen by us
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class States:
-    """What the head reads of S samples, and what it should say. images in half the bits: they are most of the memory."""
+    """What the head reads of S samples, and what it should say; in the machine's memory, which is larger than a GPU's.
+
+    images in half the bits: they are most of it, 73 GB of 7,000 samples with 8 cameras of 256 tokens for a model of width 2560.
+    """
 
     hidden: torch.Tensor  # (S, H)
     ego_now: torch.Tensor  # (S, 4)
@@ -42,12 +47,12 @@ class States:
     images: torch.Tensor | None  # (S, N, H) float16
     is_image: torch.Tensor | None  # (S, N)
 
-    def of(self, chosen: torch.Tensor) -> dict[str, Any]:
+    def of(self, chosen: torch.Tensor, device: torch.device) -> dict[str, Any]:
         return {
-            "hidden": self.hidden[chosen],
-            "ego_now": self.ego_now[chosen],
-            "images": None if self.images is None else self.images[chosen].float(),
-            "is_image": None if self.is_image is None else self.is_image[chosen],
+            "hidden": self.hidden[chosen].to(device),
+            "ego_now": self.ego_now[chosen].to(device),
+            "images": None if self.images is None else self.images[chosen].to(device).float(),
+            "is_image": None if self.is_image is None else self.is_image[chosen].to(device),
         }
 
 
@@ -71,7 +76,10 @@ def finish_head(
     chosen = np.random.default_rng([seed, 11]).permutation(len(rows))[:samples]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     head = head.to(device)
-    model = load_model(model_folder, trust_remote_code=trust_remote_code).to(device).eval()
+    dtype = (
+        torch.bfloat16 if device.type == "cuda" else torch.float32
+    )  # as `predict` loads it, which the head will read
+    model = load_model(model_folder, dtype=dtype, trust_remote_code=trust_remote_code).to(device).eval()
     processor = load_processor(model_folder, trust_remote_code=trust_remote_code)
     states = read_states(model, processor, rows, chosen.tolist(), head, progress)
     del model
@@ -83,7 +91,10 @@ def finish_head(
 
 
 def finish_run(config: TrainConfig, rows: Any, out: Path) -> None:
-    """`finish_head` of a run's model, by one process; the others wait, and their cores help."""
+    """`finish_head` of a run's model, by one process; the others wait, and their cores help.
+
+    Loads the model from the run's folder: what trained must be out of memory by then.
+    """
     threads = torch.get_num_threads()
     if not torch.cuda.is_available():
         torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -98,13 +109,29 @@ def finish_run(config: TrainConfig, rows: Any, out: Path) -> None:
             progress=progress,
         )
     torch.set_num_threads(threads)
+    if (out / "adapter").is_dir():
+        shutil.copytree(out / "model" / FOLDER, out / "adapter" / FOLDER, dirs_exist_ok=True)
     write_atomically(out / "head.jsonl", "".join(json_line(row) for row in said))
+
+
+def require_memory(config: TrainConfig, shape: HeadShape) -> None:
+    """ValueError, before the steps, where the image states that `finish_run` keeps would not fit into this machine's memory."""
+    if not config.head_epochs:
+        return
+    each = shape.image_tokens * shape.hidden * torch.float16.itemsize
+    has = MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if config.head_samples * each > has:
+        raise ValueError(
+            f"head_epochs keeps the image states of {config.head_samples} samples in memory: "
+            f"{config.head_samples * each / 1e9:.0f} GB, and this machine has room for {has / 1e9:.0f} GB. "
+            f"Set head_samples to {int(has // each)} or less, or head_looks=false"
+        )
 
 
 def _learn(
     head: TrajectoryHead, states: States, *, epochs: int, learning_rate: float
 ) -> tuple[TrajectoryHead, list[dict[str, float | None]]]:
-    n = len(states.hidden)
+    n, device = len(states.hidden), next(head.parameters()).device
     n_held_out = max(1, round(HELD_OUT * n))
     train, held_out = torch.arange(n - n_held_out), torch.arange(n - n_held_out, n)
     best, least_m = copy.deepcopy(head), error_m(head, states, held_out)
@@ -115,8 +142,8 @@ def _learn(
     for epoch in range(1, epochs + 1):
         losses = []
         for part in train[torch.randperm(len(train))].split(BATCH_SIZE):
-            given = states.of(part)
-            loss = head(given.pop("hidden"), given.pop("ego_now"), states.waypoints[part], **given) / len(part)
+            given, true = states.of(part, device), states.waypoints[part].to(device)
+            loss = head(given.pop("hidden"), given.pop("ego_now"), true, **given) / len(part)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -132,10 +159,10 @@ def _learn(
 @torch.no_grad()
 def error_m(head: TrajectoryHead, states: States, chosen: torch.Tensor) -> float:
     """Mean distance of the waypoints over 5 s."""
-    errors = []
+    errors, device = [], next(head.parameters()).device
     for part in chosen.split(BATCH_SIZE):
-        given = states.of(part)
-        errors.append((head(given.pop("hidden"), given.pop("ego_now"), **given) - states.waypoints[part]).norm(dim=-1))
+        given, true = states.of(part, device), states.waypoints[part].to(device)
+        errors.append((head(given.pop("hidden"), given.pop("ego_now"), **given) - true).norm(dim=-1))
     return float(torch.cat(errors).mean())
 
 
@@ -150,9 +177,10 @@ def read_states(
 ) -> States:
     """The hidden states of the chosen rows' prompts, of those that have waypoints and an ego motion."""
     device = next(model.parameters()).device
-    found: dict[str, list[torch.Tensor]] = {
-        name: [] for name in ("hidden", "ego_now", "waypoints", "images", "is_image")
-    }
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in ("hidden", "ego_now", "waypoints", "is_image")}
+    images, n_read = None, 0
+    if head.look is not None:  # made at once: to join parts would take twice the memory
+        images = torch.empty(len(chosen), head.shape.image_tokens, head.shape.hidden, dtype=torch.float16)
     for first in range(0, len(chosen), READ_AT_ONCE):
         items = [encode(processor, rows[k], with_answer=False) for k in chosen[first : first + READ_AT_ONCE]]
         items = [item for item in items if item.waypoints is not None and item.ego_now is not None]
@@ -162,16 +190,18 @@ def read_states(
         batch = collate(items, processor, for_generation=True)
         last = model.model(**model_inputs(batch, processor, device), use_cache=False).last_hidden_state
         read_rows, ends = batch["read_at"].to(device).unbind(dim=1)
-        found["hidden"].append(last[read_rows, ends].float())
-        found["ego_now"].append(batch["ego_now"].to(device))
-        found["waypoints"].append(batch["waypoints"].to(device))
-        if head.look is not None:
-            images, is_image = image_states(last, batch, count=head.shape.image_tokens)
-            found["images"].append(images.half())
-            found["is_image"].append(is_image)
-    if not found["hidden"]:
+        found["hidden"].append(last[read_rows, ends].float().cpu())
+        found["ego_now"].append(batch["ego_now"])
+        found["waypoints"].append(batch["waypoints"])
+        if images is not None:
+            seen, is_image = image_states(last, batch, count=head.shape.image_tokens)
+            images[n_read : n_read + len(items)] = seen.half().cpu()
+            found["is_image"].append(is_image.cpu())
+        n_read += len(items)
+    if n_read < 2:
         raise ValueError(
-            "No sample has waypoints and an ego motion: there is nothing that the trajectory head could learn"
+            f"{n_read} of {len(chosen)} samples have waypoints and an ego motion: "
+            "there is nothing that the trajectory head could learn"
         )
     whole = {name: torch.cat(parts) if parts else None for name, parts in found.items()}
-    return States(**whole)  # type: ignore[arg-type]
+    return States(**whole, images=None if images is None else images[:n_read])  # type: ignore[arg-type]

@@ -20,7 +20,8 @@ from typing import Any
 BEAT_S = 1.0  # chosen by us: how often the thread looks; three short messages to the store each time
 ROLL_CALL_S = 5.0  # chosen by us: several beats, for machines that are busy
 GRACE_S = 15.0  # chosen by us: for a process to end by itself before its thread ends it (torchrun kills after 30 s)
-_FAILED, _ROLL = "nsdrive/failed", "nsdrive/roll"
+WAIT_S = 0.2  # chosen by us: how often a process that waits for another's work asks whether it is done
+_FAILED, _HEARD, _ROLL, _DONE = "nsdrive/failed", "nsdrive/heard", "nsdrive/roll", "nsdrive/done"
 _OF_COMMUNICATION = ("gloo", "nccl", "connection", "timed out", "timeout", "monitoredbarrier", "socket", "broken pipe")
 
 
@@ -47,12 +48,27 @@ class Roll:
 
     def told(self) -> bool:
         """Whether some process left a reason."""
-        return self._heard.is_set() or bool(self._store.check([_FAILED]))
+        return self._heard.is_set() or self._hears(self._store)
 
     def let_others_hear(self) -> None:
-        """Before the process that keeps the store ends; torchrun keeps it outside of the processes."""
-        if self.rank == 0 and not os.environ.get("TORCHELASTIC_USE_AGENT_STORE"):
-            time.sleep(2.5 * BEAT_S)
+        """Before the process that keeps the store ends, which torchrun keeps outside of them. Who is lost hears nothing."""
+        if self.rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE"):
+            return
+        until_s = time.monotonic() + ROLL_CALL_S
+        others = [f"{_HEARD}/{rank}" for rank in range(1, self.count)]
+        while not self._store.check(others) and time.monotonic() < until_s:
+            time.sleep(0.05)
+
+    def note_done(self, work: str) -> None:
+        """Let those go on who `wait_for` this work."""
+        self._store.set(f"{_DONE}/{work}", "1")
+
+    def wait_for(self, work: str) -> None:
+        """Until the process that does this work has noted that it is done, however long that takes; OthersEnd if it fails."""
+        while not self._store.check([f"{_DONE}/{work}"]):
+            if self.told():
+                raise OthersEnd
+            time.sleep(WAIT_S)
 
     def missing(self) -> list[int]:
         """The ranks that do not answer within ROLL_CALL_S; empty as soon as another process has told the reason."""
@@ -85,13 +101,23 @@ class Roll:
                     line = f"{_who(store, after)} gave no sign of life for {self.timeout_s:.0f} s; so the others end"
                     store.compare_set(_FAILED, "", line)
                     print(f"{line}. Go on with --resume", file=sys.stderr, flush=True)
-                if store.check([_FAILED]):
-                    self._heard.set()
+                if self._hears(store):
                     break
         except Exception:  # the store is gone, and with it the launcher or process that kept it
             pass
         if not self._closed.wait(GRACE_S):
             os._exit(1)  # the process hangs: this thread is all of it that still runs
+
+    def _hears(self, store: Any) -> bool:
+        if not store.check([_FAILED]):
+            return False
+        self._heard.set()
+        store.set(f"{_HEARD}/{self.rank}", "1")
+        return True
+
+
+class OthersEnd(RuntimeError):
+    """Another process has told why the training ends."""
 
 
 @contextmanager
@@ -110,6 +136,8 @@ def failures_told(roll: Roll | None) -> Iterator[None]:
         line = "The process that the others meet at (MASTER_ADDR, usually rank 0) is gone. Go on with --resume"
         with suppress(Exception):
             line = _say_who_is_lost(roll, error)
+        with suppress(Exception):
+            roll.let_others_hear()
         if line:
             raise ConnectionError(line) from error
         raise SystemExit(1) from error
@@ -130,7 +158,8 @@ def _say_who_is_lost(roll: Roll, error: Exception) -> str:
 
 def _is_about_others(error: Exception) -> bool:
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(word in text for word in _OF_COMMUNICATION)
+    is_of_communication = isinstance(error, RuntimeError) and any(word in text for word in _OF_COMMUNICATION)
+    return isinstance(error, OthersEnd) or is_of_communication
 
 
 def _who(store: Any, rank: int) -> str:

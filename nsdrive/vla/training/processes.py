@@ -1,7 +1,7 @@
 """The processes of one training: how they find each other, agree, wait for each other, and end together.
 
     with process_group(deepspeed=True, timeout_minutes=30):
-        wait_for_all()
+        by_the_first("model", make_it)
         everyone_stops = agree_on_greatest(1 if asked_to_stop else 0) > 0
 
 torchrun, deepspeed or srun start the processes and set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. What
@@ -14,8 +14,9 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -26,6 +27,7 @@ import torch.distributed
 from nsdrive.vla.training.lost_processes import Roll, failures_told
 
 _side: Any = None  # the side group while there is one; torch keeps its process groups per Python process too
+_roll: Roll | None = None  # likewise
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def process_group(*, deepspeed: bool, timeout_minutes: float) -> Iterator[None]:
     A process that does not come to a common step within `timeout_minutes` counts as lost. Where one is lost or fails, the
     others end too: ConnectionError names it, once.
     """
-    global _side
+    global _side, _roll
     alone, before = "RANK" not in os.environ, dict(os.environ)
     if deepspeed and alone:
         os.environ.update(
@@ -44,24 +46,22 @@ def process_group(*, deepspeed: bool, timeout_minutes: float) -> Iterator[None]:
     if deepspeed:
         import_deepspeed()
     timeout = timedelta(minutes=timeout_minutes)
-    roll = None
     try:
         if process_count() > 1:
-            roll = _begin(timeout)
+            _roll = _begin(timeout)
             _side = torch.distributed.new_group(backend="gloo", timeout=timeout)
-        with warnings.catch_warnings(), failures_told(roll):
+        with warnings.catch_warnings(), failures_told(_roll):
             # DeepSpeed 0.19 calls what torch 2.13 renames: a line of it per process and step would hide ours
             warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
             yield
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # not after a failure: NCCL's would wait for those who are lost
+        _destroy_groups()  # not after a failure: NCCL's would wait for those who are lost
     finally:
-        if roll is not None:
-            roll.close()
-        _side = None
+        if _roll is not None:
+            _roll.close()
+        _side = _roll = None
         _forget_the_libraries_state()
-        if alone and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        if alone:
+            _destroy_groups()
         for name in os.environ.keys() - before.keys():  # transformers and accelerate leave theirs, which would rule the
             del os.environ[name]  # next training in this process
         os.environ.update(before)
@@ -75,6 +75,21 @@ def process_count() -> int:
 def is_first_process() -> bool:
     """Of all nodes: the one that writes."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def by_the_first(name: str, work: Callable[[], None]) -> None:
+    """Have `work` done by the first process, and by all others waited for, as long as it takes and it lives.
+
+    Not in a collective, which would time out, and would keep a GPU busy with waiting. name: of this work, once a training.
+    """
+    if is_first_process():
+        work()
+    if _roll is not None:
+        if is_first_process():
+            _roll.note_done(name)
+        else:
+            _roll.wait_for(name)
+        wait_for_all()  # before the first process may end, who in most launchers keeps the store
 
 
 def wait_for_all() -> None:
@@ -121,6 +136,17 @@ def _begin(timeout: timedelta) -> Roll:
         "nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=count, timeout=timeout
     )
     return Roll(store, rank=rank, count=count, timeout_s=timeout.total_seconds())
+
+
+def _destroy_groups() -> None:
+    """torch's groups, and what DeepSpeed remembers of them: else its next training would ask torch for a group that is gone."""
+    if not torch.distributed.is_initialized():
+        return
+    deepspeed = sys.modules.get("deepspeed.comm.comm")
+    if deepspeed is not None and deepspeed.cdb is not None:
+        deepspeed.destroy_process_group()
+    else:
+        torch.distributed.destroy_process_group()
 
 
 def _free_port() -> int:

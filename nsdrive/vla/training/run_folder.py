@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,8 +100,17 @@ def begun_global_batch(out: Path) -> int:
     return int(settled.get("global_batch", share * process_count()))  # early runs do not say it
 
 
-def leave_nothing_begun(out: Path) -> None:
-    """Take away the folder of a run that failed before anything was made: the same --out can be given again."""
+@contextmanager
+def leaving_nothing_begun(out: Path) -> Iterator[None]:
+    """Take away the folder of a run that fails before anything was made: the same --out can be given again."""
+    try:
+        yield
+    except Exception:
+        _take_away(out)
+        raise
+
+
+def _take_away(out: Path) -> None:
     made = {path.name for path in out.iterdir()} if out.is_dir() else {CHECKPOINTS}
     if made == {CONFIG, CHECKPOINTS} and not any((out / CHECKPOINTS).iterdir()):
         (out / CONFIG).unlink()

@@ -48,7 +48,7 @@ def make_tiny_base(config: TrainConfig, rows: AnyRows | None, out: Path) -> None
 
 def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> None:
     """RUN/warmed/: the model after its vision warm-up, a stock folder. One process makes it, on one device, for all."""
-    from nsdrive.vla.training.warmup import warm_vision
+    from nsdrive.vla.training.warmup import tower_of, warm_vision
 
     if (out / WARMED).is_dir():
         return
@@ -60,9 +60,10 @@ def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> N
     threads = torch.get_num_threads()
     if device.type == "cpu":  # the machine's other processes wait for this one, and their cores idle
         torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    tower_of(model).to(device)  # the words stay where they are: no GPU memory for what does not learn
     with Progress("vision warm-up steps") as progress:
         said = warm_vision(
-            model.to(device),
+            model,
             processor,
             rows,
             steps=config.vision_warmup_steps,
@@ -73,6 +74,8 @@ def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> N
             progress=progress,
         )
     torch.set_num_threads(threads)
+    model.to("cpu")
+    torch.cuda.empty_cache()
     part = out / f"{WARMED}.part"
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)

@@ -8,7 +8,8 @@ logged numbers for one global batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,39 @@ class AnswerTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self._head is not None and (saved := load_head(resume_from_checkpoint)) is not None:
             self._head.load_state_dict(saved.state_dict())
+
+
+def let_go(trainer: AnswerTrainer) -> None:
+    """Free the memory of all that trained: this is the end of the trainer.
+
+    After this a model can be loaded by one process: ZeRO-3 would else have every process take part in it.
+    """
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    learned: list[Any] = list(model_inside(trainer.model).parameters())
+    held: list[Any] = [learned, [getattr(one, "ds_tensor", None) for one in learned], trainer.optimizer]
+    if trainer.is_deepspeed_enabled:
+        held.append(vars(trainer.model_wrapped.optimizer))
+    tensors = [one for one in held for one in _tensors_in(one)]
+    trainer.accelerator.free_memory()
+    unset_hf_deepspeed_config()
+    # DeepSpeed 0.19 leaves references to a model that it has cut up: so they are made to hold nothing
+    for one in tensors:
+        with suppress(RuntimeError):  # mapped from a file
+            one.untyped_storage().resize_(0)
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, torch.optim.Optimizer):
+        yield from _tensors_in(value.state)
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _tensors_in(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors_in(one)
 
 
 def model_inside(model: Any) -> Any:

@@ -79,7 +79,7 @@ def warm_vision(
     workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, float]]:
-    """Train the vision tower in place; every step's parts: class_loss, light_loss, number_loss, gap_error_m.
+    """Train the vision tower in place, where it is; every step's parts: class_loss, light_loss, number_loss, gap_error_m.
 
     rows: of one rig. ValueError where the first sample has no image or tells nothing to learn from.
     """
@@ -89,8 +89,8 @@ def warm_vision(
         raise ValueError(
             "vision_warmup_steps needs samples with images, and with the facts that nsdrive generate stores"
         )
-    device = next(model.parameters()).device
-    visual = _tower(model)
+    visual = tower_of(model)
+    device = next(visual.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reader = Reader(model.config.get_text_config().hidden_size, len(first[1].classes)).to(device)
@@ -265,7 +265,8 @@ def _offset_m(path: FloatArray, ahead_m: float) -> float:
 # ---- small things ---------------------------------------------------------------------------------------------------
 
 
-def _tower(model: Any) -> Any:
+def tower_of(model: Any) -> Any:
+    """The eyes of a model, with LoRA around it or not."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return inner.model.visual
 

@@ -96,9 +96,7 @@ def test_zero_2_killed_stopped_and_resumed_on_one_process_learns_what_one_proces
 ) -> None:
     folder, ended = runs
     assert ended["zero 2, on one"].statuses == [0], ended["zero 2, on one"].said
-    assert (
-        "keeps its global batch of 2 samples: 1 processes x 1 samples at once x 2 times" in ended["zero 2, on one"].said
-    )
+    assert "keeps its global batch of 2 samples: 1 process x 1 sample at once x 2" in ended["zero 2, on one"].said
     assert_same_curve(folder / "alone", folder / "two")
     assert_same_keys(folder / "two" / "model", folder / "alone" / "model")
     assert json.loads((folder / "two" / "train.json").read_text())["processes"] == 1

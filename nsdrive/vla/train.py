@@ -54,7 +54,13 @@ from nsdrive.vla.training.patch_embedding import ready_patch_embedding
 from nsdrive.vla.training.preflight import check_before_start
 from nsdrive.vla.training.processes import by_the_first, is_first_process, process_count, process_group
 from nsdrive.vla.training.result import save_result
-from nsdrive.vla.training.resuming import check_global_batch, convert_to_universal, needs_conversion, split_global_batch
+from nsdrive.vla.training.resuming import (
+    UniversalMended,
+    check_global_batch,
+    convert_to_universal,
+    needs_conversion,
+    split_global_batch,
+)
 from nsdrive.vla.training.run_folder import (
     BASE,
     CHECKPOINTS,
@@ -201,6 +207,8 @@ def _learn(
             callbacks=[*watching, log, stopping, Checkpoints(out / CHECKPOINTS, keep=config.keep_checkpoints)],
         )
         log.trainer = trainer
+        if isinstance(arguments.deepspeed, dict) and "checkpoint" in arguments.deepspeed:
+            trainer.add_callback(UniversalMended(trainer))
         if arguments.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()  # what a warm-up took is not the training's
         started_s = time.monotonic()

@@ -215,6 +215,36 @@ def test_a_run_goes_on_with_more_or_fewer_processes(
 
 
 @pytest.mark.slow
+def test_on_more_processes_zero_3_keeps_each_groups_rate_decay_and_count_of_steps(data: Path, tmp_path: Path) -> None:
+    """As DeepSpeed 0.19 loads a universal checkpoint, all groups have the first one's, and count each other's steps."""
+    how = {**FIVE_STEPS, "vision_learning_rate": 1e-4, "weight_decay": 0.3}
+    alone, out = tmp_path / "alone", tmp_path / "run"
+    ended = start(
+        job(how, data, alone),
+        job({**how, "deepspeed": "zero3"}, data, out, signal_at=[0, 2, int(signal.SIGTERM)]),
+        job({**how, "deepspeed": "zero3"}, data, out, resume=True, processes=2),
+    )
+    assert [one.statuses for one in ended] == [[0], [75], [0, 0]], [one.said for one in ended]
+    assert_same_curve(alone, out)
+    weights, same = (load_file(run / "model" / "model.safetensors") for run in (out, alone))
+    for name, weight in same.items():
+        assert torch.allclose(weights[name], weight, atol=1e-4), name
+
+
+@pytest.mark.slow
+def test_zero_1_killed_and_resumed_learns_what_one_process_learns(
+    data: Path, runs: tuple[Path, dict[str, Ended]], tmp_path: Path
+) -> None:
+    zero_1, out = {**TWO, "deepspeed": "zero1"}, tmp_path / "run"
+    killed, resumed = start(
+        job(zero_1, data, out, processes=2, kill_at=[1, 3]), job(zero_1, data, out, processes=2, resume=True)
+    )
+    assert killed.statuses == [1, -9]
+    assert resumed.statuses == [0, 0], resumed.said
+    assert_same_curve(runs[0] / "alone", out)
+
+
+@pytest.mark.slow
 def test_lora_under_zero_3_merges(data: Path, tmp_path: Path) -> None:
     config = {**TWO, "deepspeed": "zero3", "method": "lora", "gradient_checkpointing": True}
     done = end_of(job(config, data, tmp_path / "lora", processes=2))

@@ -9,11 +9,16 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nsdrive.counted import counted
 from nsdrive.vla.training.checkpoints import forget_universal, read_note
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.processes import is_first_process
+from nsdrive.vla.training.trainer import AnswerTrainer
 
 PARALLEL_FROM_BYTES = 1 << 30  # chosen by us: below, starting worker processes takes longer than the conversion
 
@@ -73,6 +78,30 @@ def convert_to_universal(checkpoint: Path) -> None:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         ds_to_universal.main(task)
+
+
+class UniversalMended(TrainerCallback):
+    """Sets right what DeepSpeed 0.19 gets wrong when ZeRO-3 loads a universal checkpoint, before the first step.
+
+    All groups of weights (with and without decay, the vision tower's) then share one count of steps, which each of them raises,
+    so that Adam's bias correction is that of two or four times as many steps; and all have the first group's decay and rate.
+    """
+
+    def __init__(self, trainer: AnswerTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **having: Any
+    ) -> None:
+        optimizer = having["optimizer"]
+        while hasattr(optimizer, "optimizer"):  # accelerate's around DeepSpeed's around torch's
+            optimizer = optimizer.optimizer
+        for of_weight in optimizer.state.values():
+            if isinstance(of_weight.get("step"), torch.Tensor):
+                of_weight["step"] = of_weight["step"].clone()
+        rates = having["lr_scheduler"].get_last_lr()
+        for group, decay, rate in zip(optimizer.param_groups, self._trainer.weight_decays, rates, strict=True):
+            group["weight_decay"], group["lr"] = decay, rate
 
 
 def _parts(checkpoint: Path) -> Path | None:

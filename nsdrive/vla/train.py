@@ -38,7 +38,6 @@ from nsdrive.dataset import write_atomically
 from nsdrive.output_folder import claim_folder, refuse_both
 from nsdrive.progress import Progress
 from nsdrive.vla.data.batch import Collator
-from nsdrive.vla.data.mixture import entries_of_epoch, questions_of, schedule_of
 from nsdrive.vla.data.shards import AnyRows, open_rows
 from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries
 from nsdrive.vla.question_form import form_of, model_folder
@@ -73,6 +72,7 @@ from nsdrive.vla.training.run_folder import (
     read_summary,
     settle_config,
 )
+from nsdrive.vla.training.samples_seen import entries_of_epoch, questions_of, schedule_of
 from nsdrive.vla.training.starting_model import (
     count_parameters,
     inner_model,

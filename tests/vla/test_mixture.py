@@ -10,11 +10,12 @@ import torch
 from nsdrive.dataset import FORMAT_VERSION, MANIFEST, PERCEPTION, json_line, open_dataset, sha256_of, write_atomically
 from nsdrive.vla.data.batch import collate
 from nsdrive.vla.data.encoding import PERCEIVING, PLANNING, encode
-from nsdrive.vla.data.mixture import Mixture, entries_of_epoch, questions_of, schedule_of, taken
+from nsdrive.vla.data.mixture import Mixture, taken
 from nsdrive.vla.data.rows import Rows
 from nsdrive.vla.model import load_processor
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.losses import Objective
+from nsdrive.vla.training.samples_seen import entries_of_epoch, questions_of, schedule_of
 
 
 class Named:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from vla_fixtures import make_dataset
@@ -22,7 +23,7 @@ from nsdrive.vla.question_form import QuestionForm, require_same_rig, write_form
 from nsdrive.vla.train import train
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.kernels import require_kernels, use_liger
-from nsdrive.vla.training.preflight import check_gpus, check_rows
+from nsdrive.vla.training.preflight import check_gpus, check_rows, check_waypoints
 from nsdrive.vla.training.what_learns import LORA_TARGETS, choose_what_learns, lora_pattern, parameter_groups
 
 
@@ -79,6 +80,15 @@ def test_a_missing_image_is_named_before_the_start(tiny_folder: Path, tmp_path: 
     with pytest.raises(ValueError, match=r"Sample train-2: the image CAM_R0.jpg is not there") as error:
         check_rows(rows, load_processor(tiny_folder, min_pixels=1024, max_pixels=2048))
     one_line(error)
+
+
+def test_a_trajectory_head_without_waypoints_to_learn_from_is_refused() -> None:
+    known = np.zeros((10, 2))
+    rows = [SimpleNamespace(waypoints_ego_m=None), SimpleNamespace(waypoints_ego_m=known)]
+    check_waypoints(rows)
+    with pytest.raises(ValueError, match="no waypoints for a trajectory head to learn: set trajectory_head=none") as e:
+        check_waypoints(rows[:1])
+    one_line(e)
 
 
 def test_a_dataset_of_another_rig_than_the_checkpoints_is_refused(tmp_path: Path) -> None:

@@ -9,16 +9,11 @@ resumed run goes on where it stopped. Where the share makes no whole number of a
 
 from __future__ import annotations
 
-from math import ceil
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
-from nsdrive.dataset import is_perception, open_dataset
 from nsdrive.vla.data.encoding import Encoded
-from nsdrive.vla.data.rows import Rows
-from nsdrive.vla.data.schedule import Schedule, TrainingRows
-from nsdrive.vla.training.config import TrainConfig
 
 PARTS = 1_000_000  # a share is counted in these, so that sums are exact
 
@@ -81,53 +76,3 @@ def taken(steps: int, global_batch: int, share: float) -> Taken:
     """What so many steps take from each."""
     second = steps * global_batch * round(share * PARTS) // PARTS
     return Taken(first=steps * global_batch - second, second=second)
-
-
-# ---- a training's ------------------------------------------------------------------------------------------------------
-
-
-def questions_of(config: TrainConfig) -> Rows | None:
-    """The questions that a training learns from beside its drives, None where there are none. ValueError, or
-    FileNotFoundError, in one line, where co_data is no such dataset."""
-    if config.co_data is None:
-        return None
-    dataset = open_dataset(config.co_data)
-    if not is_perception(dataset):
-        raise ValueError(
-            f"co_data {config.co_data} holds drives, not questions about images: make one, nsdrive perceive"
-        )
-    rows = Rows(dataset, "train")
-    if len(rows) == 0:
-        raise ValueError(f"co_data {config.co_data} has no questions in its split 'train'")
-    return rows
-
-
-def entries_of_epoch(config: TrainConfig, n_rows: int) -> int:
-    """How many entries an epoch of the drives takes, with the questions among them."""
-    return n_rows if config.co_data is None else ceil(n_rows / (1.0 - config.co_share))
-
-
-def schedule_of(
-    config: TrainConfig, rows: TrainingRows, processor: Any, *, n_samples: int, global_batch: int
-) -> Schedule | Mixture:
-    """What a training of so many samples sees: the drives' schedule, with questions in every batch where there are co_data."""
-    questions = questions_of(config)
-    share = 0.0 if questions is None else config.co_share
-    of_drives = max(1, global_batch - round(global_batch * share))
-    drives = Schedule(
-        rows,
-        processor,
-        n_samples=n_samples,
-        seed=config.seed,
-        group_by=of_drives if config.group_by_length else None,
-    )
-    if questions is None:
-        return drives
-    return Mixture(
-        drives,
-        Schedule(questions, processor, n_samples=n_samples, seed=config.seed),
-        global_batch=global_batch,
-        share=share,
-        n_samples=n_samples,
-        spread=config.packing,
-    )

@@ -21,7 +21,6 @@ from typing import Any
 
 from nsdrive.counted import counted
 from nsdrive.vla.data.images import ImageShape
-from nsdrive.vla.data.mixture import entries_of_epoch
 from nsdrive.vla.data.shards import open_rows
 from nsdrive.vla.forecast.activations import Batch, Piece, activations, inner_part, measure_pieces, skeleton
 from nsdrive.vla.forecast.architectures import SHAPES, config_of
@@ -32,6 +31,7 @@ from nsdrive.vla.question_form import model_folder
 from nsdrive.vla.training.arguments import deepspeed_config
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.run_folder import BASE
+from nsdrive.vla.training.samples_seen import entries_of_epoch
 from nsdrive.vla.training.starting_model import make_tiny_base
 from nsdrive.vla.training.what_learns import choose_what_learns
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from nsdrive.vla.grammar import (
     rest_of_answer,
 )
 from nsdrive.vla.inference.engine import Said, Texts, begun_of, budget_of, count_reasoning, until, whole_text
-from nsdrive.vla.model import adapter_base, load_processor
+from nsdrive.vla.model import adapter_base, adapter_config, load_processor
 from nsdrive.vla.question_form import read_form
 from nsdrive.world.types import FloatArray
 
@@ -291,7 +290,7 @@ def _lora(folder: Path) -> Any:
 
 def _lora_rank(folder: Path) -> int:
     """The least rank that vLLM can make room for and the adapter fits in."""
-    rank = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("r", 16)
+    rank = adapter_config(folder).get("r", 16)
     fitting = [one for one in LORA_RANKS if one >= int(rank)]
     if not fitting:
         raise ValueError(f"{folder}: vLLM takes adapters up to rank {LORA_RANKS[-1]}, this one has {rank}")

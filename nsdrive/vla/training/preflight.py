@@ -28,6 +28,8 @@ def check_before_start(
 ) -> Any:
     """The forecast (None on a CPU), printed if `say`; ValueError in one line for what cannot be trained."""
     check_rows(rows, processor)
+    if config.trajectory_head != "none":
+        check_waypoints(rows)
     require_same_rig(source, rows.raw(0), what="the dataset")
     if not torch.cuda.is_available():
         if say:
@@ -49,8 +51,7 @@ def check_rows(rows: Any, processor: Any) -> None:
     """The first rows and some further on: their images must be there, and two must become tokens."""
     if len(rows) == 0:
         raise ValueError("No samples to train on (check the dataset and train_level)")
-    spread = np.linspace(0, len(rows) - 1, min(ROWS_READ, len(rows)))
-    for number, k in enumerate(sorted({round(k) for k in spread})):
+    for number, k in enumerate(_spread(rows)):
         row = rows[k]
         for image in row.images:
             if isinstance(image, Path) and not image.is_file():
@@ -59,6 +60,16 @@ def check_rows(rows: Any, processor: Any) -> None:
                 )
         if number < ROWS_ENCODED:
             encode(processor, row, with_answer=True)
+
+
+def check_waypoints(rows: Any) -> None:
+    """Some of the same rows must say where the ego went: a trajectory head learns from nothing else."""
+    if all(rows[k].waypoints_ego_m is None for k in _spread(rows)):
+        raise ValueError("These samples have no waypoints for a trajectory head to learn: set trajectory_head=none")
+
+
+def _spread(rows: Any) -> list[int]:
+    return sorted({round(k) for k in np.linspace(0, len(rows) - 1, min(ROWS_READ, len(rows)))})
 
 
 def check_gpus(n_gpus: int) -> None:

@@ -215,9 +215,16 @@ def test_a_run_goes_on_with_more_or_fewer_processes(
 
 
 @pytest.mark.slow
-def test_on_more_processes_zero_3_keeps_each_groups_rate_decay_and_count_of_steps(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [{"vision_learning_rate": 1e-4, "weight_decay": 0.3}, {"method": "lora", "lora_rank": 4}],
+    ids=["full", "lora"],
+)
+def test_on_more_processes_zero_3_keeps_each_groups_rate_decay_and_count_of_steps(
+    how: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
     """As DeepSpeed 0.19 loads a universal checkpoint, all groups have the first one's, and count each other's steps."""
-    how = {**FIVE_STEPS, "vision_learning_rate": 1e-4, "weight_decay": 0.3}
+    how = {**FIVE_STEPS, **how}
     alone, out = tmp_path / "alone", tmp_path / "run"
     ended = start(
         job(how, data, alone),

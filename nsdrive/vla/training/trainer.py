@@ -44,7 +44,7 @@ class AnswerTrainer(Trainer):
         self._sums = torch.zeros(3)  # of this process's micro-batches of the step: reasoning, planning, head
         self._n_left = 0  # micro-batches of the step
         self.groups = groups
-        self.weight_decays: list[float] = []  # of the optimizer's groups, as they began
+        self.weight_decays: list[float] = []  # of the optimizer's groups, as they began; DeepSpeed drops those without weights
         self.remove_callback(PrinterCallback)  # LossLog prints
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the global batch's tokens, num_items_in_batch
         self.tokens_of_step = 0
@@ -59,7 +59,7 @@ class AnswerTrainer(Trainer):
             kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, given)
             self.optimizer = kind(self.groups(given), **arguments)
         optimizer = super().create_optimizer(model)
-        self.weight_decays = [group["weight_decay"] for group in optimizer.param_groups]
+        self.weight_decays = [group["weight_decay"] for group in optimizer.param_groups if group["params"]]
         return optimizer
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nsdrive.config import did_you_mean
 from nsdrive.counted import counted
 from nsdrive.dataset import MANIFEST, open_drives, sha256_of
@@ -31,6 +29,7 @@ from nsdrive.output_folder import claim_file
 from nsdrive.part_file import PartFile, check_finished, lines_of
 from nsdrive.questions import CONTROLS, Question, control_of, control_path, control_question, other_scenes
 from nsdrive.vla.answering import Samples, Tally, answerer, batch_size_of
+from nsdrive.vla.data.rows import evenly_spread
 from nsdrive.vla.forecast.sample_size import image_size
 from nsdrive.vla.inference.decoding import Decoding
 from nsdrive.vla.inference.engine import check_engine
@@ -231,7 +230,7 @@ def _check_head(model: str | Path, engine: str) -> None:
 
 def _check_images(samples: Samples, ids: Sequence[str]) -> None:
     """ValueError where no sample of several, spread over all, can be read with its images: one that cannot is a row alone."""
-    spread = sorted({round(k) for k in np.linspace(0, len(ids) - 1, min(ROWS_LOOKED_AT, len(ids)))})
+    spread = evenly_spread(len(ids), ROWS_LOOKED_AT)
     wrong = ""
     for one in (ids[k] for k in spread):
         try:

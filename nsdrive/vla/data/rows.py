@@ -124,6 +124,11 @@ class Rows:
         return row
 
 
+def evenly_spread(n: int, most: int) -> list[int]:
+    """Up to `most` of n rows' numbers, the first and the last among them."""
+    return sorted({round(k) for k in np.linspace(0, n - 1, min(most, n))})
+
+
 class ImageSource(Protocol):
     """Where a row's images are."""
 

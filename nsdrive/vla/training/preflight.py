@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nsdrive.counted import counted
 from nsdrive.vla.data.encoding import encode
 from nsdrive.vla.data.images import ImageShape
+from nsdrive.vla.data.rows import evenly_spread
 from nsdrive.vla.forecast.sample_size import sample_size
 from nsdrive.vla.question_form import require_same_rig
 from nsdrive.vla.training.config import TrainConfig
@@ -51,7 +51,7 @@ def check_rows(rows: Any, processor: Any) -> None:
     """The first rows and some further on: their images must be there, and two must become tokens."""
     if len(rows) == 0:
         raise ValueError("No samples to train on (check the dataset and train_level)")
-    for number, k in enumerate(_spread(rows)):
+    for number, k in enumerate(evenly_spread(len(rows), ROWS_READ)):
         row = rows[k]
         for image in row.images:
             if isinstance(image, Path) and not image.is_file():
@@ -64,12 +64,8 @@ def check_rows(rows: Any, processor: Any) -> None:
 
 def check_waypoints(rows: Any) -> None:
     """Some of the same rows must say where the ego went: a trajectory head learns from nothing else."""
-    if all(rows[k].waypoints_ego_m is None for k in _spread(rows)):
+    if all(rows[k].waypoints_ego_m is None for k in evenly_spread(len(rows), ROWS_READ)):
         raise ValueError("These samples have no waypoints for a trajectory head to learn: set trajectory_head=none")
-
-
-def _spread(rows: Any) -> list[int]:
-    return sorted({round(k) for k in np.linspace(0, len(rows) - 1, min(ROWS_READ, len(rows)))})
 
 
 def check_gpus(n_gpus: int) -> None:

@@ -44,7 +44,7 @@ class AnswerTrainer(Trainer):
         self._sums = torch.zeros(3)  # of this process's micro-batches of the step: reasoning, planning, head
         self._n_left = 0  # micro-batches of the step
         self.groups = groups
-        self.weight_decays: list[float] = []  # of the optimizer's groups, as they began; DeepSpeed drops those without weights
+        self.weight_decays: list[float] = []  # as they began, of the groups that DeepSpeed kept: those with weights
         self.remove_callback(PrinterCallback)  # LossLog prints
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the global batch's tokens, num_items_in_batch
         self.tokens_of_step = 0

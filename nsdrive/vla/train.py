@@ -5,7 +5,8 @@
     RUN/
         config.json       the resolved settings, and which dataset
         base/             the tiny model's start, where model = "tiny"
-        warmed/           the model after its vision warm-up, where it has one; warmup.jsonl says how that went
+        warmed/           the model after its vision warm-up, where it has one; warmup.jsonl says how that went, and
+                          warming.pt is there until it is done
         loss.jsonl        a row a step: losses, samples seen, speed (`nsdrive.vla.training.loss_log`)
         validation.jsonl  ADE@3s and miss rate@3s on samples of the val split, every validate_every_steps
         tensorboard/      the same numbers, and other trackers' folders (`nsdrive.vla.training.tracking`)
@@ -110,11 +111,14 @@ def train(
         settle_config(config, dataset, out)
         return read_summary(out)
     quiet_libraries()
-    with process_group(deepspeed=deepspeed is not None, timeout_minutes=config.process_timeout_minutes):
+    stopping = Stopping(save_every_minutes=config.save_every_minutes)
+    group = process_group(deepspeed=deepspeed is not None, timeout_minutes=config.process_timeout_minutes)
+    with stopping.listening(), group:
         claim = partial(claim_folder, out, resume=resume, overwrite=overwrite, marker=CHECKPOINTS)
         by_the_first("folder", claim)
         with leaving_nothing_begun(out) if is_first_process() and not resume else nullcontext():
-            by_the_first("start", partial(_prepare_folder, config, rows, dataset, out))
+            prepare = partial(_prepare_folder, config, rows, dataset, out, stopping)
+            by_the_first("start", partial(stopping.until_asked, prepare))
             checkpoint = newest_checkpoint(out / CHECKPOINTS)
             whole = begun_global_batch(out) if checkpoint is None else read_note(checkpoint)["global_batch"]
             config = split_global_batch(config, whole, processes=process_count())
@@ -122,14 +126,17 @@ def train(
             if deepspeed is not None and is_converted:
                 deepspeed["checkpoint"] = {"load_universal": True}
             arguments = training_arguments(config, deepspeed, n_rows=entries_of_epoch(config, len(rows)), out=out)
-            summary = _learn(config, arguments, dataset, rows, checkpoint, out)
+            stopping.leave_if_asked(_step_of(checkpoint), arguments.max_steps, out)
+            summary = _learn(config, arguments, dataset, rows, checkpoint, out, stopping)
             gc.collect()  # the trainer, its model and optimiser refer to each other in circles: from here on they are gone
             torch.cuda.empty_cache()
-            by_the_first("result", partial(_finish, config, summary, rows, out))
+            finish = partial(_finish, config, summary, rows, out, stopping)
+            by_the_first("result", partial(stopping.until_asked, finish))
+            stopping.leave_if_unfinished(summary.steps, summary.steps, out)
             return summary
 
 
-def _prepare_folder(config: TrainConfig, rows: AnyRows, dataset: Path, out: Path) -> None:
+def _prepare_folder(config: TrainConfig, rows: AnyRows, dataset: Path, out: Path, stopping: Stopping) -> None:
     """What one process does before the others: the tiny model, the eyes' warm-up, the checkpoint as they will load it."""
     (out / CHECKPOINTS).mkdir(exist_ok=True)
     (out / STOPPED).unlink(missing_ok=True)
@@ -138,7 +145,7 @@ def _prepare_folder(config: TrainConfig, rows: AnyRows, dataset: Path, out: Path
     if config.model == "tiny":  # before the Trainer's arguments: with ZeRO-3 in them making a model is a collective act
         make_tiny_base(config, rows, out)
     if config.vision_warmup_steps:
-        make_warmed(config, _base_of(config, out), rows, out)
+        make_warmed(config, _base_of(config, out), rows, out, stopping)
     checkpoint = newest_checkpoint(out / CHECKPOINTS)
     if checkpoint is not None:
         check_global_batch(read_note(checkpoint)["global_batch"], processes=process_count())
@@ -146,11 +153,16 @@ def _prepare_folder(config: TrainConfig, rows: AnyRows, dataset: Path, out: Path
             convert_to_universal(checkpoint)
 
 
-def _finish(config: TrainConfig, summary: TrainSummary, rows: AnyRows, out: Path) -> None:
+def _finish(config: TrainConfig, summary: TrainSummary, rows: AnyRows, out: Path, stopping: Stopping) -> None:
     """What one process does after the others: nothing that trained is in memory any more."""
     if config.head_epochs:
-        finish_run(config, rows, out)
+        finish_run(config, rows, out, stopping)
     write_atomically(out / DONE, json.dumps(to_plain(summary), indent=2) + "\n")
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    step: int = 0 if checkpoint is None else read_note(checkpoint)["step"]
+    return step
 
 
 def _base_of(config: TrainConfig, out: Path) -> str:
@@ -164,6 +176,7 @@ def _learn(
     rows: AnyRows,
     checkpoint: Path | None,
     out: Path,
+    stopping: Stopping,
 ) -> TrainSummary:
     """The steps, and the model that they leave in the folder."""
     from transformers import set_seed
@@ -188,8 +201,7 @@ def _learn(
     global_batch = arguments.world_size * config.per_device_batch_size * config.gradient_accumulation_steps
     n_samples = arguments.max_steps * global_batch
     schedule = schedule_of(config, rows, processor, n_samples=n_samples, global_batch=global_batch)
-    resumed_step = 0 if checkpoint is None else read_note(checkpoint)["step"]
-    stopping = Stopping(save_every_minutes=config.save_every_minutes)
+    resumed_step = _step_of(checkpoint)
     names = config.track if is_first else ()
     with (
         Progress("training steps") if is_first else nullcontext() as progress,
@@ -211,12 +223,13 @@ def _learn(
             trainer.add_callback(UniversalMended(trainer))
         if arguments.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()  # what a warm-up took is not the training's
+        stopping.leave_if_asked(resumed_step, arguments.max_steps, out)
         started_s = time.monotonic()
-        with stopping.listening():
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.monotonic() - started_s
     if stopping.signal is not None:
-        raise stopped(stopping.signal, trainer.state.global_step, arguments.max_steps, out)
+        step, steps = trainer.state.global_step, arguments.max_steps
+        raise stopped(stopping.signal, f"after step {step} of {steps}, the checkpoint is complete", step, steps, out)
     n_parameters, n_trained = count_parameters(trainer.model)
     save_result(trainer, processor, config, source, form_of(rows.raw(0)), out)
     summary = TrainSummary(

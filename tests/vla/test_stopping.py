@@ -1,13 +1,30 @@
-"""When a training saves by the clock."""
+"""When a training saves by the clock, and that it stops in the parts that are not steps too."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from nsdrive.vla.training.stopping import Stopping
+from data_gen.generate import GenerateConfig, generate
+from data_gen.sample import SampleConfig
+from nsdrive.config import Chosen
+from nsdrive.scenarios.synthetic import SyntheticConfig
+from nsdrive.vla.train import TrainConfig, TrainingStopped, train
+from nsdrive.vla.training import head_alone, warmup
+from nsdrive.vla.training.stopping import SIGNALS, Stopping
+from planners.idm import IdmConfig, IdmPlanner
 
 
 @pytest.mark.parametrize(("minutes", "saves"), [(1e-9, True), (60.0, False), (None, False)])
@@ -34,3 +51,108 @@ def test_a_save_for_another_reason_starts_the_clock_anew(tmp_path: Path, monkeyp
     clock_s[0] = 1140.0
     stopping.on_step_end(arguments, state, control)
     assert control.should_save
+
+
+class Calls:
+    """A function that asks this process to stop when it is called the n-th time."""
+
+    def __init__(self, function: Callable[..., Any], n: int) -> None:
+        self._function, self._n, self._count = function, n, 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self._count += 1
+        if self._count == self._n:
+            signal.raise_signal(signal.SIGTERM)
+        return self._function(*arguments, **named)
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """A process that a signal ended listens no more: this one goes on."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Samples that say what their images show, which a warm-up learns from."""
+    config = GenerateConfig(
+        scenarios=Chosen(name="synthetic", config=SyntheticConfig(n_scenarios=4, seed=3)),
+        planner=Chosen(name="idm", config=IdmConfig()),
+        image_width_px=64,
+        image_height_px=36,
+        samples=SampleConfig(anchors_per_scenario=2),
+        train_share=1.0,
+        val_share=0.0,
+    )
+    out = tmp_path_factory.mktemp("scenes") / "data"
+    generate(config, partial(IdmPlanner, IdmConfig()), out=out)
+    return out
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_run_stopped_in_its_warm_up_and_in_its_head_passes_ends_as_if_undisturbed(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(
+        vision_warmup_steps=4,
+        vision_warmup_batch=2,
+        max_steps=1,
+        per_device_batch_size=2,
+        trajectory_head="regression",
+        head_epochs=2,
+        head_samples=6,
+        min_image_pixels=1024,
+        max_image_pixels=2048,
+        validate_every_steps=0,
+        track=(),
+    )
+    train(config, dataset=scenes, out=tmp_path / "undisturbed")
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(warmup, "_step", Calls(warmup._step, 2))
+        with pytest.raises(TrainingStopped, match="in the vision warm-up, after step 2 of 4, which is kept"):
+            train(config, dataset=scenes, out=out)
+    assert json.loads((out / "stopped.json").read_text()) == {"step": 0, "steps": 1, "signal": "SIGTERM"}
+    assert not (out / "warmed").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(warmup, "_step", counted_steps := Calls(warmup._step, 0))
+        patched.setattr(head_alone, "error_m", Calls(head_alone.error_m, 2))
+        with pytest.raises(TrainingStopped, match="in the passes of the trajectory head alone, which begin again"):
+            train(config, dataset=scenes, out=out, resume=True)
+    assert counted_steps._count == 2, "the first two steps were kept"
+    assert not (out / "train.json").exists()
+    train(config, dataset=scenes, out=out, resume=True)
+    kept = ["warmup.jsonl", "head.jsonl", "model/model.safetensors", "model/trajectory_head/head.safetensors"]
+    for name in [*kept, "warmed/model.safetensors"]:
+        assert (out / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name
+    assert not {"warming.pt", "stopped.json"} & {path.name for path in out.iterdir()}
+
+
+@pytest.mark.slow
+def test_all_processes_leave_a_warm_up_that_one_of_them_does(scenes: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "run", tmp_path / "warm.yaml"
+    warm = {
+        "vision_warmup_steps": 300,
+        "vision_warmup_batch": 2,
+        "max_steps": 2,
+        "save_every_minutes": 1e-9,
+        "track": [],
+    }
+    settings.write_text(yaml.safe_dump(warm | {"per_device_batch_size": 1, "deepspeed": "zero2"}))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    train = ["-m", "nsdrive.cli", "train", str(settings), "--data", str(scenes), "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([*torchrun, *train], env=environment, stderr=subprocess.PIPE, text=True) as running:
+        while not (out / "warming.pt").exists() and running.poll() is None:
+            time.sleep(0.05)
+        running.terminate()
+        said = running.communicate()[1]
+    assert said.count("stopped by SIGTERM in the vision warm-up, after step") == 1, said
+    assert not (out / "warmed").exists()
+    again = subprocess.run([*torchrun, *train, "--resume"], env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    steps = [json.loads(line)["step"] for line in (out / "warmup.jsonl").read_text().splitlines()]
+    assert steps == [*range(1, 301)]

@@ -19,10 +19,13 @@ from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.question_form import QuestionForm, write_form
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.starting_model import make_warmed
-from nsdrive.vla.training.warmup import CLASSES, LIGHTS, UNKNOWN, _corners, facts_of, warm_vision
+from nsdrive.vla.training.stopping import Stopping
+from nsdrive.vla.training.warmup import warm_vision
+from nsdrive.vla.training.warmup_facts import CLASSES, LIGHTS, UNKNOWN, _corners, facts_of
 from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, load_head, save_head
 
 FRONT = Rig(name="front", cameras=make_rig("3", width_px=128, height_px=64).cameras[:1])
+NEVER = Stopping(save_every_minutes=None)
 GRID = torch.tensor([[1, 4, 8]])  # 2 x 4 tokens
 
 
@@ -126,13 +129,38 @@ def test_a_warm_up_keeps_the_head_of_its_start_and_refuses_another_rig_first(tin
     shutil.copytree(tiny_folder, start)
     save_head(TrajectoryHead(HeadShape(kind="regression", hidden=128, width=8)), start)
     config = TrainConfig(vision_warmup_steps=1, vision_warmup_batch=2, min_image_pixels=1024, max_image_pixels=128 * 64)
-    make_warmed(config, str(start), Told(4), tmp_path)
+    make_warmed(config, str(start), Told(4), tmp_path, NEVER)
     head = load_head(tmp_path / "warmed")
     assert head is not None
     assert head.shape.width == 8
     write_form(QuestionForm(rig=make_rig("3"), trace_level="none"), start)
     with pytest.raises(ValueError, match="was trained with the cameras"):
-        make_warmed(config, str(start), Told(4), tmp_path / "other")
+        make_warmed(config, str(start), Told(4), tmp_path / "other", NEVER)
+
+
+def test_a_killed_warm_up_goes_on_to_the_same_weights_from_what_the_clock_had_kept(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    processor = load_processor(tiny_folder, min_pixels=1024, max_pixels=128 * 64)
+    how: dict[str, Any] = {"steps": 4, "batch_size": 2, "learning_rate": 2e-3, "seed": 0}
+    undisturbed, other = load_model(tiny_folder).train(), load_model(tiny_folder).train()
+    said = warm_vision(undisturbed, processor, Scenes(6), **how)
+
+    def killed(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    always = Stopping(save_every_minutes=0.0)
+    how |= {"unfinished": tmp_path / "warming.pt", "stopping": always}
+    with pytest.raises(KeyboardInterrupt):
+        warm_vision(other, processor, Scenes(6), **how, progress=killed)
+    seen: list[int] = []
+    fresh = load_model(tiny_folder).train()
+    again = warm_vision(fresh, processor, Scenes(6), **how, progress=lambda done, _: seen.append(done))
+    assert seen == [3, 4], "two steps were kept"
+    assert again == said
+    ours, theirs = (model.model.visual.state_dict() for model in (fresh, undisturbed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_warm_up_that_could_not_be_kept_is_refused_before_anything_runs() -> None:

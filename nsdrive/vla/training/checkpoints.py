@@ -36,7 +36,7 @@ class Checkpoints(TrainerCallback):
         folder = self._folder / f"checkpoint-{state.global_step}"
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                _flush_to_disk(path)
+                flush_to_disk(path)
         whole = args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
         note = {"step": state.global_step, "processes": args.world_size, "global_batch": whole}
         write_atomically(folder / COMPLETE, json.dumps(note) + "\n")
@@ -78,6 +78,7 @@ def forget_universal(checkpoint: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """What was written to a file outlives a power cut."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

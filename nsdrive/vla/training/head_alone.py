@@ -26,6 +26,8 @@ from nsdrive.vla.data.batch import collate, model_inputs
 from nsdrive.vla.data.encoding import encode
 from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.processes import cores_of_all
+from nsdrive.vla.training.stopping import Stopping, Unfinished
 from nsdrive.vla.trajectory_head import FOLDER, HeadShape, TrajectoryHead, image_states, load_head, save_head
 
 BATCH_SIZE = 64  # chosen by us
@@ -66,8 +68,12 @@ def finish_head(
     seed: int = 0,
     trust_remote_code: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    going_on: Callable[[], None] = lambda: None,
 ) -> list[dict[str, float | None]]:
-    """Train the head of a model's folder on, in place; a row a pass: train_loss, held_out_ade_m. ValueError without a head."""
+    """Train the head of a model's folder on, in place; a row a pass: train_loss, held_out_ade_m. ValueError without a head.
+
+    going_on: called every few samples and passes; what it raises ends this, and the folder is as it was.
+    """
     head = load_head(model_folder)
     if head is None:
         raise ValueError(
@@ -81,24 +87,32 @@ def finish_head(
     )  # as `predict` loads it, which the head will read
     model = load_model(model_folder, dtype=dtype, trust_remote_code=trust_remote_code).to(device).eval()
     processor = load_processor(model_folder, trust_remote_code=trust_remote_code)
-    states = read_states(model, processor, rows, chosen.tolist(), head, progress)
+
+    def told(done: int, total: int) -> None:
+        progress(done, total)
+        going_on()
+
+    states = read_states(model, processor, rows, chosen.tolist(), head, told)
     del model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        best, said = _learn(head, states, epochs=epochs, learning_rate=learning_rate)
+        best, said = _learn(head, states, epochs=epochs, learning_rate=learning_rate, going_on=going_on)
     save_head(best, model_folder)
     return said
 
 
-def finish_run(config: TrainConfig, rows: Any, out: Path) -> None:
+def finish_run(config: TrainConfig, rows: Any, out: Path, stopping: Stopping) -> None:
     """`finish_head` of a run's model, by one process; the others wait, and their cores help.
 
-    Loads the model from the run's folder: what trained must be out of memory by then.
+    Loads the model from the run's folder: what trained must be out of memory by then. Raises Unfinished where it was asked to
+    stop meanwhile; the next call begins the passes again.
     """
-    threads = torch.get_num_threads()
-    if not torch.cuda.is_available():
-        torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    with Progress("samples for the trajectory head") as progress:
+
+    def going_on() -> None:
+        if stopping.asked:
+            raise Unfinished("after its last step, in the passes of the trajectory head alone, which begin again")
+
+    with cores_of_all(), Progress("samples for the trajectory head") as progress:
         said = finish_head(
             out / "model",
             rows,
@@ -107,8 +121,8 @@ def finish_run(config: TrainConfig, rows: Any, out: Path) -> None:
             seed=config.seed,
             trust_remote_code=config.trust_remote_code,
             progress=progress,
+            going_on=going_on,
         )
-    torch.set_num_threads(threads)
     if (out / "adapter").is_dir():
         shutil.copytree(out / "model" / FOLDER, out / "adapter" / FOLDER, dirs_exist_ok=True)
     write_atomically(out / "head.jsonl", "".join(json_line(row) for row in said))
@@ -129,7 +143,7 @@ def require_memory(config: TrainConfig, shape: HeadShape) -> None:
 
 
 def _learn(
-    head: TrajectoryHead, states: States, *, epochs: int, learning_rate: float
+    head: TrajectoryHead, states: States, *, epochs: int, learning_rate: float, going_on: Callable[[], None]
 ) -> tuple[TrajectoryHead, list[dict[str, float | None]]]:
     n, device = len(states.hidden), next(head.parameters()).device
     n_held_out = max(1, round(HELD_OUT * n))
@@ -153,6 +167,7 @@ def _learn(
         said.append({"epoch": epoch, "train_loss": float(np.mean(losses)), "held_out_ade_m": error})
         if error < least_m:
             best, least_m = copy.deepcopy(head), error
+        going_on()
     return best.eval(), said
 
 

@@ -92,6 +92,18 @@ def by_the_first(name: str, work: Callable[[], None]) -> None:
         wait_for_all()  # before the first process may end, who in most launchers keeps the store
 
 
+@contextmanager
+def cores_of_all() -> Iterator[None]:
+    """For what one process computes on the CPU while the machine's others wait: with their cores too."""
+    own = torch.get_num_threads()
+    if not torch.cuda.is_available():
+        torch.set_num_threads(own * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
+
+
 def wait_for_all() -> None:
     """Until every process has come here; nothing where there is only one. Names, on the first, those that do not come."""
     if _side is not None:

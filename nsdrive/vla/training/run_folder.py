@@ -17,6 +17,7 @@ from nsdrive.vla.training.processes import process_count
 
 BASE, CHECKPOINTS, DONE, CONFIG = "base", "checkpoints", "train.json", "config.json"
 WARMED = "warmed"  # the model that the steps begin with, where its vision tower was warmed up
+WARMING = "warming.pt"  # as far as a warm-up came that was stopped or killed
 STOPPED = "stopped.json"  # asked to stop; neither this nor DONE: still running, or ended by an error
 
 

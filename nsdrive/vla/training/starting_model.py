@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,9 @@ from nsdrive.vla.model import load_model, load_processor, save_processor
 from nsdrive.vla.prompt import IMAGE_TOKEN
 from nsdrive.vla.question_form import require_same_rig
 from nsdrive.vla.training.config import TrainConfig
-from nsdrive.vla.training.run_folder import BASE, WARMED
+from nsdrive.vla.training.processes import cores_of_all
+from nsdrive.vla.training.run_folder import BASE, WARMED, WARMING
+from nsdrive.vla.training.stopping import Stopping
 from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, load_head, save_head
 
 TOKENIZER_SAMPLES = 512  # chosen by us: as many prompts and answers show the tiny tokenizer every word of the templates
@@ -46,8 +47,11 @@ def make_tiny_base(config: TrainConfig, rows: AnyRows | None, out: Path) -> None
     part.rename(out / BASE)
 
 
-def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> None:
-    """RUN/warmed/: the model after its vision warm-up, a stock folder. One process makes it, on one device, for all."""
+def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path, stopping: Stopping) -> None:
+    """RUN/warmed/: the model after its vision warm-up, a stock folder. One process makes it, on one device, for all.
+
+    Raises Unfinished where it was asked to stop meanwhile; the next call goes on.
+    """
     from nsdrive.vla.training.warmup import tower_of, warm_vision
 
     if (out / WARMED).is_dir():
@@ -57,11 +61,8 @@ def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> N
     processor = load_processor(source, min_pixels=config.min_image_pixels, max_pixels=config.max_image_pixels, **how)
     model = load_model(source, attention=config.attention, **how).train()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    threads = torch.get_num_threads()
-    if device.type == "cpu":  # the machine's other processes wait for this one, and their cores idle
-        torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     tower_of(model).to(device)  # the words stay where they are: no GPU memory for what does not learn
-    with Progress("vision warm-up steps") as progress:
+    with cores_of_all(), Progress("vision warm-up steps") as progress:
         said = warm_vision(
             model,
             processor,
@@ -72,8 +73,9 @@ def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> N
             seed=config.seed,
             workers=config.workers,
             progress=progress,
+            unfinished=out / WARMING,
+            stopping=stopping,
         )
-    torch.set_num_threads(threads)
     model.to("cpu")
     torch.cuda.empty_cache()
     part = out / f"{WARMED}.part"
@@ -82,9 +84,9 @@ def make_warmed(config: TrainConfig, source: str, rows: AnyRows, out: Path) -> N
     save_processor(processor, part)
     if (head := load_head(source)) is not None:  # a run that goes on from another's model goes on with its head too
         save_head(head, part)
-    steps = [json_line({"step": step, **row}) for step, row in enumerate(said, start=1)]
-    write_atomically(out / "warmup.jsonl", "".join(steps))
+    write_atomically(out / "warmup.jsonl", "".join(json_line(row) for row in said))
     part.rename(out / WARMED)
+    (out / WARMING).unlink(missing_ok=True)
 
 
 def starting_head(config: TrainConfig, model: Any, processor: Any, source: str, rows: AnyRows) -> TrajectoryHead:

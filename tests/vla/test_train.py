@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from training_runs import FOUR_STEPS, data_with_short_answers, end_of, job
 from transformers import AutoModelForImageTextToText
 
+from nsdrive.vla import train as training
 from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.train import TrainConfig, TrainSummary, train
 from nsdrive.vla.training.checkpoints import complete_checkpoints
@@ -140,6 +141,24 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_samples(data: P
             out=tmp_path / "nan",
         )
     assert not (tmp_path / "nan" / "train.json").exists()
+
+
+def test_a_gradient_that_is_not_a_number_stops_the_run_before_its_step_and_names_the_samples(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = training._learning_model
+
+    def learning_model(*arguments: Any, **named: Any) -> Any:
+        model = make(*arguments, **named)
+        model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+        return model
+
+    monkeypatch.setattr(training, "_learning_model", learning_model)
+    with pytest.raises(
+        ValueError, match=r"The gradient became inf at step 1, in one of the samples train-\d, train-\d\."
+    ):
+        train(replace(FOUR_STEPS, log_every_steps=2), dataset=data, out=tmp_path / "nan")
+    assert not read_log(tmp_path / "nan" / "loss.jsonl")
 
 
 def test_settings_that_cannot_be_are_refused_in_one_line(data: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,10 +85,6 @@ class LossLog(TrainerCallback):
             "tokens": self._tokens,
             **self._timed(args),
         }
-        if not math.isfinite(row["grad_norm"]):
-            raise ValueError(
-                f"The gradient became {row['grad_norm']} at step {state.global_step}. Lower learning_rate, train again"
-            )
         self._begin()
         self.rows.append(row)
         if state.is_world_process_zero:

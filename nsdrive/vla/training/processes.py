@@ -19,12 +19,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 
 from nsdrive.vla.training.lost_processes import Roll, failures_told
+
+T = TypeVar("T")
 
 _side: Any = None  # the side group while there is one; torch keeps its process groups per Python process too
 _roll: Roll | None = None  # likewise
@@ -117,6 +119,15 @@ def agree_on_greatest(number: int) -> int:
     numbers = torch.tensor([number])
     torch.distributed.all_reduce(numbers, op=torch.distributed.ReduceOp.MAX, group=_side)
     return int(numbers)
+
+
+def gather(mine: T) -> list[T]:
+    """Every process's, by rank, on every one."""
+    if _side is None:
+        return [mine]
+    found: list[Any] = [None] * process_count()
+    torch.distributed.all_gather_object(found, mine, group=_side)
+    return found
 
 
 def import_deepspeed() -> None:

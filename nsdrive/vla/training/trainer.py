@@ -7,6 +7,7 @@ logged numbers for one global batch.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -20,7 +21,10 @@ from nsdrive.vla.data.batch import Collator, model_inputs
 from nsdrive.vla.data.encoding import IGNORED
 from nsdrive.vla.forecast.flops import Work, work_of
 from nsdrive.vla.training.losses import Objective, Parts, Totals, reading_head, targets_of
+from nsdrive.vla.training.processes import gather
 from nsdrive.vla.trajectory_head import TrajectoryHead, head_of, head_weights, load_head, save_head, without_head
+
+NAMED = 16  # samples that an error names at the most, chosen by us
 
 
 class AnswerTrainer(Trainer):
@@ -43,6 +47,7 @@ class AnswerTrainer(Trainer):
         self._totals: Totals | None = None  # of the step's global batch
         self._sums = torch.zeros(3)  # of this process's micro-batches of the step: reasoning, planning, head
         self._n_left = 0  # micro-batches of the step
+        self._samples_of_step: list[str] = []  # of this process
         self.groups = groups
         self.weight_decays: list[float] = []  # as they began, of the groups that DeepSpeed kept: those with weights
         self.remove_callback(PrinterCallback)  # LossLog prints
@@ -72,6 +77,7 @@ class AnswerTrainer(Trainer):
             self._totals = sum(mine[1:], start=mine[0]).over(self._sum_over_processes)
         self._sums, self._n_left = torch.zeros(3, device=device), len(batches)
         self.work_of_step = work_of(batches)
+        self._samples_of_step = [name for batch in batches for name in batch["sample_ids"]]
         return batches, n_tokens
 
     def _prepare_input(self, data: Any) -> Any:
@@ -97,6 +103,19 @@ class AnswerTrainer(Trainer):
         # processes average their gradients, so each one's share is scaled by how many there are
         loss = share * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Of all processes; raises ValueError naming the step's samples where it is not finite. No step of it has been taken
+        then, but by DeepSpeed, and nothing of it is ever saved."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not math.isfinite(norm):
+            names = [name for mine in gather(self._samples_of_step) for name in mine]
+            others = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
+            raise ValueError(
+                f"The gradient became {float(norm)} at step {self.state.global_step + 1}, in one of the samples "
+                f"{', '.join(names[:NAMED])}{others}. Lower learning_rate, or look at these samples, then train again"
+            )
+        return norm
 
     def _note(self, parts: Parts) -> None:
         """Add up the step's parts; with its last micro-batch they are those of all processes."""

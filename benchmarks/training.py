@@ -48,7 +48,7 @@ from nsdrive.vla.forecast.flops import Costs, Work, costs_of, work_of  # noqa: E
 from nsdrive.vla.model import load_model, load_processor, quiet_libraries  # noqa: E402
 from nsdrive.vla.prompt import IMAGE_TOKEN  # noqa: E402
 from nsdrive.vla.tiny import build_tiny  # noqa: E402
-from nsdrive.vla.training.arguments import training_arguments  # noqa: E402
+from nsdrive.vla.training.arguments import checkpointing, training_arguments  # noqa: E402
 from nsdrive.vla.training.config import TrainConfig  # noqa: E402
 from nsdrive.vla.training.linear_attention import ready_linear_attention  # noqa: E402
 from nsdrive.vla.training.patch_embedding import ready_patch_embedding  # noqa: E402
@@ -224,7 +224,7 @@ def train_plainly(model: Any, config: TrainConfig, rows: Rows, processor: Any, f
         lr_scheduler_type="constant",
         bf16=ON_GPU,
         use_cpu=not ON_GPU,
-        activation_checkpointing=config.gradient_checkpointing,
+        **checkpointing(config.gradient_checkpointing),
         dataloader_num_workers=config.workers,
         remove_unused_columns=False,
         save_strategy="no",

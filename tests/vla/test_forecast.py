@@ -26,6 +26,7 @@ from nsdrive.vla.forecast.sample_size import sample_size, typical_sample_size
 from nsdrive.vla.model import load_model, load_processor, model_config
 from nsdrive.vla.tiny import build_tiny
 from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.losses import only_rows
 from nsdrive.vla.training.what_learns import choose_what_learns
 
 # peft 0.21 asks transformers by an old name, and transformers 5.23 itself warns of one that it still uses
@@ -70,7 +71,10 @@ def metered_step(folder: Path, rows: Rows, *, checkpointing: bool, autocast: boo
     """The most bytes that a second step has beyond weights and gradients, and the size of its batch."""
     model = load_model(folder).train()
     if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        old_name = (
+            model.gradient_checkpointing_enable if not hasattr(model, "activation_checkpointing_enable") else None
+        )
+        (old_name or model.activation_checkpointing_enable)({"use_reentrant": False})
     processor = load_processor(folder, min_pixels=16384, max_pixels=65536)
     batch = collate([encode(processor, rows[k], with_answer=True) for k in range(2)], processor)
     inputs = model_inputs(batch, processor)
@@ -78,8 +82,8 @@ def metered_step(folder: Path, rows: Rows, *, checkpointing: bool, autocast: boo
     is_answer = targets != IGNORED
 
     def loss() -> torch.Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            logits = model(**inputs, logits_to_keep=is_answer, use_cache=False).logits
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast), only_rows(model, is_answer):
+            logits = model(**inputs, use_cache=False).logits
             return torch.nn.functional.cross_entropy(logits.float(), targets[is_answer], reduction="sum")
 
     loss().backward()  # now there are gradients to add to

@@ -19,6 +19,7 @@ from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.tiny import ARCHITECTURES, build_tiny
 from nsdrive.vla.training import linear_attention
 from nsdrive.vla.training.linear_attention import ready_linear_attention, segment_of_each
+from nsdrive.vla.training.losses import only_rows
 from nsdrive.vla.training.patch_embedding import ready_patch_embedding
 
 OTHERS = [pytest.param(arch, marks=pytest.mark.slow) for arch in ARCHITECTURES if arch != "qwen3_5"]
@@ -47,7 +48,8 @@ def items_of(processor: Any, rows: Rows) -> list[Encoded]:
 def loss_of(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
     targets = pad(labels[:, 1:], (0, 1), value=IGNORED)
     said = targets != IGNORED
-    logits = model(**inputs, logits_to_keep=said, use_cache=False).logits
+    with only_rows(model, said):
+        logits = model(**inputs, use_cache=False).logits
     return cross_entropy(logits.float(), targets[said], reduction="sum")
 
 

@@ -47,8 +47,7 @@ def training_arguments(
         deepspeed=deepspeed,
         ddp_backend="gloo" if processes > 1 and not on_gpu and not deepspeed else None,
         ddp_find_unused_parameters=False,
-        activation_checkpointing=config.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        **checkpointing(config.gradient_checkpointing),
         seed=config.seed,
         data_seed=config.seed,
         train_sampling_strategy="sequential",  # Schedule is the order
@@ -68,6 +67,15 @@ def training_arguments(
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process would be nn.DataParallel: use torchrun
     return arguments
+
+
+def checkpointing(on: bool) -> dict[str, Any]:
+    """TrainingArguments' words for it, which transformers 5.23 renamed."""
+    from transformers import TrainingArguments
+
+    known = TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: on, f"{name}_kwargs": {"use_reentrant": False} if on else None}
 
 
 def deepspeed_config(name: str) -> dict[str, Any] | None:

@@ -209,6 +209,19 @@ def reading_head(model: Any, head: TrajectoryHead | None, batch: Mapping[str, An
         handle.remove()
 
 
+@contextmanager
+def only_rows(model: Any, rows: torch.Tensor) -> Iterator[None]:
+    """While the model's forward runs, logits are computed for the chosen tokens alone, (N, V). rows: (B, L) bool, N of them true.
+
+    As `logits_to_keep` does in transformers since 5.21, which knew no choice by sample before.
+    """
+    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0][rows],))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def targets_of(batch: Mapping[str, Any]) -> torch.Tensor:
     """(B, L): the token that each token is to be followed by; IGNORED where that is not trained."""
     return pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)

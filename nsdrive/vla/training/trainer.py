@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer
 from nsdrive.vla.data.batch import Collator, model_inputs
 from nsdrive.vla.data.encoding import IGNORED
 from nsdrive.vla.forecast.flops import Work, work_of
-from nsdrive.vla.training.losses import Objective, Parts, Totals, reading_head, targets_of
+from nsdrive.vla.training.losses import Objective, Parts, Totals, only_rows, reading_head, targets_of
 from nsdrive.vla.training.processes import gather
 from nsdrive.vla.trajectory_head import TrajectoryHead, head_of, head_weights, load_head, save_head, without_head
 
@@ -89,9 +89,9 @@ class AnswerTrainer(Trainer):
     ) -> Any:
         """This process's share of the step's loss; raises ValueError naming the samples where it is not finite."""
         assert self._totals is not None
-        with reading_head(model_inside(model), self._head, inputs) as head_loss:
-            is_answer = targets_of(inputs) != IGNORED
-            outputs = model(**model_inputs(inputs, self.processor), logits_to_keep=is_answer, use_cache=False)
+        inside, is_answer = model_inside(model), targets_of(inputs) != IGNORED
+        with reading_head(inside, self._head, inputs) as head_loss, only_rows(inside, is_answer):
+            outputs = model(**model_inputs(inputs, self.processor), use_cache=False)
         parts = self.objective.parts(outputs.logits, head_loss[0] if head_loss else None, inputs)
         share = self.objective.loss(parts, self._totals)
         if not torch.isfinite(share):

@@ -52,9 +52,13 @@ def collect(
     seeds: dict[tuple[str, str], dict[str, Seeds]] = {
         (cell, answer): {
             measure: seeds_of(
-                [found[f"{run.name}.{answer}"][1][measure] for run in members], scenarios, seed=seed, side=side
+                [found[f"{run.name}.{answer}"][1][measure] for run in members],
+                scenarios,
+                seed=seed,
+                side=side,
+                most=most,
             )
-            for measure in MEASURES
+            for measure, most in MEASURES.items()
         }
         for side, (cell, members) in enumerate(grouped.items())
         for answer, _ in asked(config, members[0].level)

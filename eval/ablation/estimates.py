@@ -19,12 +19,15 @@ import numpy as np
 from eval.bootstrap import LEVEL, RESAMPLES, Estimate, cluster_mean, rounded
 from nsdrive.world.types import FloatArray
 
-MEASURES = ("3s/ADE", "3s/MR")
+MEASURES = {"3s/ADE": np.inf, "3s/MR": 1.0}  # the most that each can be
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Seeds:
-    """One measure of S seeds. values (S,); over_scenarios, over_both (RESAMPLES,): the resampled means over seeds."""
+    """One measure of S seeds. values (S,); over_scenarios, over_both (RESAMPLES,): the resampled means over seeds.
+
+    over_both is nan where there is one seed: it does not tell what another would give.
+    """
 
     values: FloatArray
     over_scenarios: FloatArray
@@ -35,16 +38,18 @@ class Seeds:
         return float(self.values.mean())
 
 
-def seeds_of(columns: Sequence[FloatArray], clusters: np.ndarray, *, seed: int, side: int) -> Seeds:
+def seeds_of(
+    columns: Sequence[FloatArray], clusters: np.ndarray, *, seed: int, side: int, most: float = np.inf
+) -> Seeds:
     """columns: each seed's measure of the same N samples, (N,) each. clusters (N,): their scenarios. side: sets which seeds are
-    drawn; another for everything that is trained apart."""
+    drawn; another for everything that is trained apart. most: that the measure can be."""
     everything = np.ones(len(clusters), dtype=bool)
     estimate: Estimate = cluster_mean(np.stack(columns, axis=1), everything, clusters, seed)
     mean = estimate.resampled.mean(axis=1)
     return Seeds(
         values=estimate.value,
         over_scenarios=mean,
-        over_both=_with_seeds(estimate.resampled, np.random.default_rng([seed, side, 3])),
+        over_both=_with_seeds(estimate.resampled, np.random.default_rng([seed, side, 3]), most),
     )
 
 
@@ -61,7 +66,8 @@ def cell_of(one: Seeds) -> dict[str, Any]:
 
 
 def ratio_of(above: Seeds, below: Seeds) -> dict[str, Any]:
-    """One mean divided by another of the same samples; low and high over scenarios and seeds both. None where it divides by 0."""
+    """One mean divided by another of the same samples; low and high over scenarios and seeds both, None of one seed. All None
+    where it divides by 0."""
     if not below.mean > 0.0:
         return {"value": None, "low": None, "high": None, "low_same_runs": None, "high_same_runs": None}
     both = _bounds(_divided(above.over_both, below.over_both))
@@ -73,15 +79,15 @@ def ratio_of(above: Seeds, below: Seeds) -> dict[str, Any]:
     }
 
 
-def _with_seeds(resampled: FloatArray, rng: np.random.Generator) -> FloatArray:
+def _with_seeds(resampled: FloatArray, rng: np.random.Generator, most: float) -> FloatArray:
     """(RESAMPLES, S) -> (RESAMPLES,): the mean of as many seeds drawn with replacement, anew in each row, and stretched."""
     n = resampled.shape[1]
     mean = resampled.mean(axis=1)
     if n < 2:
-        return mean
+        return np.full_like(mean, np.nan)
     drawn = rng.integers(0, n, size=(RESAMPLES, n))
     off = np.take_along_axis(resampled, drawn, axis=1).mean(axis=1) - mean
-    return np.asarray(np.maximum(0.0, mean + off * np.sqrt(n / (n - 1))))
+    return np.asarray(np.clip(mean + off * np.sqrt(n / (n - 1)), 0.0, most))
 
 
 def _divided(above: FloatArray, below: FloatArray) -> FloatArray:

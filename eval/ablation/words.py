@@ -106,7 +106,8 @@ def _reasoning(results: Mapping[str, Any]) -> list[str]:
             0: f"{level} reasoning is not told apart from none",
             1: f"{level} reasoning raises ADE@3s",
         }[direction(found)]
-        ratio = f"{cell} / {base} = {text_range(found)} over scenarios and seeds"
+        over = "of one seed, which does not tell what another gives" if found["low"] is None else "over scenarios and seeds"
+        ratio = f"{cell} / {base} = {text_range(found)} {over}"
         if all(_loses_to_the_blind(results, f"{side}/{answer}") for side in (cell, base)):
             name, _ = _best_blind(results)
             sentences.append(
@@ -149,7 +150,8 @@ def _blind(results: Mapping[str, Any]) -> list[str]:
         for words, cells in (("better", beaten), ("intervals overlap", not_told), ("worse", worse))
         if cells
     ]
-    return [f"against {name}, the best baseline without images ({text_range(best[ADE])} m): {'; '.join(parts)}"]
+    against = f"against {name}, the best baseline without images ({text_range(best[ADE])} m)"
+    return [f"{against}: {'; '.join(parts) or 'one seed does not tell'}"]
 
 
 def _eyes(results: Mapping[str, Any]) -> list[str]:
@@ -187,10 +189,11 @@ def _aims(results: Mapping[str, Any]) -> list[str]:
     detailed = [
         r
         for r in results["ratios"]
-        if r["kind"] == "reasoning" and r["measure"] == ADE and "detailed" in r["above"] and r["high"] is not None
+        if r["kind"] == "reasoning" and r["measure"] == ADE and "detailed" in r["above"]
     ]
-    reached = [r for r in detailed if r["high"] <= AIM_RATIO and not _loses_to_the_blind(results, r["above"])]
-    otherwise = "not reached" if detailed else "not measured"
+    told = [r for r in detailed if r["high"] is not None]
+    reached = [r for r in told if r["high"] <= AIM_RATIO and not _loses_to_the_blind(results, r["above"])]
+    otherwise = "not reached" if told else "not told by one seed" if detailed else "not measured"
     low = [f"{cell}/{answer}" for cell, answer, found in best if _below(found)]
     return [
         f"aim: detailed / none at most {AIM_RATIO} in ADE@3s: "

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,8 +126,30 @@ def test_one_seed_and_an_error_of_zero_claim_nothing():
     one = seeds_of([np.zeros(10)], np.arange(10), seed=0, side=0)
     found = cell_of(one)
     assert (found["value"], found["seeds_sd"]) == (0.0, None)
-    assert found["low_with_seeds"] == found["low"] == 0.0
+    assert found["low"] == 0.0
+    assert found["low_with_seeds"] is None, "what another seed gives is not known"
     assert ratio_of(one, one)["value"] is None
+    ones = seeds_of([np.ones(10)], np.arange(10), seed=0, side=0)
+    assert (ratio_of(ones, ones)["value"], ratio_of(ones, ones)["low"]) == (1.0, None)
+
+
+def test_an_ablation_of_one_seed_says_that_it_does_not_tell(tmp_path):
+    write_ablation(tmp_path)
+    alone = collect(replace(CONFIG, seeds=(0,)), tmp_path)
+    said = "\n".join(verdict(alone))
+    assert "detailed reasoning is not told apart from none: 3-detailed / 3-none = 0.5" in said
+    assert "of one seed, which does not tell what another gives" in said
+    assert "lowers" not in said
+    assert "m): one seed does not tell" in said
+    assert "in ADE@3s: not told by one seed" in said
+    assert table(alone)
+
+
+def test_no_interval_of_a_miss_rate_passes_all_samples():
+    columns = [np.ones(40), np.repeat([0.0, 1.0], 20)]
+    found = cell_of(seeds_of(columns, np.arange(40), seed=0, side=0, most=1.0))
+    assert found["high_with_seeds"] == 1.0
+    assert cell_of(seeds_of(columns, np.arange(40), seed=0, side=0))["high_with_seeds"] > 1.0
 
 
 def test_the_verdict_claims_only_what_leaves_out_one(results):

@@ -277,8 +277,11 @@ def adapter_base(folder: Path) -> str:
     base = adapter_config(folder).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ValueError(f"{folder}/{ADAPTER} names no base model")
-    beside = folder.parent / "base"  # a tiny base travels in the run's folder, wherever that was moved
-    return str(beside) if Path(base).name == "base" and beside.is_dir() else base
+    beside = folder.parent / Path(base).name  # a base that the run made travels in its folder, wherever that was moved
+    if beside.name in ("base", "warmed") and beside.is_dir():
+        return str(beside)
+    places = (Path(), folder, folder.parent)  # what a relative path may have been meant from
+    return next((str(place / base) for place in places if (place / base).is_dir()), base)
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:

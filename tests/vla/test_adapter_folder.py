@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nsdrive.vla.model import load_model, load_processor, model_type
+from nsdrive.vla.model import adapter_base, load_model, load_processor, model_type
+from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.what_learns import choose_what_learns
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # peft asks what transformers renames
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -90,3 +93,45 @@ def test_an_adapter_config_that_is_none_is_refused_in_one_line(text: str, tmp_pa
         with pytest.raises(ValueError, match=ADAPTER) as caught:
             read(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_trained_from_a_relative_folder_is_used_from_anywhere(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "models" / "driver")
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(method="lora", lora_rank=2)
+    learning = choose_what_learns(load_model("models/driver"), config, "models/driver")
+    learning.save_pretrained("run/adapter")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert adapter_base(tmp_path / "run" / "adapter") == str(tmp_path / "models" / "driver")
+    assert model_type(tmp_path / "run" / "adapter") == "qwen3_5"
+    load_model(tmp_path / "run" / "adapter")
+
+
+def test_a_hub_id_stays_an_adapters_base(tiny_folder: Path) -> None:
+    learning = choose_what_learns(load_model(tiny_folder), TrainConfig(method="lora", lora_rank=2), "owner/name")
+    assert learning.peft_config["default"].base_model_name_or_path == "owner/name"
+
+
+@pytest.mark.parametrize("place", [".", "run", "run/adapter"])
+def test_a_relative_base_is_looked_for_here_and_beside_the_adapter(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = tmp_path / "run" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / ADAPTER).write_text('{"base_model_name_or_path": "models/driver"}')
+    monkeypatch.chdir(tmp_path)
+    assert adapter_base(adapter) == "models/driver", "a hub id, where there is no such folder"
+    (tmp_path / place / "models" / "driver").mkdir(parents=True)
+    assert (tmp_path / adapter_base(adapter)).samefile(tmp_path / place / "models" / "driver")
+
+
+@pytest.mark.parametrize("made", ["base", "warmed"])
+def test_a_base_that_the_run_made_is_found_where_the_run_was_moved(made: str, tmp_path: Path) -> None:
+    adapter = tmp_path / "run" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / ADAPTER).write_text(json.dumps({"base_model_name_or_path": f"/where/it/was/{made}"}))
+    (tmp_path / "run" / made).mkdir()
+    assert adapter_base(adapter) == str(tmp_path / "run" / made)

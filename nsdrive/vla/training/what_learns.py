@@ -7,6 +7,7 @@ optimizer = AdamW(parameter_groups(model, config), lr=config.learning_rate)
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from nsdrive.vla.training.config import TrainConfig
@@ -85,11 +86,16 @@ def _with_lora(model: Any, config: TrainConfig, source: str) -> Any:
         lora_dropout=config.lora_dropout,
         target_modules=pattern,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=source,
     )
     # no enable_input_require_grads: checkpointing that is not re-entrant does without, and it would have the gradient go
     # through a frozen vision tower for nothing
-    return get_peft_model(model, lora)
+    learning = get_peft_model(model, lora)
+    # what adapter_config.json says: a relative path would be another folder, or a hub id, where the adapter is used. Set here,
+    # for peft takes the name that the model was loaded by.
+    learning.active_peft_config.base_model_name_or_path = (
+        str(Path(source).resolve()) if Path(source).is_dir() else source
+    )
+    return learning
 
 
 def _some_linear(model: Any) -> str:

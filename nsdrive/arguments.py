@@ -241,7 +241,7 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     _split(p)
     p.add_argument("--limit", type=int, metavar="N", help="only so many, of all topics")
     p.add_argument("--batch-size", type=int, default=16, metavar="N", help="questions that the model sees at once")
-    p.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub checkpoint")
+    _checkpoint(p)
 
     p = verb(
         "baseline",
@@ -393,6 +393,10 @@ def _decoding(p: argparse.ArgumentParser, *, batch_size: int | None = 8) -> None
         "--batch-size", type=int, default=batch_size, metavar="N", help=f"samples that the model sees at once{default}"
     )
     p.add_argument("--unconstrained", action="store_true", help="free decoding: answers may fail to parse")
+    _checkpoint(p)
+
+
+def _checkpoint(p: argparse.ArgumentParser) -> None:
     p.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub checkpoint")
     p.add_argument(
         "--allow-slow-kernels", action="store_true", help="Qwen3.5 on a GPU also without flash-linear-attention"

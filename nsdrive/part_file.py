@@ -5,6 +5,7 @@
     part.append([row, row]); part.sync()
     part.finish()                                                           # OUT appears, complete, and OUT.part is gone
     check_finished(out, {"model": "out/run/model", ...})                    # later: is OUT what these settings make?
+    begun_with(out)                                                         # the settings of what is there
 
 Its first line holds the settings that made it; with others it cannot be gone on with. Beside a finished file they lie in
 OUT's name with .settings.json.
@@ -24,7 +25,8 @@ from nsdrive.output_folder import changes, refuse_both
 
 
 class PartFile:
-    """See the module. instead: what a user can do where the file cannot be gone on with."""
+    """See the module. instead: what a user can do where the file cannot be gone on with. settings: as `keep` and
+    `finish` write them."""
 
     def __init__(
         self,
@@ -38,14 +40,14 @@ class PartFile:
         """Reads what an earlier run left; writes nothing yet. ValueError where that is not wanted, or has other settings."""
         refuse_both(resume=resume, overwrite=overwrite)
         self._out, self.path = out, out.with_name(f"{out.name}.part")
-        self._settings = json.loads(json.dumps(settings))
+        self.settings = json.loads(json.dumps(settings))
         self.rows: list[dict[str, Any]] = []
         if self.path.exists() and not (resume or overwrite):
             raise ValueError(f"{self.path} is there from an unfinished run: go on with --resume, or {instead}")
         # a killed process may leave half a line
         whole = [line for line in lines_of(self.path) if line.endswith("\n")] if resume else []
         if whole:
-            changed = changes(json.loads(whole[0]), self._settings)
+            changed = changes(json.loads(whole[0]), self.settings)
             if changed:
                 raise ValueError(f"{self.path} was begun with other settings ({changed}): {instead}")
             self.rows = [json.loads(line) for line in whole[1:]]
@@ -53,7 +55,7 @@ class PartFile:
     def keep(self, n_rows: int) -> None:
         """Begin with the first `n_rows` of what is there."""
         del self.rows[n_rows:]
-        write_atomically(self.path, json_line(self._settings) + self._text())
+        write_atomically(self.path, json_line(self.settings) + self._text())
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         with self.path.open("a", encoding="utf-8", newline="\n") as file:
@@ -67,7 +69,7 @@ class PartFile:
 
     def finish(self) -> None:
         content = self._text().encode("utf-8")
-        made = {"sha256": hashlib.sha256(content).hexdigest(), "settings": self._settings}
+        made = {"sha256": hashlib.sha256(content).hexdigest(), "settings": self.settings}
         write_atomically(settings_path(self._out), json.dumps(made, ensure_ascii=False, indent=2) + "\n")
         write_atomically(self._out, content)
         self.path.unlink()
@@ -79,6 +81,17 @@ class PartFile:
 def settings_path(out: Path) -> Path:
     """Where the settings of a finished file lie: predictions.jsonl -> predictions.settings.json."""
     return out.with_name(f"{out.stem}.settings.json")
+
+
+def begun_with(out: Path) -> dict[str, Any]:
+    """The settings of a finished file, else of its unfinished part; none where there is neither, or one that cannot be read."""
+    try:
+        if out.exists():
+            return dict(json.loads(settings_path(out).read_text(encoding="utf-8"))["settings"])
+        with out.with_name(f"{out.name}.part").open(encoding="utf-8", newline="\n") as file:
+            return dict(json.loads(file.readline()))
+    except (OSError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def check_finished(out: Path, settings: Mapping[str, Any], *, instead: str = "use --overwrite") -> None:

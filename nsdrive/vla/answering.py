@@ -5,25 +5,28 @@
         ...
 
 One answer for each question, in order. A question that cannot be asked (no such sample, an image that cannot be read, a
-beginning that no answer has) is an answer with its error. Which library runs the model: `nsdrive.vla.inference.engine`; how
-answers are drawn and chosen: `nsdrive.vla.inference.decoding`.
+beginning that no answer has) is an answer with its error. A batch that does not fit into the GPU's memory is answered in
+halves. Which library runs the model: `nsdrive.vla.inference.engine`; how answers are drawn and chosen:
+`nsdrive.vla.inference.decoding`.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from nsdrive.counted import counted
 from nsdrive.dataset import SPLITS, Dataset, Prediction, open_dataset
 from nsdrive.questions import NO_TEXT, Question
 from nsdrive.vla.data.encoding import Encoded, encode
 from nsdrive.vla.data.rows import Row, Rows, read_row
 from nsdrive.vla.grammar import OPEN_PLAN, Begun, check_begun
 from nsdrive.vla.inference.decoding import Decoding
-from nsdrive.vla.inference.engine import Engine, Said, load_engine
+from nsdrive.vla.inference.engine import Engine, OutOfMemory, Said, load_engine
 from nsdrive.vla.inference.selection import Chosen, best_of
 from nsdrive.vla.prompt import parse_answer, render_answer
 from nsdrive.world.types import FloatArray
@@ -31,6 +34,9 @@ from nsdrive.world.types import FloatArray
 MAX_PREFIX = 16_384  # characters, chosen by us: four of our longest traces; a stranger's file may hold anything
 WINDOW = 8  # batches, see ModelAnswerer; chosen by us
 BATCH_SIZES = {"transformers": 8, "vllm": 256}  # chosen by us; vLLM's own number of sequences under way at once
+
+_Asked = TypeVar("_Asked")
+_Given = TypeVar("_Given")
 
 
 def answerer(
@@ -102,14 +108,18 @@ class ModelAnswer(Prediction):
 @dataclass(kw_only=True)
 class Tally:
     """What generating took, all answers together. A text's time runs from its batch's start to its last token, so that texts
-    of one batch add up to more than the batch; of it, reasoning_seconds are from the first token to the plan's first."""
+    of one batch add up to more than the batch; of it, reasoning_seconds are from the first token to the plan's first.
+    halved_to: the batch sizes gone on with, each time that the memory did not suffice."""
 
     n_tokens: int = 0
     n_reasoning_tokens: int = 0
     seconds: float = 0.0
     reasoning_seconds: float = 0.0
+    halved_to: list[int] = field(default_factory=list)
 
     def add(self, other: Tally | Said) -> None:
+        if isinstance(other, Tally):
+            self.halved_to += other.halved_to
         self.n_tokens += other.n_tokens
         self.n_reasoning_tokens += other.n_reasoning_tokens
         self.seconds += other.seconds
@@ -136,6 +146,7 @@ class ModelAnswerer:
         self.driver, self._samples, self._progress = driver, samples, progress
         self._batch_size, self._how = batch_size_of("", batch_size), how or Decoding()
         self.window, self.tally = WINDOW * batch_size, Tally()
+        self._at_once = self._batch_size  # less from where the memory did not suffice
 
     def __call__(self, questions: Sequence[Question]) -> Iterator[Prediction]:
         for first in range(0, len(questions), self.window):
@@ -163,7 +174,7 @@ class ModelAnswerer:
                 errors[k] = str(error)
         made: dict[int, ModelAnswer] = {}
         if asked and self._how.mode == "head":
-            points = self.driver.waypoints([encoded for _, encoded in asked.values()])
+            points = self._as_fits(self.driver.waypoints, [encoded for _, encoded in asked.values()])
             made = {k: _of_head(questions[k], one) for k, one in zip(asked, points, strict=True)}
         elif asked:
             said = self._said([(questions[k], row, encoded) for k, (row, encoded) in asked.items()])
@@ -182,11 +193,10 @@ class ModelAnswerer:
             for question, row, encoded in asked
             for candidate in range(how.best_of)
         ]
-        at_once = len(drawn) if self.driver.queues else self._batch_size
-        said: list[Said] = []
-        for first in range(0, len(drawn), at_once):
-            encoded, levels, seeds = zip(*drawn[first : first + at_once], strict=True)
-            said += self.driver.answer(
+
+        def answered(part: Sequence[tuple[Encoded, str, int]]) -> Sequence[Said]:
+            encoded, levels, seeds = zip(*part, strict=True)
+            return self.driver.answer(
                 encoded,
                 levels,
                 constrained=how.constrained,
@@ -194,9 +204,35 @@ class ModelAnswerer:
                 temperature=how.drawn_at,
                 seeds=seeds,
             ).said
+
+        said = list(answered(drawn)) if self.driver.queues else self._as_fits(answered, drawn)
         for one in said:
             self.tally.add(one)
         return [said[first : first + how.best_of] for first in range(0, len(said), how.best_of)]
+
+    def _as_fits(self, ask: Callable[[Sequence[_Asked]], Iterable[_Given]], asked: Sequence[_Asked]) -> list[_Given]:
+        """What is given for each, a batch at once, or fewer where the memory does not suffice. OutOfMemory where that is one."""
+        given: list[_Given] = []
+        while len(given) < len(asked):
+            part = asked[len(given) : len(given) + self._at_once]
+            try:
+                given.extend(ask(part))
+                continue
+            except OutOfMemory as error:
+                if len(part) == 1:
+                    raise OutOfMemory(
+                        f"{error}. What is answered is kept: go on with --resume where more of it is free"
+                    ) from None
+            # not in the except clause, where the error still holds what filled the memory
+            self._at_once = len(part) // 2
+            self.tally.halved_to.append(self._at_once)
+            print(
+                f"The GPU's memory does not suffice for {len(part)} samples at once: "
+                f"from here on {counted(self._at_once, 'sample')} at a time",
+                file=sys.stderr,
+                flush=True,
+            )
+        return given
 
     def _of_text(self, question: Question, said: Sequence[Said]) -> ModelAnswer:
         chosen: Chosen | None = best_of(said) if self._how.best_of > 1 else None

@@ -9,6 +9,10 @@ A control asks the same model the same, but with something taken away or given: 
 worth. One row per sample, always, in order: a sample that cannot be read is a row with its error. Rows are kept as they come
 in `predictions.jsonl.part`, which --resume goes on from; the file itself appears when all rows are there, and beside it
 `predictions.settings.json`, which says what made it.
+
+A batch's padding touches the last bits of its numbers, so that a file of one batch size is the same bytes twice. Where the
+GPU's memory does not suffice for a batch it is answered in halves, and --resume may go on with another --batch-size: the
+settings then name all sizes that there were.
 """
 
 from __future__ import annotations
@@ -24,9 +28,9 @@ from typing import Any
 
 from nsdrive.config import did_you_mean
 from nsdrive.counted import counted
-from nsdrive.dataset import MANIFEST, open_drives, sha256_of
+from nsdrive.dataset import MANIFEST, from_json, open_drives, sha256_of
 from nsdrive.output_folder import claim_file
-from nsdrive.part_file import PartFile, check_finished, lines_of
+from nsdrive.part_file import PartFile, begun_with, check_finished, lines_of
 from nsdrive.questions import CONTROLS, Question, control_of, control_path, control_question, other_scenes
 from nsdrive.vla.answering import Samples, Tally, answerer, batch_size_of
 from nsdrive.vla.data.rows import evenly_spread
@@ -34,13 +38,17 @@ from nsdrive.vla.forecast.sample_size import image_size
 from nsdrive.vla.inference.decoding import Decoding
 from nsdrive.vla.inference.engine import check_engine
 from nsdrive.vla.inference.workers import Batch, Workers, share_gpus
-from nsdrive.vla.model import model_type
+from nsdrive.vla.model import ADAPTER, adapter_base, model_type
 from nsdrive.vla.question_form import model_folder, require_same_rig
 from nsdrive.vla.trajectory_head import FOLDER, SHAPE
 
 INSTEAD = "delete it, or choose another --out"
 ROWS_LOOKED_AT = 16  # chosen by us: where none of so many has its images, the dataset's folder is not whole
-WEIGHT_BYTES = 1 << 20  # of each file's end, chosen by us: enough to tell two trainings of one architecture apart
+# Bytes of weights that are read to tell them apart, chosen by us: a small model whole, of a larger one the small tensors, and
+# of each other PIECES from its first byte to its last. A training changes a tensor that learns nearly everywhere.
+WHOLE_MODEL, WHOLE_TENSOR = 64 << 20, 16 << 10
+PIECES, PIECE = 4, 4 << 10
+LONGEST_HEADER = 100_000_000  # bytes, of the safetensors library
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +67,7 @@ class PredictSummary:
         str  # "clock": of every answer, by its steps; "tokens": of the tokens, where the engine has no clock
     )
     device: str
+    batch_sizes: tuple[int, ...]  # of the whole file; several where memory was short, or --resume had another
 
     @property
     def samples_per_second(self) -> float:
@@ -70,6 +79,8 @@ class PredictSummary:
 
     def __str__(self) -> str:
         told = f"{self.path}: {counted(self.n, 'prediction')}, {self.n_errors} without waypoints"
+        if len(self.batch_sizes) > 1:
+            told += f" (batches of {', '.join(map(str, self.batch_sizes))})"
         if not self.n_new:
             return told
         told += f", {self.samples_per_second:.2f} samples/s, {self.tokens_per_second:.0f} tokens/s"
@@ -104,12 +115,13 @@ def predict(
 ) -> PredictSummary:
     """Write predictions.jsonl for a split with a model (a folder, an adapter's folder, or a hub id).
 
-    batch_size: None takes the engine's own. control: one of `nsdrive.questions.CONTROLS`. workers: processes, one for each GPU
-    (with tensor_parallel, for so many) or all on the CPU; the rows are those of one worker. mode, constrained,
-    max_reasoning_tokens, best_of, temperature, seed: see `nsdrive.vla.inference.decoding.Decoding`.
+    batch_size: None takes the engine's own; what is resumed may have had another. control: one of
+    `nsdrive.questions.CONTROLS`. workers: processes, one for each GPU (with tensor_parallel, for so many) or all on the CPU; the
+    rows are those of one worker. mode, constrained, max_reasoning_tokens, best_of, temperature, seed: see
+    `nsdrive.vla.inference.decoding.Decoding`.
 
-    Raises ValueError for an `out` that exists, one begun or finished with other settings, and a worker that died; what is wrong
-    with a sample becomes that sample's row.
+    Raises ValueError for an `out` that exists, one begun or finished with other settings, a worker that died, and a GPU without
+    the memory for one sample; what is wrong with a sample becomes that sample's row.
     """
     how = Decoding(
         mode=mode,
@@ -133,13 +145,13 @@ def predict(
     if not ids:
         raise ValueError(f"{dataset} has no samples in split '{split}': choose another --split")
     require_same_rig(model_folder(str(model)), samples.raw(ids[0]), what=f"the split '{split}'")
-    settings = {
+    settings: dict[str, Any] = {
         "model": str(model),
         "weights": weights_of(model),
         "dataset_sha256": sha256_of(Path(dataset) / MANIFEST),
         "split": split,
         "rows": len(ids),
-        "batch_size": batch_size,  # its padding touches the last bits of the numbers
+        "batch_sizes": _sizes_before(out, batch_size) if resume else [batch_size],
         "control": control,
         "engine": engine,
         "tensor_parallel": tensor_parallel,
@@ -147,14 +159,17 @@ def predict(
     }
     if resume and out.is_file():
         check_finished(out, settings, instead=INSTEAD)
-        return _summary(out, [json.loads(line) for line in lines_of(out)])
+        rows = [json.loads(line) for line in lines_of(out)]
+        return _summary(out, rows, batch_sizes=settings["batch_sizes"])
     part = PartFile(out, settings, resume=resume, instead=INSTEAD)
     _check_images(samples, ids)
     asked = _questions(samples, ids, control)
     batches = [ids[first : first + batch_size] for first in range(0, len(ids), batch_size)]
-    rows = {row["id"]: row for row in part.rows}
-    due = [k for k, batch in enumerate(batches) if not all(one in rows for one in batch)]
-    part.rows = [rows[one] for k, batch in enumerate(batches) if k not in set(due) for one in batch]
+    there = {row["id"]: row for row in part.rows}
+    due = [k for k, batch in enumerate(batches) if not all(one in there for one in batch)]
+    part.rows = [there[one] for k, batch in enumerate(batches) if k not in set(due) for one in batch]
+    sizes = dict.fromkeys([*(settings["batch_sizes"] if part.rows else ()), batch_size])
+    part.settings["batch_sizes"] = list(sizes)
     work = {
         "model": str(model),
         "dataset": str(dataset),
@@ -171,8 +186,13 @@ def predict(
     with _answering(work, samples, workers) as answering:
         part.keep(n_before)
         for batch in answering.answer((k, [asked(one) for one in batches[k]]) for k in due):
-            tally.add(Tally(**batch.tally))
+            spent = Tally(**batch.tally)
+            tally.add(spent)
             part.append(batch.rows)
+            if spent.halved_to:
+                sizes.update(dict.fromkeys(spent.halved_to))
+                part.settings["batch_sizes"] = list(sizes)
+                part.keep(len(part.rows))
             part.sync()
             if progress is not None:
                 progress(len(part.rows), len(ids))
@@ -186,24 +206,65 @@ def predict(
         n_new=len(ids) - n_before,
         seconds=spent_s,
         tally=tally,
+        batch_sizes=list(sizes),
         device=answering.device,
         by="clock" if engine == "transformers" else "tokens",
     )
 
 
 def weights_of(model: str | Path) -> str | None:
-    """What tells the weights of a model's folder from those of another training, in 16 letters; None of a hub id."""
+    """What tells the weights of a model's folder, an adapter's with its base, from those of another training, in 16 letters;
+    None of a hub id.
+
+    ValueError for a file that is not what safetensors wrote.
+    """
     folder = Path(model_folder(str(model)))
     if not folder.is_dir():
         return None
-    told = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("trajectory_head/*.safetensors")]):
-        size = path.stat().st_size
-        told.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            file.seek(max(0, size - WEIGHT_BYTES))
-            told.update(file.read(WEIGHT_BYTES))
+    told, seen = hashlib.sha256(), list[Path]()
+    while folder.is_dir() and folder not in seen:
+        seen.append(folder)
+        paths = sorted([*folder.glob("*.safetensors"), *folder.glob(f"{FOLDER}/*.safetensors")])
+        is_small = sum(path.stat().st_size for path in paths) <= WHOLE_MODEL
+        for path in paths:
+            told.update(f"{path.name} {path.stat().st_size}\n".encode())
+            for piece in [path.read_bytes()] if is_small else _pieces_of(path):
+                told.update(piece)
+        if not (folder / ADAPTER).is_file():
+            break
+        folder = Path(adapter_base(folder))
+    else:
+        told.update(str(folder).encode())  # a base that is not at hand is told by its name
     return told.hexdigest()[:16]
+
+
+def _pieces_of(path: Path) -> Iterator[bytes]:
+    """The header of a safetensors file, then something of every tensor. ValueError, one line, where it has no such header."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= LONGEST_HEADER else b""
+        try:
+            tensors = [one for name, one in from_json(header).items() if name != "__metadata__"]
+            spans = sorted((int(begin), int(end)) for begin, end in (one["data_offsets"] for one in tensors))
+            if not all(0 <= begin <= end for begin, end in spans):
+                raise ValueError
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ValueError(f"{path} is no whole safetensors file: copy or download it again") from None
+        yield header
+        for begin, end in spans:
+            is_small = end - begin <= WHOLE_TENSOR
+            step = 0 if is_small else (end - begin - PIECE) / (PIECES - 1)
+            for k in range(1 if is_small else PIECES):
+                file.seek(8 + length + begin + round(k * step))
+                yield file.read(end - begin if is_small else PIECE)
+
+
+def _sizes_before(out: Path, batch_size: int) -> list[int]:
+    """The batch sizes of what is there. An unfinished file may be gone on with in any, a finished one has but its own."""
+    there = begun_with(out).get("batch_sizes")
+    if not isinstance(there, list) or (out.is_file() and batch_size not in there):
+        return [batch_size]
+    return there
 
 
 def _check_question(how: Decoding, control: str, out: Path) -> None:
@@ -288,6 +349,7 @@ def _summary(
     n_new: int = 0,
     seconds: float = 0.0,
     tally: Tally | None = None,
+    batch_sizes: Sequence[int],
     device: str = "none",
     by: str = "clock",
 ) -> PredictSummary:
@@ -306,4 +368,5 @@ def _summary(
         reasoning_share=round(part / whole, 4) if whole > 0 else None,
         reasoning_share_by=by,
         device=device,
+        batch_sizes=tuple(batch_sizes),
     )

@@ -73,10 +73,11 @@ def perceiving(
     limit: int | None = None,
     batch_size: int = 16,
     trust_remote_code: bool = False,
+    allow_slow_kernels: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Seen:
     """Ask a model (a folder or a hub id) the questions of a split, the first `limit` of an order that mixes them, and score its
-    greedy answers. ValueError, one line, where the dataset holds no questions."""
+    greedy answers. ValueError, one line, where the dataset holds no questions, or the GPU has not the memory for a batch."""
     import numpy as np
     import torch
     from transformers import GenerationConfig
@@ -84,7 +85,8 @@ def perceiving(
     from nsdrive.vla.data.batch import collate, model_inputs
     from nsdrive.vla.data.encoding import encode
     from nsdrive.vla.data.rows import Rows
-    from nsdrive.vla.inference.predictor import Predictor
+    from nsdrive.vla.inference.engine import OutOfMemory
+    from nsdrive.vla.inference.predictor import Predictor, within_memory
     from nsdrive.vla.model import model_type, require_fast_kernels
     from nsdrive.vla.question_form import model_folder
 
@@ -99,7 +101,7 @@ def perceiving(
         raise ValueError(f"{dataset} has no questions in its split '{split}'")
     topics = [_topic_of(rows.raw(k)) for k in chosen]  # what is wrong with them is said before minutes are lost
     folder = model_folder(str(model))
-    require_fast_kernels(model_type(folder, trust_remote_code=trust_remote_code), allow_slow=False)
+    require_fast_kernels(model_type(folder, trust_remote_code=trust_remote_code), allow_slow=allow_slow_kernels)
     predictor = Predictor.load(folder, trust_remote_code=trust_remote_code)
     processor, said = predictor.processor, []
     settings = GenerationConfig(  # not the checkpoint's own: Qwen's bring temperatures and a repetition penalty
@@ -111,8 +113,11 @@ def perceiving(
     for start in range(0, len(chosen), batch_size):
         items = [encode(processor, rows[k], with_answer=False) for k in chosen[start : start + batch_size]]
         inputs = model_inputs(collate(items, processor, for_generation=True), processor, predictor.device)
-        with torch.no_grad():
-            ids = predictor.model.generate(**inputs, generation_config=settings)
+        try:
+            with torch.no_grad(), within_memory(len(items)):
+                ids = predictor.model.generate(**inputs, generation_config=settings)
+        except OutOfMemory as error:
+            raise ValueError(f"{error}: take a smaller --batch-size") from None
         new = ids[:, inputs["input_ids"].shape[1] :]
         said += [text.strip() for text in processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
         progress(len(said), len(chosen))

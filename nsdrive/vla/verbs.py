@@ -100,6 +100,7 @@ def run_quiz(a: argparse.Namespace) -> int:
             limit=a.limit,
             batch_size=a.batch_size,
             trust_remote_code=a.trust_remote_code,
+            allow_slow_kernels=a.allow_slow_kernels,
             progress=progress,
         )
     print(seen)

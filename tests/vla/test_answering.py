@@ -8,17 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from qwen_vocabulary import has_real_tokenizer, real_qwen3_5_tokenizer
+from transformers import GenerationMixin
 
-from nsdrive.dataset import Dataset, open_dataset
+from nsdrive.cli import main
+from nsdrive.dataset import (
+    FORMAT_VERSION,
+    MANIFEST,
+    PERCEPTION,
+    Dataset,
+    json_line,
+    open_dataset,
+    sha256_of,
+    write_atomically,
+)
 from nsdrive.questions import Question
 from nsdrive.vla.answering import MAX_PREFIX, ModelAnswerer, Samples, answerer
 from nsdrive.vla.data.encoding import Encoded, encode
 from nsdrive.vla.grammar import Begun, PlanGrammar, TokenTables
 from nsdrive.vla.inference.decoding import Decoding
-from nsdrive.vla.inference.engine import Said, Texts
+from nsdrive.vla.inference.engine import OutOfMemory, Said, Texts
 from nsdrive.vla.inference.predictor import Predictor
 from nsdrive.vla.prompt import parse_answer
 
@@ -220,3 +232,71 @@ def test_the_models_answer_is_read_like_any_other(driver: Predictor, opened: Dat
     assert one.waypoints_ego_m is not None
     assert (read.waypoints_ego_m == one.waypoints_ego_m).all()
     assert str(read.reasoning) in almost(opened)
+
+
+def test_of_several_drawn_answers_and_of_a_head_so_many_are_made_at_once_as_fit(
+    driver: Predictor, opened: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def within(asked: Sequence[Encoded]) -> int:
+        if len(asked) > 3:
+            raise OutOfMemory(f"The GPU's memory does not suffice for {len(asked)} samples at once")
+        made.append(len(asked))
+        return len(asked)
+
+    def answer(self: Predictor, asked: Sequence[Encoded], levels: Sequence[str], **how: Any) -> Texts:
+        seeds = how["seeds"][: within(asked)]
+        return Texts(said=tuple(Said(text=f"{seed}", log_likelihood=-1.0) for seed in seeds))
+
+    monkeypatch.setattr(Predictor, "answer", answer)
+    monkeypatch.setattr(Predictor, "waypoints", lambda self, asked: np.zeros((within(asked), 10, 2)))
+    asked = [question(f"q{k}", sample=f"test-{k}") for k in range(5)]
+    drawing = asking(driver, opened, batch_size=8, best_of=3)
+    texts = [one.text for one in drawing(asked)]
+    assert (made, drawing.tally.halved_to) == ([2] * 7 + [1], [4, 2])
+    at_once = asking(driver, opened, batch_size=3, best_of=3)
+    assert texts == [one.text for one in at_once(asked)], "each has its own seeds, however many there are at once"
+    made.clear()
+    reading = asking(driver, opened, batch_size=8, mode="head")
+    assert [one.error for one in reading(asked)] == [None] * 5
+    assert (made, reading.tally.halved_to) == ([2, 2, 1], [2])
+
+
+@pytest.fixture
+def quiz(dataset: Path, model: Path, tmp_path: Path) -> list[str]:
+    """What is typed to ask the model two questions about images."""
+    rows = []
+    for k in range(2):
+        name = f"images/test-{k}/CAM_F0.jpg"
+        write_atomically(tmp_path / name, (dataset / name).read_bytes())
+        turns = [("user", "front camera: <image>\nHow many vehicles?"), ("assistant", str(k))]
+        messages = [{"role": role, "content": content} for role, content in turns]
+        row = {"id": f"test-{k}", "trace_level": PERCEPTION, "images": [name], "messages": messages}
+        rows.append(row | {"nsdrive": {"topic": "count"}})
+    write_atomically(tmp_path / "test-00000.jsonl", "".join(map(json_line, rows)))
+    files = {name: sha256_of(tmp_path / name) for name in ["test-00000.jsonl", *(row["images"][0] for row in rows)]}
+    manifest = {"format_version": FORMAT_VERSION, "kind": PERCEPTION, "files": files, "samples": 2}
+    write_atomically(tmp_path / MANIFEST, json.dumps(manifest))
+    return ["quiz", "--model", str(model), "--data", str(tmp_path)]
+
+
+def test_a_quiz_without_fast_kernels_has_the_flag_that_it_speaks_of(
+    quiz: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nsdrive.vla.model.missing_linear_kernels", lambda family: ["flash-linear-attention"])
+    assert main(quiz) == 1
+    assert "(or --allow-slow-kernels" in capsys.readouterr().err
+    assert main([*quiz, "--allow-slow-kernels"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["count", "2"]
+
+
+def test_a_quiz_that_does_not_fit_into_the_memory_says_what_to_do(
+    quiz: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: GenerationMixin, **inputs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(GenerationMixin, "generate", full)
+    assert main(quiz) == 1
+    assert "does not suffice for 2 samples at once: take a smaller --batch-size" in capsys.readouterr().err

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from predictions import predictions_in
+from transformers import GenerationMixin
 from vla_fixtures import make_dataset
 
 from nsdrive.dataset import open_dataset
@@ -258,9 +261,124 @@ def test_weights_are_told_apart_by_what_they_are_not_by_where_they_lie(model: Pa
     own = infer.weights_of(model)
     assert own == infer.weights_of(tmp_path / "copy")
     weights = tmp_path / "copy" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
-    assert own != infer.weights_of(tmp_path / "copy")
+    name, begin, end = next(one for one in tensors_of(weights) if "language_model.layers.0" in one[0])
+    flip(weights, (begin + end) // 2, (begin + end) // 2 + 1)
+    assert own != infer.weights_of(tmp_path / "copy"), f"one byte in the middle of {name}"
     assert infer.weights_of("owner/name") is None
+
+
+def test_of_a_large_model_every_tensor_that_a_training_changes_tells_it_apart(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(model, copy)
+    for limit in ("WHOLE_MODEL", "WHOLE_TENSOR"):
+        monkeypatch.setattr(infer, limit, 0)
+    monkeypatch.setattr(infer, "PIECE", 2)
+    own, weights = infer.weights_of(copy), copy / "model.safetensors"
+    assert own == infer.weights_of(model)
+    tensors = tensors_of(weights)
+    assert len(tensors) > 20
+    for name, begin, end in tensors:
+        flip(weights, begin, end)
+        assert infer.weights_of(copy) != own, name
+        flip(weights, begin, end)
+    assert infer.weights_of(copy) == own
+    weights.write_bytes(b"not safetensors at all")
+    with pytest.raises(ValueError, match=r"model\.safetensors is no whole safetensors file"):
+        infer.weights_of(copy)
+
+
+def test_a_trajectory_head_and_an_adapters_base_tell_weights_apart_too(headed: Path, tmp_path: Path) -> None:
+    base, adapter = tmp_path / "models" / "base", tmp_path / "run" / "adapter"
+    shutil.copytree(headed, base)
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_model.safetensors").write_bytes(b"as it is")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    told = [(infer.weights_of(base), infer.weights_of(adapter))]
+    for changed in ("trajectory_head/head.safetensors", "model.safetensors"):
+        size = (base / changed).stat().st_size
+        flip(base / changed, size - 8, size)
+        told.append((infer.weights_of(base), infer.weights_of(adapter)))
+    (adapter / "adapter_model.safetensors").write_bytes(b"as it was")
+    told.append((told[-1][0], infer.weights_of(adapter)))
+    assert [len(set(each)) for each in zip(*told, strict=True)] == [3, 4]
+
+
+def tensors_of(weights: Path) -> list[tuple[str, int, int]]:
+    """Name, first and last byte in the file of each tensor."""
+    written = weights.read_bytes()
+    start = 8 + int.from_bytes(written[:8], "little")
+    header = json.loads(written[8:start])
+    spans = {name: one["data_offsets"] for name, one in header.items() if name != "__metadata__"}
+    return [(name, start + begin, start + end) for name, (begin, end) in spans.items()]
+
+
+def flip(path: Path, begin: int, end: int) -> None:
+    """Some bit of every byte from begin to end; the second time they are as before."""
+    with path.open("r+b") as file:
+        file.seek(begin)
+        held = bytes(byte ^ 1 for byte in file.read(end - begin))
+        file.seek(begin)
+        file.write(held)
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A GPU that has the memory for so many samples."""
+    has, generate = {"samples": 2}, GenerationMixin.generate
+    taken: list[weakref.ref[torch.Tensor]] = []
+
+    def generate_within(self: GenerationMixin, **inputs: Any) -> Any:
+        assert not any(one() is not None for one in taken), "what filled the memory is let go before it is tried again"
+        filling = torch.zeros(1)
+        taken.append(weakref.ref(filling))
+        if len(inputs["input_ids"]) > has["samples"]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return generate(self, **inputs)
+
+    monkeypatch.setattr(GenerationMixin, "generate", generate_within)
+    return has
+
+
+def test_a_batch_that_does_not_fit_into_the_memory_is_answered_in_halves_and_that_is_said(
+    model: Path,
+    dataset: Path,
+    finished: Path,
+    tmp_path: Path,
+    room: dict[str, int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    again = {"dataset": dataset, "out": tmp_path / "p.jsonl", "max_reasoning_tokens": 6}
+    done = predict(model, batch_size=4, **again)
+    assert capsys.readouterr().err.splitlines() == [
+        "The GPU's memory does not suffice for 4 samples at once: from here on 2 samples at a time"
+    ]
+    assert (done.n, done.n_errors, done.batch_sizes) == (5, 0, (4, 2))
+    assert "5 predictions, 0 without waypoints (batches of 4, 2), " in str(done)
+    assert [one.text for one in predictions_in(tmp_path / "p.jsonl")] == [one.text for one in predictions_in(finished)]
+    settings = json.loads((tmp_path / "p.settings.json").read_text())["settings"]
+    assert settings["batch_sizes"] == [4, 2]
+    assert predict(model, batch_size=4, resume=True, **again).batch_sizes == (4, 2)
+    with pytest.raises(ValueError, match=r"made with other settings \(batch_sizes: \[4, 2\] -> \[8\]\)"):
+        predict(model, batch_size=8, resume=True, **again)
+
+
+def test_where_not_one_sample_fits_any_more_what_is_answered_is_gone_on_with_in_another_batch_size(
+    model: Path, dataset: Path, finished: Path, tmp_path: Path, room: dict[str, int]
+) -> None:
+    again = {"dataset": dataset, "out": tmp_path / "p.jsonl", "max_reasoning_tokens": 6}
+
+    def fills_up(done: int, total: int) -> None:
+        room["samples"] = 0
+
+    with pytest.raises(ValueError, match=r"for 1 sample at once\. What is answered is kept: go on with --resume"):
+        predict(model, batch_size=2, progress=fills_up, **again)
+    room["samples"] = 1
+    done = predict(model, batch_size=1, resume=True, **again)
+    assert (done.n, done.n_new, done.batch_sizes) == (5, 3, (2, 1))
+    assert [one.text for one in predictions_in(tmp_path / "p.jsonl")] == [one.text for one in predictions_in(finished)]
+    assert predict(model, batch_size=1, resume=True, **again).n_new == 0
 
 
 def test_a_dataset_without_its_images_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:

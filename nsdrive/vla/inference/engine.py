@@ -62,6 +62,10 @@ class Texts:
         return sum(one.n_tokens for one in self.said)
 
 
+class OutOfMemory(ValueError):
+    """The GPU's memory does not suffice for so many at once; it may for fewer."""
+
+
 class Engine(Protocol):
     """clock: whether it knows when each answer's tokens came. queues: whether it takes any number of questions at once and
     batches them itself."""
@@ -91,12 +95,15 @@ class Engine(Protocol):
         """The whole answers, the likeliest tokens at temperature 0, else drawn: each by its own seed, whatever else is in its
         batch. constrained: under the grammar of an answer. max_reasoning_tokens: None takes the trace level's own budget.
 
-        ValueError where the memory does not suffice, and for a beginning that the grammar cannot follow.
+        OutOfMemory where the memory does not suffice, another ValueError for a beginning that the grammar cannot follow.
         """
         ...
 
     def waypoints(self, questions: Sequence[Encoded]) -> FloatArray:
-        """(B, 10, 2) waypoints of the trajectory head, ego frame, in one forward. ValueError for a model without one."""
+        """(B, 10, 2) waypoints of the trajectory head, ego frame, in one forward.
+
+        OutOfMemory where the memory does not suffice, another ValueError for a model without a head.
+        """
         ...
 
 

@@ -16,11 +16,21 @@ from typing import Any
 
 import torch
 
+from nsdrive.counted import counted
 from nsdrive.vla.data.batch import collate, model_inputs
 from nsdrive.vla.data.encoding import Encoded
 from nsdrive.vla.grammar import PlanGrammar, TokenTables
 from nsdrive.vla.inference.drawing import Drawing
-from nsdrive.vla.inference.engine import Said, Texts, begun_of, budget_of, count_reasoning, until, whole_text
+from nsdrive.vla.inference.engine import (
+    OutOfMemory,
+    Said,
+    Texts,
+    begun_of,
+    budget_of,
+    count_reasoning,
+    until,
+    whole_text,
+)
 from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.trajectory_head import TrajectoryHead, load_head, read_head
 from nsdrive.world.types import FloatArray
@@ -80,14 +90,14 @@ class Predictor:
         grammar = PlanGrammar(self.tables, levels, budget_of(max_reasoning_tokens), begun, constrained=constrained)
         drawing = Drawing(end_id=self.tables.end_id, temperature=temperature, seeds=seeds or range(len(questions)))
         batch = collate(questions, self.processor, for_generation=True)
-        inputs = model_inputs(batch, self.processor, self.device)
         settings = GenerationConfig(  # not the checkpoint's own: a hub model brings temperatures
             max_new_tokens=grammar.max_new_tokens,
             do_sample=False,
             eos_token_id=self.tables.end_id,
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )
-        with _memory(len(questions)), self._early(batch) as early:
+        with within_memory(len(questions)), self._early(batch) as early:
+            inputs = model_inputs(batch, self.processor, self.device)
             ids = self.model.generate(**inputs, generation_config=settings, logits_processor=[grammar, drawing])
         new = [until(row, self.tables.end_id) for row in ids[:, inputs["input_ids"].shape[1] :].tolist()]
         times_s, tokenizer = drawing.times_s, self.processor.tokenizer
@@ -118,9 +128,9 @@ class Predictor:
                 "this model has no trajectory head: train one with trajectory_head=regression, or take text"
             )
         batch = collate(questions, self.processor, for_generation=True)
-        with _memory(len(questions)):
+        with within_memory(len(questions)):
             seen = self.model.model(**model_inputs(batch, self.processor, self.device), use_cache=False)
-        return self._read_head(seen.last_hidden_state, batch)
+            return self._read_head(seen.last_hidden_state, batch)
 
     def _read_head(self, hidden: torch.Tensor, batch: dict[str, Any]) -> FloatArray:
         """hidden (B, L, H) of the last layer, at whose prompts' last tokens the head reads."""
@@ -156,11 +166,9 @@ class _Early:
 
 
 @contextmanager
-def _memory(n_questions: int) -> Iterator[None]:
+def within_memory(n_questions: int) -> Iterator[None]:
+    """OutOfMemory, one line, where what is asked about so many samples does not fit."""
     try:
         yield
     except torch.OutOfMemoryError:
-        raise ValueError(
-            f"The GPU's memory does not suffice for {n_questions} samples at once: "
-            "go on with --resume and a smaller --batch-size"
-        ) from None
+        raise OutOfMemory(f"The GPU's memory does not suffice for {counted(n_questions, 'sample')} at once") from None

@@ -8,6 +8,7 @@ A job: config, dataset, out, resume, processes, and what happens to it:
     kill_at: [rank, step]       SIGKILL right after that step, as a power cut would
     kill_in_save: step          likewise, on every process, in the middle of writing the checkpoint of that step
     signal_at: [rank, step, n]  signal n arrives at that process within that step
+    no_memory_at: rank          that process's GPU memory does not suffice to answer
     patience_s: how long the roll may take
     first_takes_s: how much longer the first process takes for what it does alone, before the steps and after them
 Sample ids are noted in OUT-seen-RANK.jsonl, a line a batch that was trained on: {"step": 3, "ids": [...]}.
@@ -29,6 +30,8 @@ from typing import Any
 from transformers.models.qwen3_5 import modeling_qwen3_5
 
 from nsdrive.vla import train as training
+from nsdrive.vla.inference.engine import OutOfMemory
+from nsdrive.vla.inference.predictor import Predictor
 from nsdrive.vla.train import TrainConfig, train
 from nsdrive.vla.training import checkpoints, lost_processes, trainer
 from nsdrive.vla.training.processes import import_deepspeed
@@ -104,6 +107,8 @@ def work(job: dict[str, Any], rank: int) -> None:
         in_step(asked[1], asked[2])
     if job.get("kill_in_save"):
         die_in_save(int(job["kill_in_save"]))
+    if job.get("no_memory_at") == rank:
+        have_no_memory()
     if slower_s := job.get("first_takes_s"):
         take_longer(slower_s)
     train(
@@ -147,6 +152,13 @@ def take_longer(seconds: float) -> None:
         return working
 
     training._prepare_folder, training._finish = later(prepare), later(finish)  # type: ignore[assignment]
+
+
+def have_no_memory() -> None:
+    def waypoints(self: Any, questions: Any) -> Any:
+        raise OutOfMemory("The GPU's memory does not suffice")
+
+    Predictor.waypoints = waypoints  # type: ignore[method-assign]
 
 
 def die_in_save(step: int) -> None:

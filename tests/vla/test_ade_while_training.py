@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from training_runs import job, start
 from transformers import TrainerControl, TrainerState
 from vla_fixtures import make_dataset
@@ -18,10 +22,13 @@ from vla_fixtures import make_dataset
 from nsdrive.dataset import MANIFEST, open_dataset, sha256_of
 from nsdrive.vla.data.rows import Rows
 from nsdrive.vla.displacement import displacements_m
-from nsdrive.vla.train import TrainConfig, train
+from nsdrive.vla.inference.engine import OutOfMemory
+from nsdrive.vla.inference.predictor import Predictor
+from nsdrive.vla.train import TrainConfig, TrainingStopped, train
+from nsdrive.vla.training import validation
 from nsdrive.vla.training.logs import read_log
 from nsdrive.vla.training.loss_log import TIMED, LossLog
-from nsdrive.vla.training.stopping import Stopping
+from nsdrive.vla.training.stopping import SIGNALS, Stopping
 from nsdrive.vla.training.tracking import Tracking
 from nsdrive.vla.training.validation import shares, validations
 
@@ -66,6 +73,31 @@ def measured(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """A process that a signal ended listens no more: this one goes on."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def asked_to_stop_in_call(n: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, in whose n-th call SIGTERM comes."""
+    calls = iter(range(1, 1000))
+
+    def asked(*given: Any, **named: Any) -> Any:
+        if next(calls) == n:
+            signal.raise_signal(signal.SIGTERM)
+        return function(*given, **named)
+
+    return asked
+
+
+def untimed(out: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_log(out / "validation.jsonl")]
+
+
 def curve(out: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in row.items() if k not in TIMED} for row in read_log(out / "loss.jsonl")]
 
@@ -105,6 +137,86 @@ def test_a_resumed_run_measures_what_an_undisturbed_one_does(data: Path, measure
     train(EVERY, dataset=data, out=tmp_path / "again", resume=True)
     kept = [read_log(folder / "validation.jsonl") for folder in (tmp_path / "again", measured)]
     assert kept[0] == kept[1]
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_signal_while_it_is_measured_loses_no_row(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "BATCH_SIZE", 2)  # before each batch it looks whether it is asked to stop
+    config = replace(
+        EVERY, max_steps=3, validate_every_steps=2
+    )  # each look: three batches for the head, one for the text
+    out = tmp_path / "run"
+    train(config, dataset=data, out=tmp_path / "undisturbed")
+
+    def train_asked_to_stop_in_batch(n: int) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Predictor, "waypoints", asked_to_stop_in_call(n, Predictor.waypoints))
+            train(config, dataset=data, out=out, resume=out.exists())
+
+    with pytest.raises(TrainingStopped, match="after step 2 of 3"):
+        train_asked_to_stop_in_batch(2)
+    assert untimed(out) == []
+    with pytest.raises(TrainingStopped, match="before step 3 of 3"):
+        train_asked_to_stop_in_batch(3)
+    assert [(row["step"], row["what"]) for row in untimed(out)] == [(2, "head")], "this much was done when it came"
+    train_asked_to_stop_in_batch(1)  # after the last step: it ends anyway
+    assert untimed(out) == untimed(tmp_path / "undisturbed")
+    assert curve(out) == curve(tmp_path / "undisturbed")
+    of_both = [sha256_of(folder / "model" / "model.safetensors") for folder in (out, tmp_path / "undisturbed")]
+    assert of_both[0] == of_both[1]
+
+
+def test_questions_about_images_are_trained_on_without_validation_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = make_dataset(tmp_path / "questions", n_train=2, n_test=1, level="none")
+    rows = [json.loads(line) for line in (questions / "train-00000.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["trace_level"] = "perception"
+        row["messages"][1]["content"] = "vehicle, 12.3 m, 0 deg"
+        row["nsdrive"] = {"topic": "nearest"}
+    for split in ("train", "val"):
+        (questions / f"{split}-00000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest = json.loads((questions / MANIFEST).read_text()) | {"kind": "perception"}
+    manifest["files"] = {name: sha256_of(questions / name) for name in ("train-00000.jsonl", "val-00000.jsonl")}
+    (questions / MANIFEST).write_text(json.dumps(manifest))
+    out = tmp_path / "run"
+    summary = train(replace(EVERY, max_steps=1, trajectory_head="none"), dataset=questions, out=out)
+    said = capsys.readouterr().err
+    line = "The samples to validate on are questions about images, without waypoints: no ADE while training\n"
+    assert said.count(line) == 1
+    assert summary.steps == 1
+    assert not (out / "validation.jsonl").exists()
+
+
+@pytest.mark.parametrize("zero3", [False, True])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_too_small_a_memory_ends_only_those_who_wait_for_each_other_in_their_answers(
+    zero3: bool, processes: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "is_deepspeed_zero3_enabled", lambda: zero3)
+    log, stopping = LossLog(tmp_path / "loss.jsonl", resumed_step=0, progress=None), Stopping(save_every_minutes=None)
+    [one] = validations(EVERY, data, log, tmp_path, stopping, resumed_step=0, tracking=Tracking({}))
+    monkeypatch.setattr(one, "_asked", lambda index: None)
+    tried = []
+
+    def points(what: str, predictor: Any, asked: list[Any]) -> Any:
+        tried.append(len(asked))
+        raise OutOfMemory("The GPU's memory does not suffice")
+
+    monkeypatch.setattr(one, "_points", points)
+    args: Any = SimpleNamespace(process_index=0, world_size=processes, device=torch.device("cpu"))
+    predictor: Any = None  # not asked
+    state = TrainerState(global_step=1, max_steps=2)
+    if zero3 and processes > 1:
+        with pytest.raises(ValueError, match="Set validate_every_steps=0, or validate_samples below 2") as raised:
+            one._measured("text", predictor, args, state)
+        assert "\n" not in str(raised.value)
+    else:
+        assert one._measured("text", predictor, args, state) is None
+        assert tried[-1] == (2 if zero3 else 1), "smaller batches are tried where that stops nobody"
 
 
 def test_a_dataset_without_a_validation_split_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,3 +266,30 @@ def test_two_processes_share_the_samples_and_measure_what_one_does(
     for mine, theirs in zip(one, other, strict=True):
         if mine["what"] == "head":
             assert theirs["ADE@3s"] == pytest.approx(mine["ADE@3s"], abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="two processes over gloo")
+@pytest.mark.parametrize("deepspeed", ["zero2", "zero3"])
+def test_two_processes_resume_with_the_validation_that_a_signal_left_out(
+    deepspeed: str, data: Path, tmp_path: Path
+) -> None:
+    two = asdict(replace(EVERY, max_steps=4, validate_every_steps=2, per_device_batch_size=1, deepspeed=deepspeed))
+    out = tmp_path / "stopped"
+    whole, stopped, resumed = start(
+        job(two, data, tmp_path / "whole", processes=2),
+        job(two, data, out, processes=2, signal_at=[1, 2, signal.SIGTERM]),
+        job(two, data, out, processes=2, resume=True),
+    )
+    assert [ended.statuses for ended in (whole, stopped, resumed)] == [[0, 0], [75, 75], [0, 0]], resumed.said[-2000:]
+    assert [row["step"] for row in untimed(out)] == [2, 2, 4, 4]
+    assert untimed(out) == untimed(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="two processes over gloo")
+def test_under_zero3_all_processes_end_when_the_memory_of_one_does_not_suffice(data: Path, tmp_path: Path) -> None:
+    two = asdict(replace(EVERY, per_device_batch_size=1, deepspeed="zero3"))
+    [ended] = start(job(two, data, tmp_path / "run", processes=2, no_memory_at=1))
+    assert ended.statuses == [1, 1], ended.said[-2000:]
+    assert ended.said.count("error: The GPU's memory does not suffice for a validation by head") == 1

@@ -27,18 +27,19 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from nsdrive.dataset import json_line, write_atomically
+from nsdrive.dataset import PERCEPTION, json_line, write_atomically
 from nsdrive.vla.data.encoding import AFTER_REASONING, Encoded, encode
 from nsdrive.vla.data.rows import Row
 from nsdrive.vla.data.shards import open_rows
 from nsdrive.vla.displacement import average_m, displacements_m, missed, usable
 from nsdrive.vla.grammar import TokenTables
+from nsdrive.vla.inference.engine import OutOfMemory
 from nsdrive.vla.inference.predictor import Predictor
 from nsdrive.vla.prompt import N_WAYPOINTS, parse_answer
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.logs import VALIDATIONS, read_log
 from nsdrive.vla.training.loss_log import LossLog, global_batch, sum_over_processes
-from nsdrive.vla.training.processes import agree_on_greatest
+from nsdrive.vla.training.processes import agree_on_greatest, is_first_process
 from nsdrive.vla.training.stopping import Stopping
 from nsdrive.vla.training.tracking import Tracking
 from nsdrive.vla.trajectory_head import head_of
@@ -69,11 +70,20 @@ def validations(
     resumed_step: int,
     tracking: Tracking,
 ) -> list[Validation]:
-    """What a training's settings ask for, as callbacks to put before the log."""
+    """What a training's settings ask for, as callbacks to put before the log; none, and one line, for questions about images.
+
+    FileNotFoundError or ValueError as `open_rows`.
+    """
     if not config.validate_every_steps:
         return []
+    samples = open_rows(dataset, "val", level=config.train_level)
+    if _are_questions(samples):
+        if is_first_process():
+            line = "The samples to validate on are questions about images, without waypoints: no ADE while training"
+            print(line, file=sys.stderr, flush=True)
+        return []
     one = Validation(
-        open_rows(dataset, "val", level=config.train_level),
+        samples,
         folder,
         every_steps=config.validate_every_steps,
         n_samples=config.validate_samples,
@@ -86,7 +96,12 @@ def validations(
 
 
 class Validation(TrainerCallback):
-    """Looks every `every_steps` steps and after the last one; rows to `folder`/validation.jsonl and to the trackers."""
+    """Looks every `every_steps` steps and after the last one; rows to `folder`/validation.jsonl and to the trackers.
+
+    A training that is asked to stop does not wait for it: the resumed one looks first, at the model that it goes on from.
+    After the last step it does wait, its checkpoint is written then. ValueError where the memory of one of several processes
+    does not suffice under ZeRO-3.
+    """
 
     def __init__(
         self,
@@ -115,30 +130,43 @@ class Validation(TrainerCallback):
             print("There are no samples to validate on: no ADE while training", file=sys.stderr, flush=True)
         if state.is_world_process_zero and len(self._samples):
             write_atomically(self._path, "".join(json_line(row) for row in self.rows))
+        if state.global_step > 0 and self._is_due(state):
+            self._look(args, state)
+            # here, where the checkpoint that it goes on from is of this very step: one step on, a look that was left is lost
+            self._stopping.leave_if_asked(state.global_step, state.max_steps, self._path.parent)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step % self._every_steps == 0:
+        if self._is_due(state):
             self._look(args, state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step >= state.max_steps:  # not where a signal ended it
             self._look(args, state)
 
+    def _is_due(self, state: TrainerState) -> bool:
+        """Between two steps; the last one's look comes when its checkpoint is written."""
+        return state.global_step % self._every_steps == 0 and state.global_step < state.max_steps
+
     def _look(self, args: TrainingArguments, state: TrainerState) -> None:
-        if not len(self._samples) or any(row["step"] == state.global_step for row in self.rows):
+        """Measure what has no row yet."""
+        if not len(self._samples):
             return
         assert self._log.trainer is not None
         started_s = time.monotonic()
+        done = {row["what"] for row in self.rows if row["step"] == state.global_step}
         model: Any = self._log.trainer.model
         model = model.get_base_model() if hasattr(model, "get_base_model") else model  # LoRA's layers are in it
-        head = head_of(model)
+        head = None if "head" in done else head_of(model)
+        if head is None and "text" in done:
+            return
         with _undisturbed(model), self._log.trainer.accelerator.autocast():
             tables = self._prepared()
             if tables is not None:
                 text = Predictor(model=model, processor=self._log.trainer.processor, tables=tables, device=args.device)
                 if head is not None:
                     self._keep("head", replace(text, head=head), args, state)
-                self._keep("text", text, args, state)
+                if "text" not in done:
+                    self._keep("text", text, args, state)
         self._log.pause(time.monotonic() - started_s)
 
     def _prepared(self) -> TokenTables | None:
@@ -154,7 +182,7 @@ class Validation(TrainerCallback):
         return self._tables if self._spare is not None else None
 
     def _keep(self, what: str, predictor: Predictor, args: TrainingArguments, state: TrainerState) -> None:
-        measured = self._measured(what, predictor, args)
+        measured = self._measured(what, predictor, args, state)
         if measured is None:
             return
         step = state.global_step
@@ -165,14 +193,16 @@ class Validation(TrainerCallback):
                 file.write(json_line(row))
             self._tracking.log(step, {f"val/{what}/{name}": row[name] for name in ("ADE@3s", "miss_rate@3s")})
 
-    def _measured(self, what: str, predictor: Predictor, args: TrainingArguments) -> dict[str, Any] | None:
+    def _measured(
+        self, what: str, predictor: Predictor, args: TrainingArguments, state: TrainerState
+    ) -> dict[str, Any] | None:
         """The row's numbers, the same on every process; None where a signal came, or, after one line, the memory was too small."""
         started_s = time.monotonic()
         chosen = self._subsets[what]
         found = np.zeros((len(chosen), N_WAYPOINTS + 1))  # displacements, and 1 where the answer failed
         gave_up = 0.0
         try:
-            self._fill(found, what, chosen, predictor, args)
+            self._fill(found, what, predictor, args, state)
         except InterruptedError:
             gave_up = 1.0
         except MemoryError:
@@ -195,24 +225,31 @@ class Validation(TrainerCallback):
         }
 
     def _fill(
-        self, found: FloatArray, what: str, chosen: Sequence[int], predictor: Predictor, args: TrainingArguments
+        self, found: FloatArray, what: str, predictor: Predictor, args: TrainingArguments, state: TrainerState
     ) -> None:
-        """This process's rows of the table. MemoryError where not even one sample at a time fits; InterruptedError where the
-        training is asked to stop: its checkpoint must not wait for answers."""
+        """This process's rows of the table. MemoryError where not even one sample at a time fits, ValueError where it does not
+        and others wait meanwhile; InterruptedError where the training is asked to stop: its checkpoint must not wait for
+        answers."""
+        chosen = self._subsets[what]
         while True:
-            try:
+            with suppress(OutOfMemory):
                 for places in shares(len(chosen), args.process_index, args.world_size, self._batch_size):
-                    self._leave_if_asked()
+                    if state.global_step < state.max_steps:
+                        self._leave_if_asked()
                     asked = [None if place is None else self._asked(chosen[place]) for place in places]
                     points = self._points(what, predictor, [one or self._spare for one in asked])
                     for place, one, predicted in zip(places, asked, points, strict=True):
                         if place is not None:
                             found[place] = _compared(one, predicted)
                 return
-            except ValueError as error:
-                if not isinstance(error.__context__, torch.OutOfMemoryError):
-                    raise
-            if self._batch_size == 1 or is_deepspeed_zero3_enabled():  # there the processes have to go in step
+            if is_deepspeed_zero3_enabled() and args.world_size > 1:  # the others wait for it inside of their answers
+                at_once = BATCH_SIZE * args.world_size // (HEAD_TIMES if what == "head" else 1)
+                fewer = max(2, min(at_once, len(self._subsets["text"])))
+                raise ValueError(
+                    f"The GPU's memory does not suffice for a validation by {what} beside the training. "
+                    f"Set validate_every_steps=0, or validate_samples below {fewer}, and go on with --resume"
+                )
+            if self._batch_size == 1 or is_deepspeed_zero3_enabled():
                 raise MemoryError
             self._batch_size = max(1, self._batch_size // 2)
 
@@ -267,6 +304,14 @@ def shares(n: int, process: int, processes: int, batch_size: int) -> list[list[i
     per_process = -(-n // processes)
     own = [k if k < n else None for k in range(process, per_process * processes, processes)]
     return [own[first : first + batch_size] for first in range(0, per_process, batch_size)]
+
+
+def _are_questions(samples: Samples) -> bool:
+    """Questions about images instead of drives, by the first that can be read."""
+    for index in range(len(samples)):
+        with suppress(ValueError):
+            return samples[index].level == PERCEPTION
+    return False
 
 
 def _some_see_nothing(samples: Samples, indices: Sequence[int]) -> bool:

@@ -35,7 +35,7 @@ def claim_folder(out: Path, *, resume: bool, overwrite: bool, marker: str) -> No
             done = "overwritten" if overwrite else "gone on with"
             raise ValueError(f"{out} holds something else (no {marker} in it): not {done}. Choose another --out")
         if overwrite:
-            shutil.rmtree(out)
+            _remove(out)
         elif not resume:
             raise ValueError(f"{out} exists. Go on with --resume, replace it with --overwrite, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -110,6 +110,14 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     found = list(_changed(before, now, ""))
     told = [f"{name}: {_short(old, letters)} -> {_short(new, letters)}" for name, old, new in found[:most]]
     return "; ".join(told + ([f"and {len(found) - most} more"] if len(found) > most else []))
+
+
+def _remove(folder: Path) -> None:
+    """At once for who looks there: killed half way through, it must not leave what --resume would go on from."""
+    aside = folder.with_name(f".{folder.name}.overwritten")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any, Any]]:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -103,6 +104,26 @@ def test_an_existing_output_is_refused_and_a_stranger_is_never_deleted(tmp_path)
     claim_folder(out, resume=True, overwrite=False, marker="config.json")
     claim_folder(out, resume=False, overwrite=True, marker="config.json")
     assert list(out.iterdir()) == []
+
+
+def test_a_folder_that_is_being_overwritten_is_gone_at_once(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    claim_folder(out, resume=False, overwrite=False, marker="config.json")
+    (out / "config.json").write_text("{}")
+
+    def killed(folder, **_):
+        if folder.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            claim_folder(out, resume=False, overwrite=True, marker="config.json")
+    assert not out.exists(), "nothing that --resume would go on from"
+    claim_folder(out, resume=False, overwrite=False, marker="config.json")
+    (out / "config.json").write_text("{}")
+    claim_folder(out, resume=False, overwrite=True, marker="config.json")
+    assert list(tmp_path.iterdir()) == [out], "nor anything left beside it"
 
 
 def a_dataset(folder):

@@ -106,7 +106,11 @@ def _reasoning(results: Mapping[str, Any]) -> list[str]:
             0: f"{level} reasoning is not told apart from none",
             1: f"{level} reasoning raises ADE@3s",
         }[direction(found)]
-        over = "of one seed, which does not tell what another gives" if found["low"] is None else "over scenarios and seeds"
+        over = (
+            "of one seed, which does not tell what another gives"
+            if found["low"] is None
+            else "over scenarios and seeds"
+        )
         ratio = f"{cell} / {base} = {text_range(found)} {over}"
         if all(_loses_to_the_blind(results, f"{side}/{answer}") for side in (cell, base)):
             name, _ = _best_blind(results)
@@ -187,9 +191,7 @@ def _aims(results: Mapping[str, Any]) -> list[str]:
         if "." not in answer
     ]
     detailed = [
-        r
-        for r in results["ratios"]
-        if r["kind"] == "reasoning" and r["measure"] == ADE and "detailed" in r["above"]
+        r for r in results["ratios"] if r["kind"] == "reasoning" and r["measure"] == ADE and "detailed" in r["above"]
     ]
     told = [r for r in detailed if r["high"] is not None]
     reached = [r for r in told if r["high"] <= AIM_RATIO and not _loses_to_the_blind(results, r["above"])]

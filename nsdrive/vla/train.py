@@ -39,6 +39,7 @@ from nsdrive.dataset import write_atomically
 from nsdrive.output_folder import claim_folder, refuse_both
 from nsdrive.progress import Progress
 from nsdrive.vla.data.batch import Collator
+from nsdrive.vla.data.rows import require_rows
 from nsdrive.vla.data.shards import AnyRows, open_rows
 from nsdrive.vla.model import load_model, load_processor, model_type, quiet_libraries
 from nsdrive.vla.question_form import form_of, model_folder
@@ -104,6 +105,7 @@ def train(
     """
     dataset, out = Path(dataset), Path(out)
     rows = open_rows(dataset, "train", level=config.train_level)
+    require_rows(rows)
     questions_of(config)  # what is wrong with them is said before minutes are lost
     deepspeed = deepspeed_config(config.deepspeed)
     refuse_both(resume=resume, overwrite=overwrite)

@@ -70,6 +70,11 @@ def test_weights_that_do_not_learn_cost_less(model: Qwen3VLForConditionalGenerat
     model.requires_grad_(True)
     assert frozen.per_patch == pytest.approx(learning.per_patch / 3, rel=1e-6), "forward only"
     assert frozen.per_token == learning.per_token
+    assert frozen.per_answer_token == learning.per_answer_token
+    model.lm_head.weight.requires_grad_(False)
+    still = costs_of(model)
+    model.lm_head.weight.requires_grad_(True)
+    assert still.per_answer_token == pytest.approx(learning.per_answer_token * 2 / 3), "as under LoRA"
     causal_half = frozen.per_squared_token * work.squared_tokens
     assert frozen.flops(work) + causal_half == pytest.approx(found, rel=0.01)
 

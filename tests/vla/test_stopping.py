@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from data_gen.generate import GenerateConfig, generate
@@ -23,7 +27,9 @@ from nsdrive.config import Chosen
 from nsdrive.scenarios.synthetic import SyntheticConfig
 from nsdrive.vla.train import TrainConfig, TrainingStopped, train
 from nsdrive.vla.training import head_alone, warmup
+from nsdrive.vla.training.logs import read_log
 from nsdrive.vla.training.stopping import SIGNALS, Stopping
+from nsdrive.vla.training.trainer import AnswerTrainer
 from planners.idm import IdmConfig, IdmPlanner
 
 
@@ -83,7 +89,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         planner=Chosen(name="idm", config=IdmConfig()),
         image_width_px=64,
         image_height_px=36,
-        samples=SampleConfig(anchors_per_scenario=2),
+        samples=SampleConfig(anchors_per_scenario=2, trace_level="none"),
         train_share=1.0,
         val_share=0.0,
     )
@@ -129,6 +135,46 @@ def test_a_run_stopped_in_its_warm_up_and_in_its_head_passes_ends_as_if_undistur
     for name in [*kept, "warmed/model.safetensors"]:
         assert (out / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name
     assert not {"warming.pt", "stopped.json"} & {path.name for path in out.iterdir()}
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_signal_to_the_whole_group_loses_no_worker_and_no_token(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher, a scheduler or a shell signals the workers that read images too."""
+    config = TrainConfig(
+        max_steps=8,
+        per_device_batch_size=1,
+        log_every_steps=4,
+        save_every_steps=8,
+        min_image_pixels=1024,
+        max_image_pixels=2048,
+        workers=2,
+        track=(),
+    )
+    step = AnswerTrainer.training_step
+
+    def signalled(self: AnswerTrainer, *arguments: Any, **named: Any) -> Any:
+        if self.state.global_step == 5 and not (tmp_path / "run" / "signalled").exists():
+            (tmp_path / "run" / "signalled").touch()
+            workers = multiprocessing.active_children()
+            assert len(workers) == 2
+            for worker in workers:
+                os.kill(int(worker.pid or 0), signal.SIGTERM)
+            time.sleep(0.5)  # long enough for one to die of it
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(AnswerTrainer, "training_step", signalled)
+    with pytest.raises(TrainingStopped, match="after step 6 of 8, the checkpoint is complete"):
+        train(config, dataset=scenes, out=tmp_path / "run")
+    train(config, dataset=scenes, out=tmp_path / "run", resume=True)
+    rows = read_log(tmp_path / "run" / "loss.jsonl")
+    assert [row["step"] for row in rows] == [4, 6, 8]
+    undisturbed = train(replace(config, workers=0), dataset=scenes, out=tmp_path / "undisturbed")
+    assert sum(row["tokens"] for row in rows) == undisturbed.answer_tokens
+    ours, theirs = (load_file(tmp_path / run / "model/model.safetensors") for run in ("run", "undisturbed"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.slow

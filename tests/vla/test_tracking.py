@@ -35,6 +35,17 @@ def test_tensorboard_reads_back_what_was_logged_and_a_resumed_run_takes_back_wha
     assert "| seed | 3 |" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")
+def test_tensorboard_forgets_a_run_that_was_killed_before_its_first_checkpoint(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    track(tmp_path, "tensorboard", range(1, 8))
+    track(tmp_path, "tensorboard", range(1, 5))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
+
+
 class Service:
     """What the documentation of wandb and trackio promises of `init`, `log` and `finish`."""
 
@@ -84,6 +95,13 @@ def test_a_service_is_offline_by_default_and_a_resumed_run_is_the_same_run(
         assert [step for step, _ in service.logged] == [1, 2, 3, 4, 5], "it cannot take a step back"
     assert service.logged[0][1] == {"train/loss": 1.0}
     assert service.finished == 2
+
+
+def test_trackio_hears_no_step_twice_from_a_run_that_begins_again(service: Service, tmp_path: Path) -> None:
+    track(tmp_path, "trackio", range(1, 4))
+    (tmp_path / "loss.jsonl").write_text("".join(json_line({"step": step, "loss": 1.0}) for step in range(1, 4)))
+    track(tmp_path, "trackio", range(1, 6))  # killed before its first checkpoint
+    assert [step for step, _ in service.logged] == [1, 2, 3, 4, 5]
 
 
 def test_another_run_in_the_same_folder_is_another_run_there(service: Service, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from transformers import AutoModelForImageTextToText
 from nsdrive.vla import train as training
 from nsdrive.vla.model import load_model, load_processor
 from nsdrive.vla.train import TrainConfig, TrainSummary, train
+from nsdrive.vla.training.arguments import GATHERS, deepspeed_config
 from nsdrive.vla.training.checkpoints import complete_checkpoints
 from nsdrive.vla.training.logs import read_log
 from nsdrive.vla.training.loss_log import PARTS, TIMED
+from nsdrive.vla.training.run_folder import settle_config
 
 # What the libraries of one release say of each other's next one: DeepSpeed 0.19 of torch, peft 0.21 of transformers
 pytestmark = [
@@ -81,6 +84,9 @@ def test_killed_while_it_writes_a_checkpoint_and_resumed_it_gives_the_same_curve
     assert end_of(job({}, data, out, kill_in_save=4)).statuses == [-9]
     assert (out / "checkpoints" / "checkpoint-4").is_dir()
     assert [path.name for path in complete_checkpoints(out / "checkpoints")] == ["checkpoint-2"]
+    copy = shutil.copytree(out / "checkpoints", tmp_path / "copy")
+    (copy / "checkpoint-2" / "optimizer.pt").unlink()
+    assert not complete_checkpoints(copy), "transformers would go on without it, and learn something else"
     assert not (out / "train.json").exists()
     with pytest.raises(ValueError, match="Go on with --resume"):
         train(FOUR_STEPS, dataset=data, out=out)
@@ -168,12 +174,36 @@ def test_settings_that_cannot_be_are_refused_in_one_line(data: Path, tmp_path: P
     own.write_text('{"optimizer": {}}')
     with pytest.raises(ValueError, match="has a section 'optimizer'"):
         train(replace(FOUR_STEPS, deepspeed=str(own)), dataset=data, out=tmp_path / "a")
+    own.write_text(json.dumps({"zero_optimization": {"stage": 3, GATHERS: False}}))
+    with pytest.raises(ValueError, match="the result would have no weights"):
+        train(replace(FOUR_STEPS, deepspeed=str(own)), dataset=data, out=tmp_path / "a")
+    with pytest.raises(ValueError, match="No samples to train on"):
+        train(replace(FOUR_STEPS, train_level="breif"), dataset=data, out=tmp_path / "a")
+    assert not (tmp_path / "a").exists()
     with pytest.raises(ValueError, match="must be a multiple of log_every_steps"):
         TrainConfig(save_every_steps=5, log_every_steps=2)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("...")
     with pytest.raises(ValueError, match="holds something else"):
         train(FOUR_STEPS, dataset=data, out=tmp_path / "precious", overwrite=True)
+
+
+def test_a_users_own_deepspeed_file_clips_and_gathers_and_may_not_change_meanwhile(
+    dataset: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.json"
+    own.write_text('{"zero_optimization": {"stage": 3}}')
+    settings = deepspeed_config(str(own))
+    assert settings is not None
+    assert settings["gradient_clipping"] == "auto", "or max_grad_norm would do nothing"
+    assert settings["bf16"] == {"enabled": "auto"}
+    assert settings["zero_optimization"][GATHERS] is True
+    out = tmp_path / "run"
+    settle_config(TrainConfig(deepspeed=str(own)), dataset, out)
+    settle_config(TrainConfig(deepspeed=str(own)), dataset, out)
+    own.write_text('{"zero_optimization": {"stage": 2}}')
+    with pytest.raises(ValueError, match=r"own\.json is not what it was"):
+        settle_config(TrainConfig(deepspeed=str(own)), dataset, out)
 
 
 @pytest.mark.slow

@@ -163,6 +163,14 @@ def test_a_killed_warm_up_goes_on_to_the_same_weights_from_what_the_clock_had_ke
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_a_warm_up_may_have_any_number_of_steps(steps: int, tiny_folder: Path) -> None:
+    processor = load_processor(tiny_folder, min_pixels=1024, max_pixels=128 * 64)
+    how: dict[str, Any] = {"batch_size": 1, "learning_rate": 2e-3, "seed": 0}
+    said = warm_vision(load_model(tiny_folder).train(), processor, Scenes(3), steps=steps, **how)
+    assert [row["step"] for row in said] == [*range(1, steps + 1)]
+
+
 def test_a_warm_up_that_could_not_be_kept_is_refused_before_anything_runs() -> None:
     for keeps_none in ({"freeze_vision": True}, {"method": "lora"}):
         with pytest.raises(ValueError, match="vision_warmup_steps trains the vision tower"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from copy import copy
 from dataclasses import dataclass
 from io import BytesIO
@@ -122,6 +122,12 @@ class Rows:
         if not isinstance(row, dict) or "id" not in row:
             raise ValueError(f"{self._shards[shard].name}, row {index} is no sample: it has no id")
         return row
+
+
+def require_rows(rows: Sized) -> None:
+    """ValueError where there is nothing to learn from."""
+    if len(rows) == 0:
+        raise ValueError("No samples to train on (check the dataset and train_level)")
 
 
 def evenly_spread(n: int, most: int) -> list[int]:

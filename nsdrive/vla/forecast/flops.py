@@ -101,6 +101,7 @@ def costs_of(model: Any) -> Costs:
         if place in sizes:
             sizes[place] += count * (6 if trained else 4 if place == "text" or seen else 2)
     backward = 3.0 if seen else 1.0
+    output = model.get_output_embeddings().weight
     layers = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
     width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     windowed, window = 0, 0
@@ -111,7 +112,7 @@ def costs_of(model: Any) -> Costs:
         )
     return Costs(
         per_token=sizes["text"],
-        per_answer_token=6.0 * text.vocab_size * text.hidden_size,
+        per_answer_token=(6.0 if output.requires_grad else 4.0) * text.vocab_size * text.hidden_size,
         per_patch=sizes["vision"]
         + sizes["merger"] / vision.spatial_merge_size**2
         + 4.0 * backward * windowed * window * vision.hidden_size,

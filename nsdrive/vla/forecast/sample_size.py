@@ -15,7 +15,7 @@ from PIL import Image
 
 from nsdrive.counted import counted
 from nsdrive.vla.data.images import ImageShape
-from nsdrive.vla.data.rows import StoredImage, evenly_spread
+from nsdrive.vla.data.rows import StoredImage, evenly_spread, require_rows
 
 SAMPLED_ROWS = 64  # chosen by us: the mean is then known to a few tokens, in well under a second
 # Of 128 samples of the synthetic set at level detailed, 3 cameras, with the tokenizers of Qwen3.5 and Qwen2.5 (they agree
@@ -80,8 +80,7 @@ def sample_size(rows: Any, *, shape: ImageShape, tokenizer: Any = None) -> Sampl
 
     rows: `Rows`, or anything with their length and items. Raises ValueError naming a sample whose image cannot be read.
     """
-    if len(rows) == 0:
-        raise ValueError("No samples to train on (check the dataset and train_level)")
+    require_rows(rows)
     picked = evenly_spread(len(rows), SAMPLED_ROWS)
     images, prompts, answers, cameras = [], [], [], []
     for k in picked:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # micro-batches each worker has ready, chosen by us: evens out images that take long, 25 MB a sample of 8 cameras
 PREFETCHED = 4
 
+GATHERS = "stage3_gather_16bit_weights_on_model_save"  # DeepSpeed's own default is not to
+
 
 def training_arguments(
     config: TrainConfig, deepspeed: dict[str, Any] | None, *, n_rows: int, out: Path
@@ -79,7 +81,7 @@ def checkpointing(on: bool) -> dict[str, Any]:
 
 
 def deepspeed_config(name: str) -> dict[str, Any] | None:
-    """The DeepSpeed JSON of "zero1", "zero2", "zero3" or a path; None for "none"."""
+    """The DeepSpeed JSON of "zero1", "zero2", "zero3" or a path, with what a run here needs; None for "none"."""
     if name == "none":
         return None
     folder = config_folder() / "deepspeed"
@@ -96,4 +98,9 @@ def deepspeed_config(name: str) -> dict[str, Any] | None:
     for section in ("optimizer", "scheduler"):
         if section in settings:
             raise ValueError(f"{path} has a section '{section}': leave it out, TrainConfig sets it")
+    settings.setdefault("gradient_clipping", "auto")  # DeepSpeed's own default is none
+    settings.setdefault("bf16", {"enabled": "auto"})
+    zero = settings.get("zero_optimization", {})
+    if zero.get("stage") == 3 and not zero.setdefault(GATHERS, True):
+        raise ValueError(f"{path} has {GATHERS} false: the result would have no weights")
     return settings

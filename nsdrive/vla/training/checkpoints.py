@@ -34,11 +34,16 @@ class Checkpoints(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = self._folder / f"checkpoint-{state.global_step}"
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                flush_to_disk(path)
+        files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        for path in files.values():
+            flush_to_disk(path)
         whole = args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
-        note = {"step": state.global_step, "processes": args.world_size, "global_batch": whole}
+        note = {
+            "step": state.global_step,
+            "processes": args.world_size,
+            "global_batch": whole,
+            "bytes": {name: path.stat().st_size for name, path in files.items()},
+        }
         write_atomically(folder / COMPLETE, json.dumps(note) + "\n")
         for old in complete_checkpoints(self._folder)[: -self._keep]:
             (old / COMPLETE).unlink()  # first: a folder half deleted must not look complete
@@ -46,11 +51,11 @@ class Checkpoints(TrainerCallback):
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints that were written to the end, oldest first."""
+    """The checkpoints that were written to the end and are whole, oldest first: one that was copied may lack files."""
     found = [
         (int(path.parent.name.rpartition("-")[2]), path.parent) for path in folder.glob(f"checkpoint-*/{COMPLETE}")
     ]
-    return [path for _, path in sorted(found)]
+    return [path for _, path in sorted(found) if _is_whole(path)]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -59,14 +64,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_incomplete_checkpoints(folder: Path) -> None:
-    """What a killed process left half written."""
-    for path in folder.glob("checkpoint-*"):
-        if not (path / COMPLETE).is_file():
-            shutil.rmtree(path)
+    """What a killed process left half written, and what is no longer whole."""
+    for path in set(folder.glob("checkpoint-*")) - set(complete_checkpoints(folder)):
+        shutil.rmtree(path)
 
 
 def read_note(checkpoint: Path) -> dict[str, Any]:
-    """What was noted when it was complete: step, processes, global_batch."""
+    """What was noted when it was complete: step, processes, global_batch, and the bytes of each file."""
     note: dict[str, Any] = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
     return note
 
@@ -76,6 +80,11 @@ def forget_universal(checkpoint: Path) -> None:
     (checkpoint / LATEST_UNIVERSAL).unlink(missing_ok=True)
     for folder in checkpoint.glob("global_step*_universal"):
         shutil.rmtree(folder)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    sizes = read_note(checkpoint).get("bytes", {})
+    return all((checkpoint / name).is_file() and (checkpoint / name).stat().st_size == n for name, n in sizes.items())
 
 
 def flush_to_disk(path: Path) -> None:

@@ -35,6 +35,8 @@ def save_result(
     if not is_first:
         return
     (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to who loads the model
+    if not any(part.glob("*.safetensors")):
+        raise RuntimeError(f"{part} was saved without weights; the newest checkpoint has them")
     _save_beside(part, processor, form)
     part.rename(out / name)
     if is_lora:

@@ -59,6 +59,7 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
         "dataset": str(dataset),
         "dataset_sha256": sha256_of(dataset / MANIFEST),
         **({} if config.co_data is None else {"co_data_sha256": sha256_of(Path(config.co_data) / MANIFEST)}),
+        **({"deepspeed_sha256": sha256_of(own)} if (own := Path(config.deepspeed)).suffix == ".json" else {}),
         "global_batch": config.per_device_batch_size * config.gradient_accumulation_steps * process_count(),
         "train": to_plain(config),
     }
@@ -90,6 +91,8 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
         changed.append(f"dataset: {before['dataset']} -> {dataset}")
     if before.get("co_data_sha256") != settled.get("co_data_sha256") and old.get("co_data") == new.get("co_data"):
         changed.append(f"co_data: {config.co_data} is not what it was")
+    if before.get("deepspeed_sha256") != settled.get("deepspeed_sha256") and old["deepspeed"] == new["deepspeed"]:
+        changed.append(f"deepspeed: {config.deepspeed} is not what it was")
     if changed:
         raise ValueError(f"{out} was begun with other settings ({'; '.join(changed)}). Give those, or another --out")
 

@@ -8,6 +8,7 @@ in the head's passes too, which the first process does alone.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -36,6 +37,23 @@ class TrainingStopped(SystemExit):
 
     def __str__(self) -> str:
         return self.line
+
+
+def deaf_to_stops(worker: int, *, first: Callable[[int], None] | None = None) -> None:
+    """For a DataLoader's workers: their process alone decides when they end, also where a signal came to all of its group, as
+    launchers, schedulers and shells send it."""
+    if first is not None:
+        first(worker)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on a Mac
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 class Unfinished(Exception):
@@ -110,7 +128,7 @@ class Stopping(TrainerCallback):
         asked = agree_on_greatest(max(self._asked, int(is_first_process() and self.is_due)))
         if asked > 1 and state.global_step < state.max_steps:
             self.signal = signal.Signals(asked).name
-            control.should_save = control.should_training_stop = True
+            control.should_log = control.should_save = control.should_training_stop = True
         elif asked == 1 and state.global_step % args.logging_steps == 0:  # where a resumed run logs what this one does
             control.should_save = True
 

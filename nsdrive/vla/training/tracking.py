@@ -105,9 +105,7 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         # purge_step: its readers then forget what an earlier process logged from there on
-        self._writer: Any = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None
-        )
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
         if not resumed_step:
             self._writer.add_text("config", _as_table(config), 0)
 
@@ -147,7 +145,7 @@ class _Trackio:
 
         self._trackio = trackio
         # It cannot take back what was logged after the checkpoint. Those numbers will come again, the same: skip them.
-        self._logged_step = _last_logged_step(folder) if resumed_step else 0
+        self._logged_step = _last_logged_step(folder)
         with redirect_stdout(sys.stderr):
             trackio.init(
                 project=os.environ.get("TRACKIO_PROJECT", PROJECT),

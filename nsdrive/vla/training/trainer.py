@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nsdrive.vla.data.encoding import IGNORED
 from nsdrive.vla.forecast.flops import Work, work_of
 from nsdrive.vla.training.losses import Objective, Parts, Totals, only_rows, reading_head, targets_of
 from nsdrive.vla.training.processes import gather
+from nsdrive.vla.training.stopping import deaf_to_stops
 from nsdrive.vla.trajectory_head import TrajectoryHead, head_of, head_weights, load_head, save_head, without_head
 
 NAMED = 16  # samples that an error names at the most, chosen by us
@@ -66,6 +68,13 @@ class AnswerTrainer(Trainer):
         optimizer = super().create_optimizer(model)
         self.weight_decays = [group["weight_decay"] for group in optimizer.param_groups if group["params"]]
         return optimizer
+
+    def get_train_dataloader(self) -> Any:
+        """Its workers leave a stop to their process: a signal to the whole group would else end them in the midst of a step."""
+        loader = super().get_train_dataloader()
+        inside = getattr(loader, "base_dataloader", loader)  # accelerate wraps it
+        inside.worker_init_fn = partial(deaf_to_stops, first=inside.worker_init_fn)
+        return loader
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         started_s = time.monotonic()

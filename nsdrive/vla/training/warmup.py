@@ -27,7 +27,7 @@ from nsdrive.vla.data.images import pixel_values
 from nsdrive.vla.data.rows import Row
 from nsdrive.vla.prompt import IMAGE_TOKEN
 from nsdrive.vla.training.checkpoints import flush_to_disk
-from nsdrive.vla.training.stopping import Stopping, Unfinished
+from nsdrive.vla.training.stopping import Stopping, Unfinished, deaf_to_stops
 from nsdrive.vla.training.warmup_facts import CLASSES, GAP_SCALE_M, LIGHTS, N_NUMBERS, UNKNOWN, Facts, facts_of
 
 _QUERIES = 8  # ways in which the tokens are summed up for the questions about the whole sample
@@ -82,14 +82,18 @@ def warm_vision(
         reader = Reader(model.config.get_text_config().hidden_size, len(first[1].classes)).to(device)
     learns = [*(p for p in visual.parameters() if p.requires_grad), *reader.parameters()]
     optimizer = torch.optim.AdamW(learns, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(steps, 2), pct_start=0.1)
+    cycle = max(steps, 3)
+    rise = max(0.1, 2.0 / cycle)  # a share of the steps, but two at the least: it cannot divide a rise of one
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=cycle, pct_start=rise)
     parts_of_state = {"tower": visual, "reader": reader, "optimizer": optimizer, "rate": rate}
     done = 0
     said: list[dict[str, float]] = []
     if unfinished is not None and unfinished.is_file():
         done, said = _go_on_from(unfinished, parts_of_state)
     left = torch.utils.data.Subset(data, range(done * batch_size, len(data)))
-    batches = torch.utils.data.DataLoader(left, batch_size=batch_size, num_workers=workers, collate_fn=_kept)
+    batches = torch.utils.data.DataLoader(
+        left, batch_size=batch_size, num_workers=workers, collate_fn=_kept, worker_init_fn=deaf_to_stops
+    )
     for step, batch in enumerate(batches, start=done + 1):
         kept = [one for one in batch if len(one[1].classes) == len(first[1].classes)]
         if kept:

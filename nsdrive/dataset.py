@@ -28,6 +28,7 @@ from nsdrive.world.types import FloatArray
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
 MANIFEST = "manifest.json"
+PACKING = "packing.json"  # of a folder that is being packed: what it is packed from and how
 PERCEPTION = "perception"  # kind and trace level of a dataset of short questions about images (`data_gen.perception`)
 ONLY_TRAINS = "such a dataset is for `nsdrive train`, as --data or as co_data, and for `nsdrive check`"
 READ_BYTES = 1 << 18  # of a shard at once: more does not stay in a core's cache
@@ -217,8 +218,12 @@ def open_dataset(folder: str | Path) -> Dataset:
     if not folder.is_dir():
         raise FileNotFoundError(f"No dataset folder {folder}. Make one: nsdrive generate data/synthetic --out {folder}")
     path = folder / MANIFEST
+    if not path.is_file() and (folder / PACKING).is_file():
+        raise ValueError(f"{folder} is half packed, to train on: give the dataset that it is packed from")
     if not path.is_file():
-        raise ValueError(f"{folder} has no {MANIFEST}: it is unfinished, or no dataset. Finish it: --resume")
+        raise ValueError(
+            f"{folder} has no {MANIFEST}: it is unfinished, or no dataset. Finish it: the same command with --resume"
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

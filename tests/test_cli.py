@@ -56,6 +56,7 @@ def test_settings_may_stand_behind_the_options_and_nothing_else_may(capsys):
         ("baseline blind_idn --data {out}/set --out {out}/p.jsonl", "blind_idm"),
         ("evaluate --predictions {out}/none.jsonl --data {out}/set --out {out}/e", "No predictions file"),
         ("report {out}/nowhere --out {out}/r", "nowhere"),
+        ("report {out}/set --out {out}/r", "is a dataset. A report is drawn of an evaluation"),
         ("show red_ligth --out {out}/s", "Did you mean 'red_light'"),
         ("show red_light --at 14 --out {out}/s", "give 2.0 to"),
         ("show red_light --at inf --out {out}/s", "give 2.0 to"),

@@ -13,7 +13,7 @@ from eval.closed_loop.tables import ClosedLoopRun, checked_drive
 from eval.evaluate import FORMAT_VERSION, RESULTS, SAMPLES, SCORE_VERSION
 from eval.open_loop.baselines import BASELINES
 from eval.open_loop.predictions_file import read_file
-from nsdrive.dataset import Dataset, Prediction, open_dataset, sha256_of
+from nsdrive.dataset import MANIFEST, Dataset, Prediction, open_dataset, sha256_of
 
 ORACLE = "oracle"
 
@@ -148,6 +148,11 @@ def load_runs(folders: Sequence[str | Path]) -> tuple[list[Comparison], list[Clo
 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / RESULTS
+    if (folder / MANIFEST).is_file():
+        raise ValueError(
+            f"{folder} is a dataset. A report is drawn of an evaluation of answers to it: "
+            f"nsdrive evaluate --predictions FILE ... --data {folder} --out EVALUATION"
+        )
     if not path.is_file():
         raise FileNotFoundError(
             f"No {path}. Make it: nsdrive evaluate --predictions FILE ... --data DATASET --out {folder}"

@@ -105,10 +105,10 @@ def train(
     """
     dataset, out = Path(dataset), Path(out)
     rows = open_rows(dataset, "train", level=config.train_level)
-    require_rows(rows)
     questions_of(config)  # what is wrong with them is said before minutes are lost
     deepspeed = deepspeed_config(config.deepspeed)
     refuse_both(resume=resume, overwrite=overwrite)
+    require_rows(rows)
     if resume and (out / DONE).is_file():
         settle_config(config, dataset, out)
         return read_summary(out)

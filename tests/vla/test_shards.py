@@ -74,6 +74,8 @@ def test_any_number_of_workers_and_a_killed_run_gone_on_with_pack_the_same_bytes
     (killed / ".train-00001.tar.part").write_bytes(b"half")
     with pytest.raises(ValueError, match="not wholly packed: go on with nsdrive pack --resume"):
         open_rows(killed, "train")
+    with pytest.raises(ValueError, match="is half packed, to train on: give the dataset"):
+        open_dataset(killed)
     with pytest.raises(ValueError, match="begun with other settings or data"):
         pack(dataset, killed, samples_per_shard=6, resume=True)
     with pytest.raises(ValueError, match="--resume"):

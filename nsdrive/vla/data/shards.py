@@ -35,6 +35,7 @@ from nsdrive.counted import counted
 from nsdrive.dataset import (
     FORMAT_VERSION,
     MANIFEST,
+    PACKING,
     SPLITS,
     Dataset,
     inside,
@@ -49,7 +50,6 @@ from nsdrive.vla.data.rows import Row, Rows, StoredImage, read_row
 from nsdrive.vla.prompt import TASK
 
 KIND = "packed"
-SETTINGS = "packing.json"  # of a folder that is being packed: what it is packed from and how
 SAMPLES_PER_SHARD = 1000  # chosen by us: some 100 MB of 8 small cameras, 1 GB of large ones
 MIXED_SHARDS = 8  # chosen by us: their samples are mixed, so this much is read here and there
 INDEX = ("first byte", "bytes", "bytes of the row's JSON", "bytes of its messages", "images", "trace level")
@@ -93,14 +93,14 @@ def pack(
         raise ValueError(f"--seed must be 0 or more, got {seed}")
     check_workers(workers)
     opened = open_dataset(dataset)
-    claim_folder(out, resume=resume, overwrite=overwrite, marker=SETTINGS)
+    claim_folder(out, resume=resume, overwrite=overwrite, marker=PACKING)
     settings = {
         "dataset_sha256": sha256_of(opened.folder / MANIFEST),
         "samples_per_shard": samples_per_shard,
         "seed": seed,
         "version": __version__,
     }
-    settle(out, SETTINGS, settings)
+    settle(out, PACKING, settings)
     jobs, counts = [], {}
     for split in SPLITS:
         rows = Rows(opened, split)
@@ -224,7 +224,7 @@ def read_packed_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a packed data set, None where the folder is something else. ValueError for a broken one."""
     path = folder / MANIFEST
     if not path.is_file():
-        if (folder / SETTINGS).is_file():
+        if (folder / PACKING).is_file():
             raise ValueError(f"{folder} is not wholly packed: go on with nsdrive pack --resume")
         return None
     try:

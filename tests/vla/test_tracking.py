@@ -104,6 +104,15 @@ def test_trackio_hears_no_step_twice_from_a_run_that_begins_again(service: Servi
     assert [step for step, _ in service.logged] == [1, 2, 3, 4, 5]
 
 
+def test_trackio_hears_of_a_validation_that_a_resumed_run_makes_up_for(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "loss.jsonl").write_text(json_line({"step": 4, "loss": 1.0}))
+    (tmp_path / "validation.jsonl").write_text(json_line({"step": 4, "what": "head", "ADE@3s": 0.5}))
+    with open_tracking(("trackio",), folder=tmp_path, config={}, resumed_step=4) as tracking:
+        for what in ("head", "text"):
+            tracking.log(4, {f"val/{what}/ADE@3s": 0.5})
+    assert service.logged == [(4, {"val/text/ADE@3s": 0.5})]
+
+
 def test_another_run_in_the_same_folder_is_another_run_there(service: Service, tmp_path: Path) -> None:
     track(tmp_path, "wandb", range(1, 2))
     (tmp_path / "tracking.json").unlink()  # --overwrite empties the folder

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from nsdrive.config import did_you_mean
 from nsdrive.dataset import write_atomically
-from nsdrive.vla.training.logs import LOSSES, read_log
+from nsdrive.vla.training.logs import LOSSES, VALIDATIONS, read_log
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 PROJECT = "nsdrive"
@@ -145,7 +145,7 @@ class _Trackio:
 
         self._trackio = trackio
         # It cannot take back what was logged after the checkpoint. Those numbers will come again, the same: skip them.
-        self._logged_step = _last_logged_step(folder)
+        self._logged = _last_logged_steps(folder)
         with redirect_stdout(sys.stderr):
             trackio.init(
                 project=os.environ.get("TRACKIO_PROJECT", PROJECT),
@@ -156,8 +156,9 @@ class _Trackio:
             )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        if step > self._logged_step:
-            self._trackio.log(dict(values), step=step)
+        new = {name: value for name, value in values.items() if step > self._logged.get(name.rpartition("/")[0], 0)}
+        if new:
+            self._trackio.log(new, step=step)
 
     def close(self) -> None:
         with redirect_stdout(sys.stderr):
@@ -183,8 +184,11 @@ def _identity(folder: Path) -> str:
     return made
 
 
-def _last_logged_step(folder: Path) -> int:
-    return max((int(row["step"]) for row in read_log(folder / LOSSES)), default=0)
+def _last_logged_steps(folder: Path) -> dict[str, int]:
+    """Of each group of numbers, by what stands before the last / of their names."""
+    rows = [("train", row["step"]) for row in read_log(folder / LOSSES)]
+    rows += [(f"val/{row.get('what')}", row["step"]) for row in read_log(folder / VALIDATIONS)]
+    return {group: max(step for name, step in rows if name == group) for group, _ in rows}
 
 
 def _as_table(config: Mapping[str, Any]) -> str:

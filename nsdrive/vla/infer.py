@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from nsdrive.vla.inference.decoding import Decoding
 from nsdrive.vla.inference.engine import check_engine
 from nsdrive.vla.inference.workers import Batch, Workers, share_gpus
 from nsdrive.vla.model import ADAPTER, adapter_base, model_type
-from nsdrive.vla.question_form import model_folder, require_same_rig
+from nsdrive.vla.question_form import model_folder, read_form, require_same_rig
 from nsdrive.vla.trajectory_head import FOLDER, SHAPE
 
 INSTEAD = "delete it, or choose another --out"
@@ -140,6 +141,11 @@ def predict(
     check_engine(engine, tensor_parallel=tensor_parallel)
     if mode == "head":
         _check_head(model, engine)
+    if mode == "plan" and (form := read_form(model_folder(str(model)))) is not None and form.trace_level != "none":
+        print(
+            f"{model} was trained on answers with reasoning ({form.trace_level}): without it its waypoints may be far off",
+            file=sys.stderr,
+        )
     samples = Samples(open_drives(dataset), [split])
     ids = samples.ids if limit is None else samples.ids[:limit]
     if not ids:

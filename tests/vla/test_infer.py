@@ -14,6 +14,7 @@ from predictions import predictions_in
 from transformers import GenerationMixin
 from vla_fixtures import make_dataset
 
+from nsdrive.cameras.rig import make_rig
 from nsdrive.dataset import open_dataset
 from nsdrive.vla import infer
 from nsdrive.vla.data.encoding import Encoded
@@ -22,6 +23,7 @@ from nsdrive.vla.inference.engine import Said, Texts
 from nsdrive.vla.inference.predictor import Predictor
 from nsdrive.vla.model import load_model
 from nsdrive.vla.prompt import parse_answer
+from nsdrive.vla.question_form import QuestionForm, write_form
 from nsdrive.vla.trajectory_head import HeadShape, TrajectoryHead, save_head
 
 SHORT = {"max_reasoning_tokens": 6, "batch_size": 2}
@@ -195,6 +197,19 @@ def headed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.normal_(weight, std=0.2)
     save_head(head, folder)
     return folder
+
+
+def test_a_model_that_never_planned_at_once_is_told_of(
+    model: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "was trained on answers with reasoning (brief): without it its waypoints may be far off"
+    predict(model, dataset=dataset, out=tmp_path / "a.jsonl", mode="plan", limit=1, **SHORT)
+    assert said not in capsys.readouterr().err, "nothing is known of it"
+    trained = tmp_path / "trained"
+    shutil.copytree(model, trained)
+    write_form(QuestionForm(rig=make_rig("3"), trace_level="brief"), trained)
+    predict(trained, dataset=dataset, out=tmp_path / "b.jsonl", mode="plan", limit=1, **SHORT)
+    assert said in capsys.readouterr().err
 
 
 def test_a_heads_waypoints_are_a_file_like_any_other_and_come_early_beside_the_text(

@@ -18,7 +18,6 @@ settings then name all sizes that there were.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import sys
 import time
@@ -29,27 +28,23 @@ from typing import Any
 
 from nsdrive.config import did_you_mean
 from nsdrive.counted import counted
-from nsdrive.dataset import MANIFEST, from_json, open_drives, sha256_of
+from nsdrive.dataset import MANIFEST, open_drives, sha256_of
 from nsdrive.output_folder import claim_file
 from nsdrive.part_file import PartFile, begun_with, check_finished, lines_of
 from nsdrive.questions import CONTROLS, Question, control_of, control_path, control_question, other_scenes
 from nsdrive.vla.answering import Samples, Tally, answerer, batch_size_of
 from nsdrive.vla.data.rows import evenly_spread
+from nsdrive.vla.fingerprint import fingerprint_of
 from nsdrive.vla.forecast.sample_size import image_size
 from nsdrive.vla.inference.decoding import Decoding
 from nsdrive.vla.inference.engine import check_engine
 from nsdrive.vla.inference.workers import Batch, Workers, share_gpus
-from nsdrive.vla.model import ADAPTER, adapter_base, model_type
+from nsdrive.vla.model import model_type
 from nsdrive.vla.question_form import model_folder, read_form, require_same_rig
 from nsdrive.vla.trajectory_head import FOLDER, SHAPE
 
 INSTEAD = "delete it, or choose another --out"
 ROWS_LOOKED_AT = 16  # chosen by us: where none of so many has its images, the dataset's folder is not whole
-# Bytes of weights that are read to tell them apart, chosen by us: a small model whole, of a larger one the small tensors, and
-# of each other PIECES from its first byte to its last. A training changes a tensor that learns nearly everywhere.
-WHOLE_MODEL, WHOLE_TENSOR = 64 << 20, 16 << 10
-PIECES, PIECE = 4, 4 << 10
-LONGEST_HEADER = 100_000_000  # bytes, of the safetensors library
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +148,7 @@ def predict(
     require_same_rig(model_folder(str(model)), samples.raw(ids[0]), what=f"the split '{split}'")
     settings: dict[str, Any] = {
         "model": str(model),
-        "weights": weights_of(model),
+        "weights": fingerprint_of(model),
         "dataset_sha256": sha256_of(Path(dataset) / MANIFEST),
         "split": split,
         "rows": len(ids),
@@ -216,53 +211,6 @@ def predict(
         device=answering.device,
         by="clock" if engine == "transformers" else "tokens",
     )
-
-
-def weights_of(model: str | Path) -> str | None:
-    """What tells the weights of a model's folder, an adapter's with its base, from those of another training, in 16 letters;
-    None of a hub id.
-
-    ValueError for a file that is not what safetensors wrote.
-    """
-    folder = Path(model_folder(str(model)))
-    if not folder.is_dir():
-        return None
-    told, seen = hashlib.sha256(), list[Path]()
-    while folder.is_dir() and folder not in seen:
-        seen.append(folder)
-        paths = sorted([*folder.glob("*.safetensors"), *folder.glob(f"{FOLDER}/*.safetensors")])
-        is_small = sum(path.stat().st_size for path in paths) <= WHOLE_MODEL
-        for path in paths:
-            told.update(f"{path.name} {path.stat().st_size}\n".encode())
-            for piece in [path.read_bytes()] if is_small else _pieces_of(path):
-                told.update(piece)
-        if not (folder / ADAPTER).is_file():
-            break
-        folder = Path(adapter_base(folder))
-    else:
-        told.update(str(folder).encode())  # a base that is not at hand is told by its name
-    return told.hexdigest()[:16]
-
-
-def _pieces_of(path: Path) -> Iterator[bytes]:
-    """The header of a safetensors file, then something of every tensor. ValueError, one line, where it has no such header."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length <= LONGEST_HEADER else b""
-        try:
-            tensors = [one for name, one in from_json(header).items() if name != "__metadata__"]
-            spans = sorted((int(begin), int(end)) for begin, end in (one["data_offsets"] for one in tensors))
-            if not all(0 <= begin <= end for begin, end in spans):
-                raise ValueError
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise ValueError(f"{path} is no whole safetensors file: copy or download it again") from None
-        yield header
-        for begin, end in spans:
-            is_small = end - begin <= WHOLE_TENSOR
-            step = 0 if is_small else (end - begin - PIECE) / (PIECES - 1)
-            for k in range(1 if is_small else PIECES):
-                file.seek(8 + length + begin + round(k * step))
-                yield file.read(end - begin if is_small else PIECE)
 
 
 def _sizes_before(out: Path, batch_size: int) -> list[int]:

@@ -35,10 +35,10 @@ def claim_folder(out: Path, *, resume: bool, overwrite: bool, marker: str) -> No
             done = "overwritten" if overwrite else "gone on with"
             raise ValueError(f"{out} holds something else (no {marker} in it): not {done}. Choose another --out")
         if overwrite:
-            _remove(out)
+            _remove(out.resolve())
         elif not resume:
             raise ValueError(f"{out} exists. Go on with --resume, replace it with --overwrite, or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    out.resolve().mkdir(parents=True, exist_ok=True)
 
 
 def claim_file(out: Path, *, resume: bool | None = None, overwrite: bool | None = None) -> None:
@@ -114,6 +114,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _remove(folder: Path) -> None:
     """At once for who looks there: killed half way through, it must not leave what --resume would go on from."""
+    if Path.cwd().is_relative_to(folder):
+        raise ValueError(f"{folder} cannot be replaced from within: change to another folder")
     aside = folder.with_name(f".{folder.name}.overwritten")
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)

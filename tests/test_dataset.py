@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,20 @@ def test_a_folder_that_is_being_overwritten_is_gone_at_once(tmp_path, monkeypatc
     (out / "config.json").write_text("{}")
     claim_folder(out, resume=False, overwrite=True, marker="config.json")
     assert list(tmp_path.iterdir()) == [out], "nor anything left beside it"
+
+
+def test_a_link_to_a_folder_is_overwritten_where_it_leads_and_no_folder_from_within(tmp_path, monkeypatch):
+    real, out = tmp_path / "scratch" / "out", tmp_path / "out"
+    real.mkdir(parents=True)
+    out.symlink_to(real)
+    (real / "config.json").write_text("{}")
+    claim_folder(out, resume=False, overwrite=True, marker="config.json")
+    assert (out.is_symlink(), out.resolve(), list(real.iterdir())) == (True, real, [])
+    (real / "config.json").write_text("{}")
+    monkeypatch.chdir(real)
+    with pytest.raises(ValueError, match="cannot be replaced from within"):
+        claim_folder(Path("."), resume=False, overwrite=True, marker="config.json")
+    assert (real / "config.json").exists()
 
 
 def a_dataset(folder):

@@ -12,6 +12,7 @@ from nsdrive.vla.data.batch import collate
 from nsdrive.vla.data.encoding import PERCEIVING, PLANNING, encode
 from nsdrive.vla.data.mixture import Mixture, taken
 from nsdrive.vla.data.rows import Rows
+from nsdrive.vla.data.shards import pack
 from nsdrive.vla.model import load_processor
 from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.losses import Objective
@@ -95,6 +96,19 @@ def test_a_training_sees_its_share_of_questions_and_a_resumed_one_the_same(datas
     assert [resumed[k].sample_id for k in range(20, 24)] == [whole[k].sample_id for k in range(20, 24)]
     assert entries_of_epoch(config, len(rows)) == 24
     assert schedule_of(replace(config, co_data=None), rows, processor, n_samples=24, global_batch=4)[0].sample_id
+
+
+def test_questions_may_be_packed(dataset, questions, model, tmp_path):
+    pack(questions, tmp_path / "packed", samples_per_shard=5)
+    config = TrainConfig(co_data=str(tmp_path / "packed"), co_share=0.5, min_image_pixels=1024, max_image_pixels=2048)
+    rows, processor = Rows(open_dataset(dataset), "train"), load_processor(model, min_pixels=1024, max_pixels=2048)
+    mixed = schedule_of(config, rows, processor, n_samples=24, global_batch=4)
+    of_questions = [mixed[k] for k in range(24) if k % 4 < 2]
+    assert {one.sample_id for one in of_questions} == {f"train-{k}:question" for k in range(12)}
+    assert all(one.patches is not None and PERCEIVING in one.parts for one in of_questions)
+    pack(dataset, tmp_path / "drives", samples_per_shard=5)
+    with pytest.raises(ValueError, match="holds drives, not questions about images"):
+        questions_of(replace(config, co_data=str(tmp_path / "drives")))
 
 
 def test_what_cannot_be_learnt_from_beside_the_drives_is_refused_in_one_line(dataset, tmp_path):

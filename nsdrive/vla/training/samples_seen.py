@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
-from nsdrive.dataset import is_perception, open_dataset
+from nsdrive.dataset import PERCEPTION
 from nsdrive.vla.data.mixture import Mixture
-from nsdrive.vla.data.rows import Rows
 from nsdrive.vla.data.schedule import Schedule, TrainingRows
+from nsdrive.vla.data.shards import AnyRows, open_rows
 from nsdrive.vla.training.config import TrainConfig
 
 
@@ -38,19 +38,18 @@ def schedule_of(
     )
 
 
-def questions_of(config: TrainConfig) -> Rows | None:
-    """The questions that a training learns from beside its drives, None where there are none. ValueError, or
+def questions_of(config: TrainConfig) -> AnyRows | None:
+    """The questions that a training learns from beside its drives, packed or not; None where there are none. ValueError, or
     FileNotFoundError, in one line, where co_data is no such dataset."""
     if config.co_data is None:
         return None
-    dataset = open_dataset(config.co_data)
-    if not is_perception(dataset):
+    rows = open_rows(config.co_data, "train")
+    if len(rows) == 0:
+        raise ValueError(f"co_data {config.co_data} has no questions in its split 'train'")
+    if rows[0].level != PERCEPTION:
         raise ValueError(
             f"co_data {config.co_data} holds drives, not questions about images: make one, nsdrive perceive"
         )
-    rows = Rows(dataset, "train")
-    if len(rows) == 0:
-        raise ValueError(f"co_data {config.co_data} has no questions in its split 'train'")
     return rows
 
 

@@ -18,6 +18,8 @@ from nsdrive import arguments
 from nsdrive.counted import counted
 from nsdrive.vla.verbs import run_pack, run_predict, run_quiz, run_train
 
+GO_ON = "; go on with --resume"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status. What a user can cause ends in one line on stderr and status 1."""
@@ -28,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if typed.debug:
             traceback.print_exc()
-        print(f"nsdrive {typed.verb}: {_one_line(error)}", file=sys.stderr)
+        is_kept = isinstance(error, ChildProcessError) and hasattr(typed, "resume")
+        print(f"nsdrive {typed.verb}: {_one_line(error)}{GO_ON if is_kept else ''}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         if typed.debug or (error.name or "").split(".")[0] in ("nsdrive", "planners", "data_gen", "eval"):
@@ -39,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        how = "; go on with --resume" if hasattr(typed, "resume") else ""
-        print(f"nsdrive {typed.verb}: interrupted{how}", file=sys.stderr)
+        print(f"nsdrive {typed.verb}: interrupted{GO_ON if hasattr(typed, 'resume') else ''}", file=sys.stderr)
         return 130
 
 

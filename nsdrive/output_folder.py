@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nsdrive.dataset import MANIFEST, write_atomically
 
+REPLACED = ".overwritten"  # in a folder that is being replaced: what was in it
 SHOWN = 3, 60  # chosen by us: changes that an error names, and letters of each value
 
 
@@ -30,15 +32,19 @@ def claim_folder(out: Path, *, resume: bool, overwrite: bool, marker: str) -> No
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder")
     if out.exists() and any(out.iterdir()):
-        is_strange = not (out / marker).exists() and any(not path.name.startswith(".") for path in out.iterdir())
+        was_replaced = (out / REPLACED).exists()
+        is_ours = (out / marker).exists() or was_replaced
+        is_strange = not is_ours and any(not path.name.startswith(".") for path in out.iterdir())
         if (overwrite or resume) and is_strange:
             done = "overwritten" if overwrite else "gone on with"
             raise ValueError(f"{out} holds something else (no {marker} in it): not {done}. Choose another --out")
+        if resume and was_replaced:
+            raise ValueError(f"{out} was being replaced when that was stopped: give --overwrite again")
         if overwrite:
-            _remove(out.resolve())
+            _empty(out, marker)
         elif not resume:
             raise ValueError(f"{out} exists. Go on with --resume, replace it with --overwrite, or choose another --out")
-    out.resolve().mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def claim_file(out: Path, *, resume: bool | None = None, overwrite: bool | None = None) -> None:
@@ -112,14 +118,17 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(told + ([f"and {len(found) - most} more"] if len(found) > most else []))
 
 
-def _remove(folder: Path) -> None:
-    """At once for who looks there: killed half way through, it must not leave what --resume would go on from."""
-    if Path.cwd().is_relative_to(folder):
-        raise ValueError(f"{folder} cannot be replaced from within: change to another folder")
-    aside = folder.with_name(f".{folder.name}.overwritten")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
-    shutil.rmtree(aside)
+def _empty(folder: Path, marker: str) -> None:
+    """Killed half way through, it must not leave what --resume would go on from: the marker goes first, and all before any.
+
+    Not the folder itself, which may be a link's, a mount, or where one stands.
+    """
+    aside = folder / REPLACED / uuid.uuid4().hex
+    aside.mkdir(parents=True)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name != marker):
+        if path.name != REPLACED:
+            path.rename(aside / path.name)
+    shutil.rmtree(folder / REPLACED)
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any, Any]]:

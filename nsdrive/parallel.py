@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 J = TypeVar("J")
@@ -14,7 +15,8 @@ R = TypeVar("R")
 def in_order(work: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterator[R]:
     """`work(job)` for every job, results in the jobs' order, in this process for one worker, else in `workers` processes.
 
-    `work` and the jobs must be picklable where workers > 1. Raises ValueError for workers < 1.
+    `work` and the jobs must be picklable where workers > 1. Raises ValueError for workers < 1, ChildProcessError where one was
+    killed.
     """
     check_workers(workers)
     if workers == 1 or len(jobs) <= 1:
@@ -22,7 +24,10 @@ def in_order(work: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterato
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy numba's and OpenCV's threads half alive
     with ProcessPoolExecutor(max_workers=min(workers, len(jobs)), mp_context=context) as pool:
-        yield from pool.map(work, jobs)
+        try:
+            yield from pool.map(work, jobs)
+        except BrokenProcessPool:
+            raise ChildProcessError("a worker process was killed; for lack of memory? Take fewer --workers") from None
 
 
 def check_workers(workers: int) -> None:

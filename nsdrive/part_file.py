@@ -44,8 +44,7 @@ class PartFile:
         self.rows: list[dict[str, Any]] = []
         if self.path.exists() and not (resume or overwrite):
             raise ValueError(f"{self.path} is there from an unfinished run: go on with --resume, or {instead}")
-        # a killed process may leave half a line
-        whole = [line for line in lines_of(self.path) if line.endswith("\n")] if resume else []
+        whole = _whole_lines(self.path) if resume else []
         if whole:
             changed = changes(json.loads(whole[0]), self.settings)
             if changed:
@@ -107,6 +106,13 @@ def check_finished(out: Path, settings: Mapping[str, Any], *, instead: str = "us
     changed = changes(before, json.loads(json.dumps(settings)))
     if changed:
         raise ValueError(f"{out} was made with other settings ({changed}): {instead}")
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Without what a killed process may have left of a last one, in the midst of a letter even."""
+    if not path.is_file():
+        return []
+    return [line.decode("utf-8") for line in path.read_bytes().split(b"\n")[:-1]]
 
 
 def lines_of(path: Path) -> list[str]:

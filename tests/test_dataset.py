@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from nsdrive.dataset import (
     write_atomically,
 )
 from nsdrive.output_folder import changes, claim_file, claim_folder, settle
+from nsdrive.parallel import in_order
+from nsdrive.part_file import PartFile
 
 SAMPLE = Sample(
     sample_id="s-0020",
@@ -107,38 +110,42 @@ def test_an_existing_output_is_refused_and_a_stranger_is_never_deleted(tmp_path)
     assert list(out.iterdir()) == []
 
 
-def test_a_folder_that_is_being_overwritten_is_gone_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("killed_in", ["rename", "rmtree"])
+def test_what_is_half_overwritten_is_not_gone_on_with_but_overwritten_again(tmp_path, monkeypatch, killed_in):
     out = tmp_path / "out"
     claim_folder(out, resume=False, overwrite=False, marker="config.json")
-    (out / "config.json").write_text("{}")
+    for name in ("a.json", "config.json", "z.json"):
+        (out / name).write_text("{}")
 
-    def killed(folder, **_):
-        if folder.exists():
-            raise KeyboardInterrupt
+    def killed(*_):
+        raise KeyboardInterrupt
 
+    rename = Path.rename
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "rmtree", killed)
+        if killed_in == "rmtree":
+            patched.setattr(shutil, "rmtree", killed)
+        else:
+            patched.setattr(
+                Path, "rename", lambda path, to: (rename if path.name == "config.json" else killed)(path, to)
+            )
         with pytest.raises(KeyboardInterrupt):
             claim_folder(out, resume=False, overwrite=True, marker="config.json")
-    assert not out.exists(), "nothing that --resume would go on from"
-    claim_folder(out, resume=False, overwrite=False, marker="config.json")
-    (out / "config.json").write_text("{}")
+    assert not (out / "config.json").exists()
+    with pytest.raises(ValueError, match="was being replaced when that was stopped: give --overwrite again"):
+        claim_folder(out, resume=True, overwrite=False, marker="config.json")
     claim_folder(out, resume=False, overwrite=True, marker="config.json")
-    assert list(tmp_path.iterdir()) == [out], "nor anything left beside it"
+    assert list(out.iterdir()) == []
 
 
-def test_a_link_to_a_folder_is_overwritten_where_it_leads_and_no_folder_from_within(tmp_path, monkeypatch):
+def test_a_link_to_a_folder_and_the_folder_that_one_stands_in_are_emptied_not_moved(tmp_path, monkeypatch):
     real, out = tmp_path / "scratch" / "out", tmp_path / "out"
     real.mkdir(parents=True)
     out.symlink_to(real)
-    (real / "config.json").write_text("{}")
-    claim_folder(out, resume=False, overwrite=True, marker="config.json")
-    assert (out.is_symlink(), out.resolve(), list(real.iterdir())) == (True, real, [])
-    (real / "config.json").write_text("{}")
     monkeypatch.chdir(real)
-    with pytest.raises(ValueError, match="cannot be replaced from within"):
-        claim_folder(Path("."), resume=False, overwrite=True, marker="config.json")
-    assert (real / "config.json").exists()
+    for folder in (out, Path(".")):
+        (real / "config.json").write_text("{}")
+        claim_folder(folder, resume=False, overwrite=True, marker="config.json")
+        assert (out.is_symlink(), list(real.iterdir())) == (True, [])
 
 
 def a_dataset(folder):
@@ -200,3 +207,18 @@ def test_a_file_is_no_dataset_folder(tmp_path):
     data = a_dataset(tmp_path / "data")
     with pytest.raises(ValueError, match="is a file: give the dataset's folder"):
         open_dataset(data / "manifest.json")
+
+
+def test_an_unfinished_file_is_gone_on_with_also_where_it_ends_within_a_letter(tmp_path):
+    out = tmp_path / "p.jsonl"
+    part = PartFile(out, {"seed": 0}, resume=False)
+    part.keep(0)
+    part.append([{"id": "a"}, {"id": "車\u2028"}])
+    with part.path.open("ab") as file:
+        file.write('{"id": "車'.encode()[:-1])
+    assert PartFile(out, {"seed": 0}, resume=True).rows == [{"id": "a"}, {"id": "車\u2028"}]
+
+
+def test_a_worker_that_is_killed_is_one_line():
+    with pytest.raises(ChildProcessError, match="a worker process was killed"):
+        list(in_order(os._exit, [1, 1], workers=2))

@@ -1,5 +1,6 @@
 """What of a folder of nuPlan logs is taken: by log, map, type, goal, published list; and that many logs are listed quickly."""
 
+import contextlib
 import shutil
 import sqlite3
 import time
@@ -37,6 +38,16 @@ def _other_tokens(root: Path) -> list[str]:
     ]
 
 
+def give_own_token(path: Path, number: int) -> None:
+    """The tagged row gets a token that no other log has."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("pragma synchronous = off")
+        ((token,),) = database.execute("select lidar_pc_token from scenario_tag").fetchall()
+        own = number.to_bytes(8, "big")
+        database.execute("update lidar_pc set token = ? where token = ?", (own, token))
+        database.execute("update scenario_tag set lidar_pc_token = ?", (own,))
+
+
 @pytest.fixture(scope="module")
 def tokens(folder: Path) -> dict[str, str]:
     """Log -> the token of its only scenario."""
@@ -57,6 +68,17 @@ def test_logs_are_chosen_by_name_or_by_pattern(folder):
 def test_a_log_that_is_not_there_is_answered_with_the_nearest_name(folder):
     with pytest.raises(ValueError, match=r"no log 'veh-02_evning'. Did you mean 'veh-02_evening'\? There are 2"):
         source_of(folder, log_names=("veh-02_evning",)).items()
+
+
+def test_one_log_under_two_names_is_refused(folder, tokens, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    logs = tmp_path / "copy" / "logs"
+    shutil.copy(logs / "veh-01_morning.db", logs / "veh-03_copy.db")
+    named = rf"token {tokens['veh-01_morning']} is in \S+/veh-01_morning\.db and in \S+/veh-03_copy\.db: remove one$"
+    for settings in ({}, {"scenario_tokens": (tokens["veh-01_morning"],)}):
+        with pytest.raises(ValueError, match=named):
+            source_of(tmp_path / "copy", **settings).items()
+    assert logs_of(tmp_path / "copy", log_names=("veh-0[12]*",)) == ["veh-01_morning", "veh-02_evening"]
 
 
 def test_logs_are_chosen_by_map_and_a_misspelt_map_is_answered_with_the_nearest_name(folder):
@@ -176,7 +198,9 @@ def test_a_thousand_logs_are_listed_in_seconds_and_the_first_few_at_once(folder,
     (tmp_path / "logs").mkdir()
     original = folder / "logs" / "veh-01_morning.db"
     for number in range(1000):
-        (tmp_path / "logs" / f"log-{number:04d}.db").hardlink_to(original)
+        path = tmp_path / "logs" / f"log-{number:04d}.db"
+        shutil.copy(original, path)
+        give_own_token(path, number)
     started = time.process_time()
     assert len(source_of(tmp_path).items()) == 1000
     listed_s = time.process_time() - started

@@ -111,7 +111,8 @@ class NuplanSource:
         """Every scenario that passes the filters, by log and time.
 
         A log that cannot be read, and a wanted token that no log has, are items too: loading them says what is wrong.
-        ValueError where there is no log, one log is there twice, a name fits nothing, or nothing passes the filters.
+        ValueError where there is no log, one log is there twice, be it under two names, a name fits nothing, or nothing passes
+        the filters.
         """
         chosen, config = self.config.selection, self.config
         logs = _logs(config)
@@ -125,14 +126,18 @@ class NuplanSource:
         )
         listed: list[tuple[str, TaggedRow | None]] = []
         maps = set()
+        found: dict[str, str] = {}  # token -> its log
         for log in list_logs(logs, wanted):
             maps.add(log.map_name)
+            for row in log.rows or ():
+                other = found.setdefault(row.token, log.name)
+                if other != log.name:  # two scenarios of one id would write each other's images
+                    raise ValueError(f"token {row.token} is in {logs[other]} and in {logs[log.name]}: remove one")
             listed += [(log.name, None)] if log.rows is None else [(log.name, row) for row in log.rows]
             if config.limit is not None and config.limit_per_type is None and len(listed) >= config.limit:
                 break
         else:
             _check_map_names(config.map_names, maps - {None})
-        found = {row.token for _, row in listed if row is not None}
         items = [f"{name}/{row.token}" if row else name for name, row in limited(listed, config.limit_per_type)]
         items += [token for token in chosen.tokens if token not in found]
         if not items:

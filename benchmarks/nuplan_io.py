@@ -37,6 +37,7 @@ import numpy as np
 sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != Path(__file__).resolve().parent]
 
 from nsdrive.scenarios.nuplan import NuplanConfig, NuplanSource  # noqa: E402
+from nsdrive.scenarios.nuplan.listing import Wanted, find_logs, list_logs  # noqa: E402
 from nsdrive.scenarios.nuplan.log import read_extract  # noqa: E402
 from nsdrive.scenarios.nuplan.write import lengthened, write_scenario  # noqa: E402
 from nsdrive.scenarios.synthetic import SyntheticConfig, build  # noqa: E402
@@ -121,7 +122,8 @@ def measured(root: Path, many: Path, token: str) -> tuple[dict[str, Spent], str]
     """Ours, and a sentence about the scenario."""
     source = NuplanSource(config(root))
     (item,) = [item for item in source.items() if item.endswith(token)]
-    spent = {"list": timed(NuplanSource(config(many)).items, REPEATS["list"])}
+    logs = find_logs(many / "logs")  # not `items()`, which refuses one log under many names
+    spent = {"list": timed(lambda: list(list_logs(logs, Wanted())), REPEATS["list"])}
     spent["open"] = timed(lambda: source.load(item), REPEATS["open"])
     spent["scenario"] = spent["open"]
     world = source.load(item)
@@ -132,10 +134,9 @@ def measured(root: Path, many: Path, token: str) -> tuple[dict[str, Spent], str]
         lambda: (lanes_near(world.lane_map, ego.x_m, ego.y_m, RADIUS_M), blocks.within(ego.x_m, ego.y_m, RADIUS_M)),
         REPEATS["map query"],
     )
-    logs = len(list((many / "logs").rglob("*.db")))
     objects = np.mean([len(frame) for frame in world.frames])
     return spent, (
-        f"{logs} logs; the scenario: {world.n_ticks} ticks, {objects:.0f} objects at a time, {len(world.lane_map.lanes)} lanes,"
+        f"{len(logs)} logs; the scenario: {world.n_ticks} ticks, {objects:.0f} objects at a time, {len(world.lane_map.lanes)} lanes,"
         f" of a log of {log.stat().st_size / 1e6:.0f} MB"
     )
 

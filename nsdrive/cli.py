@@ -75,6 +75,15 @@ def planner_factory(chosen: Any) -> Callable[[], Any]:
     return factory
 
 
+def weights_of(chosen: Any) -> str | None:
+    """What tells the training of the model that drives from another; None of a planner that is no model, and of a hub id."""
+    if planner_table().path(chosen.name) != PLANNERS["vla"] or chosen.config.model is None:
+        return None
+    from nsdrive.vla.fingerprint import fingerprint_of
+
+    return fingerprint_of(chosen.config.model)
+
+
 def reference_planner() -> Any:
     """Whose progress a generated scene expects of a planner (see `eval.score`): IDM with its own settings."""
     return choose_planner("idm")
@@ -423,6 +432,7 @@ def run_simulate(a: argparse.Namespace) -> int:
             workers=a.workers,
             resume=a.resume,
             overwrite=a.overwrite,
+            weights=weights_of(config.planner),
             progress=progress,
         )
     for row in done.failures:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from eval.closed_loop.film import FilmJob, Films, check_films, choose, kept_for_film, make_films
-from eval.closed_loop.timing import TIMING, Timed, lines, timing_json
+from eval.closed_loop.timing import TIMING, Timed, lines, read_timing, timing_json
 from eval.manoeuvres.judge import judge
 from eval.manoeuvres.judge import table as manoeuvre_lines
 from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS, expert_of, score
@@ -39,7 +40,7 @@ from nsdrive.world.simulate import simulate
 from nsdrive.world.types import Planner, Rollout
 from nsdrive.world.vehicle import ego_box
 
-ROLLOUTS = "rollouts.jsonl"
+RESULTS, ROLLOUTS = "results.json", "rollouts.jsonl"
 ANSWERS = ("asked", "late", "unreadable")
 KEPT = ".scenarios"  # finished scenarios of a run that is not yet finished, for --resume
 
@@ -121,20 +122,30 @@ def closed_loop(
     workers: int = 1,
     resume: bool = False,
     overwrite: bool = False,
+    weights: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ClosedLoop:
     """Drive every scenario and write `out`. A scenario that cannot be driven is a failure with its line, and counted.
 
-    make_reference: the planner whose progress a generated scene expects (see `eval.score`).
+    make_reference: the planner whose progress a generated scene expects (see `eval.score`). weights: of a planner that is a model,
+    what tells its training from another. A finished run that is resumed is read, not driven again. ValueError where the source
+    is unusable, `out` is taken, or --resume meets a folder begun with other settings, scenarios or weights.
     """
     source = open_source(config.scenarios.name, config.scenarios.config)
     items = list(source.items())
     check_workers(workers)
     if config.films != "none":
         check_films()
-    make_planner()  # a model that is not there leaves nothing behind
+    is_finished = resume and (out / RESULTS).is_file()
+    if not is_finished:
+        make_planner()  # a model that is not there leaves nothing behind
     claim_folder(out, resume=resume, overwrite=overwrite, marker="config.json")
-    settle(out, "config.json", {"nsdrive": __version__, "config": to_plain(config)})
+    settings = {"nsdrive": __version__, "config": to_plain(config), "weights": weights}
+    settle(out, "config.json", {**settings, "items": zlib.crc32("\n".join(items).encode())})
+    if is_finished:
+        shutil.rmtree(out / KEPT, ignore_errors=True)
+        progress(len(items), len(items))
+        return _finished(out)
     jobs = [
         Drive(
             item=item,
@@ -182,9 +193,19 @@ def closed_loop(
         "failures": failures,
         **({"films": films} if films else {}),
     }
-    write_atomically(out / "results.json", json.dumps(results, indent=1, sort_keys=True) + "\n")
+    write_atomically(out / RESULTS, json.dumps(results, indent=1, sort_keys=True) + "\n")
     shutil.rmtree(out / KEPT, ignore_errors=True)
-    return ClosedLoop(rows=rows, failures=failures, timing=json.loads(timing), films=tuple(films))
+    return _finished(out)
+
+
+def _finished(out: Path) -> ClosedLoop:
+    results = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    return ClosedLoop(
+        rows=tuple(results["scenarios"]),
+        failures=tuple(results["failures"]),
+        timing=read_timing(out),
+        films=tuple(results.get("films", ())),
+    )
 
 
 def measures_of(rollout: Rollout) -> dict[str, Any]:
@@ -246,9 +267,16 @@ class Drive:
 
 
 def drive(job: Drive) -> dict[str, Any]:
-    """One scenario's measures and rollout, or the line that says why there are none; kept for --resume."""
+    """One scenario's measures and rollout, or the line that says why there are none; kept for --resume.
+
+    ValueError where what is kept is of another scenario.
+    """
     if job.kept.is_file():
         kept: dict[str, Any] = json.loads(job.kept.read_text(encoding="utf-8"))
+        if kept["item"] != job.item:
+            raise ValueError(
+                f"{job.kept} is of '{kept['item']}', not of '{job.item}': use --overwrite, or choose another --out"
+            )
         return kept
     config = job.config
     row: dict[str, Any]

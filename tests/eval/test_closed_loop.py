@@ -9,12 +9,15 @@ from functools import partial
 import numpy as np
 import pytest
 
+from eval.closed_loop import drive
 from eval.closed_loop.drive import KEPT, SimulateConfig, closed_loop, summary
 from eval.closed_loop.timing import read_timing
 from eval.report.compose import report
 from eval.score import total
+from nsdrive.cli import main
 from nsdrive.config import Chosen
-from nsdrive.scenarios.synthetic import SyntheticConfig
+from nsdrive.scenarios.synthetic import SyntheticConfig, SyntheticSource
+from nsdrive.vla import fingerprint
 from nsdrive.vla.prompt import render_answer
 from nsdrive.world.decision import KEPT_PLAN, LATE_ANSWER
 from nsdrive.world.types import HISTORY_TICKS
@@ -26,6 +29,7 @@ CONFIG = SimulateConfig(
     ),
     planner=Chosen(name="idm", config=IdmConfig()),
 )
+BRIEF = replace(CONFIG, duration_s=1.0)
 MAKE = partial(IdmPlanner, IdmConfig())
 
 
@@ -56,6 +60,64 @@ def test_a_resumed_run_writes_the_same_bytes(run, tmp_path):
     for name in ("results.json", "rollouts.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
     assert not (out / KEPT).exists()
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """A run of a model's weights "a" that ended after its first scenario."""
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        closed_loop(BRIEF, MAKE, MAKE, out=tmp_path / "killed", weights="a", progress=stop)
+    return tmp_path / "killed"
+
+
+def test_a_run_is_not_gone_on_with_for_other_scenarios_or_another_training(killed, monkeypatch):
+    resumed = partial(closed_loop, BRIEF, MAKE, MAKE, out=killed, resume=True)
+    for weights in ("b", None):
+        with pytest.raises(ValueError, match=r"other settings or data \(weights: 'a' -> "):
+            resumed(weights=weights)
+    items = SyntheticSource.items
+    with monkeypatch.context() as patch:
+        patch.setattr(SyntheticSource, "items", lambda self: ("syn-curve-000000-s0", *items(self)[:2]))
+        with pytest.raises(ValueError, match=r"other settings or data \(items: "):
+            resumed(weights="a")
+    whole = resumed(weights="a")
+    assert len({row["item"] for row in whole.rows}) == 3
+
+
+def test_a_kept_drive_of_another_scenario_is_refused(killed):
+    shutil.copy(killed / KEPT / "000000.json", killed / KEPT / "000001.json")
+    with pytest.raises(ValueError, match=r"000001\.json is of 'syn-red_light-.*', not of 'syn-free_road-"):
+        closed_loop(BRIEF, MAKE, MAKE, out=killed, weights="a", resume=True)
+
+
+def test_a_finished_run_that_is_resumed_is_read_and_not_driven(run, tmp_path):
+    def nobody():
+        raise AssertionError("a planner was made")
+
+    out, done = run
+    shutil.copytree(out, tmp_path / "copy")
+    assert closed_loop(CONFIG, nobody, nobody, out=tmp_path / "copy", resume=True) == done
+    with pytest.raises(ValueError, match="other settings or data"):
+        closed_loop(replace(CONFIG, agents="reactive"), nobody, nobody, out=tmp_path / "copy", resume=True)
+
+
+def test_simulate_tells_a_models_weights_by_their_fingerprint(tmp_path, monkeypatch):
+    told = []
+
+    def stop(config, *planners, weights, **how):
+        told.append(weights)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(drive, "closed_loop", stop)
+    monkeypatch.setattr(fingerprint, "fingerprint_of", lambda model: f"fingerprint of {model}")
+    simulate = ["simulate", "simulate/synthetic", "--out", str(tmp_path / "out")]
+    for planner in (["planner=vla", "planner.model=m"], ["planner=vla"], ["planner=idm"]):
+        assert main([*simulate, *planner]) == 1
+    assert told == ["fingerprint of m", None, None]
 
 
 def test_a_scenario_that_cannot_be_driven_is_a_counted_failure(tmp_path):

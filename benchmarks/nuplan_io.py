@@ -136,8 +136,8 @@ def measured(root: Path, many: Path, token: str) -> tuple[dict[str, Spent], str]
     )
     objects = np.mean([len(frame) for frame in world.frames])
     return spent, (
-        f"{len(logs)} logs; the scenario: {world.n_ticks} ticks, {objects:.0f} objects at a time, {len(world.lane_map.lanes)} lanes,"
-        f" of a log of {log.stat().st_size / 1e6:.0f} MB"
+        f"{len(logs)} logs; the scenario: {world.n_ticks} ticks, {objects:.0f} objects at a time,"
+        f" {len(world.lane_map.lanes)} lanes, of a log of {log.stat().st_size / 1e6:.0f} MB"
     )
 
 

@@ -99,8 +99,9 @@ def evaluate(
     them are added (`eval.open_loop.controls`). dataset: an open dataset, a JSON list of items with `messages`, or None for the
     `label` fields of the files themselves. about: name -> one line on what made it ("LoRA on 1 000 samples"), for the report.
     reasoning: check what each text says. probes: name -> answers of `nsdrive probe`; their free answers are rows like any
-    other. plan_scorer: what a plan is worth in its scene, term -> number, nan where it does not apply; must be picklable with
-    workers > 1. Raises ValueError for files none of whose rows belong to the split, an empty split, or an `out` that has
+    other. plan_scorer: what a plan is worth in its scene, term -> number, nan where it does not apply, and in its `failures` why
+    the plans of a sample could not be judged, which is a warning; must be picklable with workers > 1. Raises ValueError for
+    files none of whose rows belong to the split, an empty split, plans of which none could be judged, or an `out` that has
     results.
     """
     out = Path(out)
@@ -181,6 +182,7 @@ def evaluate(
         "warnings": [
             *unfit,
             *(text for answers in from_files for text in answers.warnings()),
+            *texts.warnings(),
             *([] if causes is None else causes.warnings),
         ],
     }

@@ -23,6 +23,7 @@ from eval.open_loop.controls import WITHOUT_TEXT
 from eval.open_loop.entries import cell
 from eval.open_loop.labels import Labels
 from eval.open_loop.predictions_file import read_text
+from nsdrive.counted import counted
 from nsdrive.dataset import Line, Sample
 from nsdrive.parallel import in_order
 from nsdrive.world.rules import IdmParameters
@@ -37,12 +38,14 @@ CHUNK = 64  # samples at once, chosen by us: some seconds of work, and a few sce
 @dataclass(kw_only=True, eq=False)
 class Texts:
     """By the answers' names, N rows each. rows: what samples.jsonl says of each text. parts: (M, 2) of each text, the part and the
-    whole of every measure, in the order of `MEASURES`. plans: the terms of each plan. labels: the parts of the labels' own texts.
+    whole of every measure, in the order of `MEASURES`. plans: the terms of each plan. unjudged: sample id -> why its plans have
+    none. labels: the parts of the labels' own texts.
     """
 
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     parts: dict[str, list[FloatArray]] = field(default_factory=dict)
     plans: dict[str, list[Mapping[str, float]]] = field(default_factory=dict)
+    unjudged: dict[str, str] = field(default_factory=dict)
     labels: list[FloatArray] = field(default_factory=list)
 
     def add(self, other: Texts) -> None:
@@ -52,7 +55,15 @@ class Texts:
             self.parts.setdefault(name, []).extend(other.parts[name])
         for name in other.plans:
             self.plans.setdefault(name, []).extend(other.plans[name])
+        self.unjudged.update(other.unjudged)
         self.labels.extend(other.labels)
+
+    def warnings(self) -> list[str]:
+        """What a reader of the plans' means must know: whose plans are in none of them."""
+        if not self.unjudged:
+            return []
+        plans = counted(len(self.unjudged), "sample's plans", "samples' plans")
+        return [f"{plans} could not be judged, the first: {_first(self.unjudged)}"]
 
     def told(self, name: str) -> list[dict[str, Any]] | None:
         """What samples.jsonl says of each answer of one file beyond its distances; None where there is nothing."""
@@ -72,7 +83,10 @@ def read_texts(
     workers: int,
     progress: Callable[[int, int], None],
 ) -> Texts:
-    """Check the texts of every file's answers, and score the plans of all answers, where asked for."""
+    """Check the texts of every file's answers, and score the plans of all answers, where asked for.
+
+    plan_scorer: its `failures`, if it has such, say why a sample's plans could not be judged; ValueError where none could be.
+    """
     found = Texts()
     if not (reasoning or plan_scorer) or not labels.spans:
         return found
@@ -82,7 +96,13 @@ def read_texts(
     for done, result in enumerate(in_order(work, jobs, workers), start=1):
         found.add(result)
         progress(min(done * CHUNK, len(labels.ids)), len(labels.ids))
+    if found.unjudged and all(np.isnan(v) for plans in found.plans.values() for plan in plans for v in plan.values()):
+        raise ValueError(f"No plan could be judged, the first: {_first(found.unjudged)}")
     return found
+
+
+def _first(unjudged: Mapping[str, str]) -> str:
+    return ": ".join(next(iter(unjudged.items())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +157,9 @@ def _work(job: _Job, *, reasoning: bool, plan_scorer: PlanScorer | None, paramet
             if plan_scorer is not None:
                 previous = None if before is None else (before, one.waypoints[k - 1])
                 found.plans.setdefault(one.name, []).append(dict(plan_scorer(sample, one.waypoints[k], previous)))
+        why = getattr(plan_scorer, "failures", {}).get(sample.sample_id)  # of this process's scorer
+        if why is not None:
+            found.unjudged[sample.sample_id] = why
         before = sample
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from eval_fixtures import answer, digest, make_sample, reasoning_text, write_dataset
 
-from eval.evaluate import evaluate
+from eval.evaluate import evaluate, table
 from eval.faithfulness.observed.measures import STRICT
 from eval.open_loop.groups import CLEAR, HIDDEN, LIGHT, NOT_AN_OBJECT, SMALL, UNKNOWN, visibility_group
 from eval.report import tables
@@ -194,6 +194,39 @@ def test_a_scorer_of_plans_gives_its_terms_with_intervals_for_models_and_baselin
         [s.waypoints_ego_m[-1, 0] / 1609.344 for s in samples], abs=1e-4
     )
     assert sum("red" in line for line in lines) == 4 * len({line["predictions"] for line in lines})
+
+
+class Lost:
+    """A scorer to which some samples' scenes are lost."""
+
+    def __init__(self, lost):
+        self.lost, self.failures = lost, {}
+
+    def __call__(self, sample, waypoints_ego_m, previous=None):
+        if sample.sample_id in self.lost:
+            self.failures[sample.sample_id] = "no such log"
+            return {"miles": float("nan")}
+        return {"miles": 1.0}
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_samples_whose_plans_cannot_be_judged_are_counted_and_the_first_is_named(
+    workers, dataset, samples, write_predictions, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("eval.texts.CHUNK", 5)
+    model, lost = write_predictions("m", shifted(samples, 0.0)), {samples[k].sample_id for k in (3, 4, 11)}
+    results = evaluate([model], dataset, tmp_path / "out", plan_scorer=Lost(lost), workers=workers)
+    assert results["predictions"]["m"]["pdms"]["miles"]["n"] == 9
+    line = "3 samples' plans could not be judged, the first: s03: no such log"
+    assert results["warnings"].count(line) == 1
+    assert f"warning: {line}" in table(results)
+
+
+def test_plans_of_which_none_can_be_judged_are_refused(dataset, samples, write_predictions, tmp_path):
+    lost = Lost({sample.sample_id for sample in samples})
+    with pytest.raises(ValueError, match="No plan could be judged, the first: s00: no such log"):
+        evaluate([write_predictions("m", shifted(samples, 0.0))], dataset, tmp_path / "out", plan_scorer=lost)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_scorer_is_told_the_plan_before(dataset, samples, write_predictions, tmp_path):

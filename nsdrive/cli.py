@@ -328,13 +328,16 @@ def run_probe(a: argparse.Namespace) -> int:
         return 0
     with Progress("questions") as progress:
         answer: Any
+        weights: str | None = None
         if a.planted:
             from eval.faithfulness.planted.predictors import answerer as planted_answerer
 
             answer = planted_answerer(a.planted, dataset, a.split, seed=a.seed)
         else:
             from nsdrive.vla.answering import answerer
+            from nsdrive.vla.fingerprint import fingerprint_of
 
+            weights = fingerprint_of(a.model)
             answer = answerer(
                 a.model,
                 a.data,
@@ -352,7 +355,13 @@ def run_probe(a: argparse.Namespace) -> int:
                 resume=a.resume,
                 overwrite=a.overwrite,
                 limit=a.limit,
-                settings={"model": a.model, "planted": a.planted, "seed": a.seed, "unconstrained": a.unconstrained},
+                settings={
+                    "model": a.model,
+                    "weights": weights,
+                    "planted": a.planted,
+                    "seed": a.seed,
+                    "unconstrained": a.unconstrained,
+                },
                 progress=progress,
             )
         )

@@ -17,7 +17,6 @@ from eval.score import total
 from nsdrive.cli import main
 from nsdrive.config import Chosen
 from nsdrive.scenarios.synthetic import SyntheticConfig, SyntheticSource
-from nsdrive.vla import fingerprint
 from nsdrive.vla.prompt import render_answer
 from nsdrive.world.decision import KEPT_PLAN, LATE_ANSWER
 from nsdrive.world.types import HISTORY_TICKS
@@ -113,7 +112,7 @@ def test_simulate_tells_a_models_weights_by_their_fingerprint(tmp_path, monkeypa
         raise ValueError("enough")
 
     monkeypatch.setattr(drive, "closed_loop", stop)
-    monkeypatch.setattr(fingerprint, "fingerprint_of", lambda model: f"fingerprint of {model}")
+    monkeypatch.setattr("nsdrive.vla.fingerprint.fingerprint_of", lambda model: f"fingerprint of {model}")
     simulate = ["simulate", "simulate/synthetic", "--out", str(tmp_path / "out")]
     for planner in (["planner=vla", "planner.model=m"], ["planner=vla"], ["planner=idm"]):
         assert main([*simulate, *planner]) == 1

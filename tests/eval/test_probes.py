@@ -20,6 +20,7 @@ from eval.faithfulness.causal.measures import causal, pair_scores
 from eval.faithfulness.causal.pairs import groups_of, stage_one, stage_two
 from eval.faithfulness.causal.probes import from_answers, read_probes, run_probes, write_stage
 from eval.faithfulness.causal.sections import MAX_SECTIONS, first, sections, swapped
+from nsdrive.cli import main
 from nsdrive.dataset import Dataset, Prediction, Sample
 from nsdrive.questions import Question, read_questions
 from nsdrive.vla.prompt import parse_answer, render_answer
@@ -276,6 +277,16 @@ def test_a_run_begun_with_other_settings_is_not_mixed_with_this_one(data: Datase
     with pytest.raises(ValueError, match=r"other settings \(model: 'a' -> 'b'\)"):
         run_probes(data, "test", Oracle(data), out, settings={"model": "b"}, resume=True)
     assert run_probes(data, "test", Oracle(data), out, settings={"model": "b"}, overwrite=True).n_errors == 0
+
+
+def test_answers_of_a_model_that_was_trained_again_are_not_gone_on_with(data: Dataset, tmp_path, monkeypatch, capsys):
+    asked = [str(data.folder), "--split", "test", "--out", str(tmp_path / "probes.jsonl")]
+    for weights, status, resume in (("first", 0, []), ("first", 0, ["--resume"]), ("second", 1, ["--resume"])):
+        monkeypatch.setattr("nsdrive.vla.answering.answerer", lambda *model, **how: Oracle(data))
+        said = f"{weights} of m"
+        monkeypatch.setattr("nsdrive.vla.fingerprint.fingerprint_of", lambda model, said=said: said)
+        assert main(["probe", "--model", "m", "--data", *asked, *resume]) == status
+    assert "(weights: 'first of m' -> 'second of m')" in capsys.readouterr().err
 
 
 def test_a_limit_asks_the_first_samples_the_same_and_the_reader_knows(data: Dataset, complete: Path, tmp_path: Path):

@@ -101,8 +101,8 @@ def evaluate(
     reasoning: check what each text says. probes: name -> answers of `nsdrive probe`; their free answers are rows like any
     other. plan_scorer: what a plan is worth in its scene, term -> number, nan where it does not apply, and in its `failures` why
     the plans of a sample could not be judged, which is a warning; must be picklable with workers > 1. Raises ValueError for
-    files none of whose rows belong to the split, an empty split, plans of which none could be judged, or an `out` that has
-    results.
+    files none of whose rows belong to the split, an empty split, plans of which none could be judged, an `out` that has results,
+    or an input that lies where an output goes.
     """
     out = Path(out)
     if (out / RESULTS).exists() and not overwrite:
@@ -111,6 +111,9 @@ def evaluate(
     probe_files = {name: Path(path) for name, path in (probes or {}).items()}
     named = name_files(predictions) if predictions or not probe_files else {}
     files = with_controls(named)
+    for path in (*named.values(), *probe_files.values()):
+        if path.resolve() in [(out / name).resolve() for name in (RESULTS, SAMPLES, PAIRS)]:
+            raise ValueError(f"{path} is a file that {out} writes anew: rename it, or choose another --out")
     unknown = sorted(set(about or {}) - set(files) - set(probe_files))
     if unknown:
         raise ValueError(f"'about' names {unknown}, but the predictions are called {', '.join([*files, *probe_files])}")
@@ -186,6 +189,12 @@ def evaluate(
             *([] if causes is None else causes.warnings),
         ],
     }
+    if overwrite:
+        for name in (
+            RESULTS,
+            PAIRS,
+        ):  # killed while it writes, this must leave nothing that could be taken for its results
+            (out / name).unlink(missing_ok=True)
     if causes is not None:
         write_lines(out / PAIRS, causes.lines())
     write_lines(out / SAMPLES, _all_lines(everyone, measured, texts, labels))

@@ -227,6 +227,34 @@ def test_earlier_results_are_not_overwritten_unasked(dataset, samples, write_pre
     evaluate([path], dataset, tmp_path / "out", overwrite=True)
 
 
+def test_an_overwriting_that_is_killed_leaves_no_results_of_before(
+    dataset, samples, write_predictions, tmp_path, monkeypatch
+):
+    path, out = write_predictions("m", [*map(answer, samples)]), tmp_path / "out"
+    evaluate([path], dataset, out)
+    (out / "pairs.jsonl").write_text("of probes that were given before")
+
+    def killed(*anything):
+        raise KeyboardInterrupt
+
+    for name in ("write_lines", "write_atomically"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"eval.evaluate.{name}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate([path], dataset, out, overwrite=True)
+        assert not (out / "results.json").exists()
+        assert not (out / "pairs.jsonl").exists()
+        evaluate([path], dataset, out, overwrite=True)
+    assert json.loads((out / "results.json").read_text())["first"] == "m"
+
+
+def test_predictions_that_the_results_would_replace_are_refused(dataset, samples, write_predictions, tmp_path):
+    path = write_predictions("pairs", [*map(answer, samples)])
+    with pytest.raises(ValueError, match="pairs.jsonl is a file that .* writes anew"):
+        evaluate([path], dataset, path.parent, overwrite=True)
+    assert path.exists()
+
+
 def test_files_called_predictions_are_named_after_their_run(tmp_path):
     files = name_files(
         [tmp_path / "run_a/predictions.jsonl", tmp_path / "run_b/predictions.jsonl", tmp_path / "idm.jsonl"]

@@ -8,6 +8,9 @@ Three kinds of proof, from the outside in:
   world    the scenario is loaded or generated again, the planner drives again, the cameras draw again: every number and
            every picture must come out as stored. Images that a log's own cameras took are read from the log again
 
+A manifest says of how many scenarios it tells; one that has neither a sample nor a recorded failure is one of which every
+anchor was left out, and the verdict says how many these are.
+
 A text is held to the motion that it explains. Where that is not what the waypoints are of (label human), the waypoints are
 held to the log, and how far the two are apart is told, not judged.
 """
@@ -15,7 +18,7 @@ held to the log, and how far the two are apart is told, not judged.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,11 +27,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_gen.generate import GenerateConfig, label_off_m, split_of
+from data_gen.generate import GenerateConfig, counted_as, grouped, label_off_m, split_of
 from data_gen.sample import LEFT_OUT, Made, explained_future, image_source, samples_of
 from nsdrive.cameras.rig import make_rig
 from nsdrive.counted import counted
-from nsdrive.dataset import MANIFEST, SPLITS, Dataset, Sample, sha256_of
+from nsdrive.dataset import MANIFEST, SPLITS, Dataset, Line, Sample, lines_of, sha256_of
 from nsdrive.parallel import in_order
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.source import ScenarioError
@@ -42,6 +45,7 @@ from nsdrive.world.types import Planner
 
 AT_3_S = 6  # steps of 0.5 s
 SAME_NUMBER = 0.011  # numbers are printed with two decimals; another machine's rounding may differ in the last
+TOLD = 3  # chosen by us: of the manifest's counts, so many wrong ones are told
 SAME_PIXELS = 3.0  # grey levels, mean over an image: another libjpeg may round otherwise
 
 
@@ -50,6 +54,7 @@ class Checked:
     """What was looked at and what was wrong. Each problem is one line that says where.
 
     label_off_m: for each sample whose text explains another motion than its waypoints, how far they are apart after 5 s.
+    silent: scenarios without a sample and without a recorded failure.
     """
 
     samples: int
@@ -58,6 +63,7 @@ class Checked:
     worst_replay_m: float
     problems: tuple[str, ...]
     label_off_m: tuple[float, ...] = ()
+    silent: int = 0
 
     def summary(self) -> str:
         verdict = "every one is true" if not self.problems else counted(len(self.problems), "problem")
@@ -65,11 +71,46 @@ class Checked:
         if self.label_off_m:
             median, most = np.median(self.label_off_m), max(self.label_off_m)
             apart = f"; the human is {median:.2f} m from the teacher at 5 s (median; at most {most:.2f} m)"
+        silent = ""
+        if self.silent:
+            silent = f"; {counted(self.silent, 'scenario')} without a sample, every anchor left out"
         return (
             f"{counted(self.samples, 'sample')}, {counted(self.images, 'image')}, "
             f"{counted(self.recomputed, 'sample')} recomputed from their scenarios: "
-            f"{verdict} (largest replay error at 3 s: {self.worst_replay_m:.3f} m{apart})"
+            f"{verdict} (largest replay error at 3 s: {self.worst_replay_m:.3f} m{apart}{silent})"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Where a sample lies, to be read again by who needs it: all samples of a data set need not fit into memory."""
+
+    sample_id: str
+    split: str
+    shard: Path
+    number: int  # of the line, from 1
+    start: int
+    length: int
+
+    @staticmethod
+    def of(line: Line, sample_id: str, split: str) -> Stored:
+        return Stored(
+            sample_id=sample_id,
+            split=split,
+            shard=line.shard,
+            number=line.number,
+            start=line.start,
+            length=len(line.data),
+        )
+
+    @property
+    def at(self) -> str:
+        return f"{self.shard.name}:{self.number} {self.sample_id}"
+
+    def read(self) -> Sample:
+        with self.shard.open("rb") as file:
+            file.seek(self.start)
+            return Line(shard=self.shard, number=self.number, start=self.start, data=file.read(self.length)).sample()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +118,7 @@ class Job:
     """One scenario's samples, for one worker."""
 
     item: str
-    stored: tuple[tuple[str, str, Sample], ...]  # (file:line, split, sample)
+    stored: tuple[Stored, ...]
     folder: Path
     config: GenerateConfig
     make_planner: Callable[[], Planner]
@@ -108,25 +149,37 @@ def check(
     if "keep_bad_driving" not in dataset.manifest["config"].get("samples", {}):  # made before there was a choice
         config = replace(config, samples=replace(config.samples, keep_bad_driving=True))
     problems = list(check_files(dataset))
-    groups: dict[str, list[tuple[str, str, Sample]]] = defaultdict(list)
+    groups: dict[str, list[Stored]] = defaultdict(list)
     worst, n_samples, n_images = 0.0, 0, 0
     seen_ids: set[str] = set()
+    counts: Counter[str] = Counter()
     off_m: list[float] = []
-    for split in SPLITS:
-        for where, sample in _readable(dataset, split, problems):
-            n_samples += 1
-            n_images += len(sample.images)
-            if sample.sample_id in seen_ids:
-                problems.append(f"{where} {sample.sample_id}: this id occurs twice")
-            seen_ids.add(sample.sample_id)
+    for split, line in _lines(dataset, problems):
+        try:
+            sample = line.sample()
+        except Exception as error:  # whatever a stranger wrote there, the other samples are looked at
+            problems.append(str(error) if isinstance(error, ValueError) else _unread(line.where, error))
+            continue
+        stored = Stored.of(line, sample.sample_id, split)
+        groups[str(sample.extra.get("item", ""))].append(stored)
+        n_samples += 1
+        n_images += len(sample.images)
+        if sample.sample_id in seen_ids:
+            problems.append(f"{stored.at}: this id occurs twice")
+        seen_ids.add(sample.sample_id)
+        try:
             found, error_m = check_text(sample)
+            problems += [f"{stored.at}: {each}" for each in found]
             worst = max(worst, error_m)
-            problems += [f"{where} {sample.sample_id}: {line}" for line in found]
             if sample.extra.get("label") == "human" and not math.isinf(error_m):
                 off_m.append(float(label_off_m(sample)[-1]))
-            groups[str(sample.extra.get("item", ""))].append((where, split, sample))
+            counts.update(counted_as(sample, split))
+        except Exception as error:
+            problems.append(_unread(stored.at, error))
     if n_samples != dataset.manifest.get("samples"):
         problems.append(f"{MANIFEST}: counts {dataset.manifest.get('samples')} samples, the shards hold {n_samples}")
+    problems += _miscounted(dataset.manifest, counts)
+    silent = _silent(dataset.manifest, len(groups), problems)
     jobs = [
         Job(item=item, stored=tuple(rows), folder=dataset.folder, config=config, make_planner=make_planner)
         for item, rows in sorted(groups.items())
@@ -149,6 +202,7 @@ def check(
         worst_replay_m=worst,
         problems=tuple(problems),
         label_off_m=tuple(off_m),
+        silent=silent,
     )
 
 
@@ -169,12 +223,13 @@ def check_files(dataset: Dataset) -> Iterator[str]:
     for name, expected in files.items():
         try:
             path = dataset.image_path(name)
-        except ValueError as error:
+            found = sha256_of(path) if path.is_file() else None
+        except (ValueError, OSError) as error:
             yield f"{MANIFEST}: {error}"
             continue
-        if not path.is_file():
+        if found is None:
             yield f"{name}: is gone"
-        elif sha256_of(path) != expected:
+        elif found != expected:
             yield f"{name}: its sha256 is not the one in {MANIFEST}"
     known = set(files) | {MANIFEST}
     for path in sorted(dataset.folder.rglob("*")):
@@ -231,8 +286,15 @@ def check_text(sample: Sample) -> tuple[list[str], float]:
 def recompute(job: Job) -> Recomputed:
     """Make a scenario's samples again and compare the stored ones with them."""
     config = job.config
-    recorded = [sample for _, _, sample in job.stored if image_source(sample) == "recorded"]
-    drawn_at = {sample.anchor.get("tick", -1) for _, _, sample in job.stored if image_source(sample) != "recorded"}
+    problems: list[str] = []
+    stored: list[tuple[Stored, Sample, int]] = []  # with the tick of its anchor
+    for one in job.stored:
+        try:
+            sample = one.read()
+            stored.append((one, sample, int(sample.anchor.get("tick", -1))))
+        except Exception as error:
+            problems.append(_unread(one.at, error))
+    recorded = any(image_source(sample) == "recorded" for _, sample, _ in stored)
     try:
         source = open_source(config.scenarios.name, config.scenarios.config)
         scenario = source.load(job.item)
@@ -245,41 +307,53 @@ def recompute(job: Job) -> Recomputed:
                 replace(config.samples, images="auto" if recorded else "rendered"),
                 item=job.item,
                 cameras=source.cameras(job.item) if recorded else (),
-                drawn_at=drawn_at,
+                drawn_at={tick for _, sample, tick in stored if image_source(sample) != "recorded"},
             )
         )
-    except (ScenarioError, ValueError, OSError) as error:
-        return Recomputed(samples=0, unseen=0, problems=(f"scenario {job.item}: cannot be recomputed: {error}",))
+    except Exception as error:  # what went wrong in this one scenario alone
+        known = isinstance(error, ScenarioError | ValueError | OSError)
+        why = str(error) if known else f"{type(error).__name__} {error}"
+        return Recomputed(
+            samples=0, unseen=0, problems=(*problems, f"scenario {job.item}: cannot be recomputed: {why}")
+        )
     made = {each.sample.sample_id: each for each in found if isinstance(each, Made)}
     left_out = {(each.tick, each.edit): each.reason for each in found if not isinstance(each, Made)}
-    problems: list[str] = []
-    unseen = 0
-    parameters = config.planner.config
-    for where, split, sample in job.stored:
-        at = f"{where} {sample.sample_id}"
-        again = made.pop(sample.sample_id, None)
-        if again is None:
-            edit = sample.sample_id.partition("+")[2] or None
-            reason = left_out.get((int(sample.anchor.get("tick", -1)), edit))
-            why = "the scenario yields no such sample" if reason is None else f"is to be left out: {LEFT_OUT[reason]}"
-            problems.append(f"{at}: {why}")
-            continue
-        if split != split_of(scenario.split_key, config):
-            problems.append(f"{at}: belongs to {split_of(scenario.split_key, config)}, not {split}")
-        if isinstance(parameters, IdmParameters):
-            wrong = arithmetic_errors(from_json(sample.trace), parameters)
-            problems += [f"{at}: {line}" for line in wrong]
-        if image_source(sample) == "recorded" and image_source(again.sample) != "recorded":
-            unseen += 1
-            continue
-        fact = next(difference(again.sample.to_row(), sample.to_row(), tolerance=SAME_NUMBER), None)
-        if fact is not None:
-            problems.append(f"{at}: recomputed otherwise: {fact}")
-        problems += [f"{at}: {line}" for line in _pictures(again, job.folder)]
+    missing = made.keys() - {one.sample_id for one in job.stored}
     if config.samples.images == "recorded":  # an anchor without recorded images made no sample
-        made = {name: each for name, each in made.items() if image_source(each.sample) == "recorded"}
-    problems += [f"scenario {job.item}: the sample {sample_id} is missing" for sample_id in made]
-    return Recomputed(samples=len(job.stored) - unseen, unseen=unseen, problems=tuple(problems))
+        missing = {name for name in missing if image_source(made[name].sample) == "recorded"}
+    unseen = 0
+    for one, sample, tick in stored:
+        again = made.pop(one.sample_id, None)
+        if again is None:
+            reason = left_out.get((tick, one.sample_id.partition("+")[2] or None))
+            why = "the scenario yields no such sample" if reason is None else f"is to be left out: {LEFT_OUT[reason]}"
+            problems.append(f"{one.at}: {why}")
+            continue
+        is_unseen = image_source(sample) == "recorded" and image_source(again.sample) != "recorded"
+        unseen += is_unseen
+        try:
+            belongs = split_of(scenario.split_key, config)
+            if one.split != belongs:
+                problems.append(f"{one.at}: belongs to {belongs}, not {one.split}")
+            for each in _otherwise(sample, again, job, with_images=not is_unseen):
+                problems.append(f"{one.at}: {each}")
+        except Exception as error:
+            problems.append(_unread(one.at, error))
+    problems += [f"scenario {job.item}: the sample {sample_id} is missing" for sample_id in sorted(missing)]
+    return Recomputed(samples=len(stored) - unseen, unseen=unseen, problems=tuple(problems))
+
+
+def _otherwise(sample: Sample, again: Made, job: Job, *, with_images: bool) -> Iterator[str]:
+    """How a stored sample differs from the one that was made again."""
+    parameters = job.config.planner.config
+    if isinstance(parameters, IdmParameters):
+        yield from arithmetic_errors(from_json(sample.trace), parameters)
+    if not with_images:
+        return
+    fact = next(difference(again.sample.to_row(), sample.to_row(), tolerance=SAME_NUMBER), None)
+    if fact is not None:
+        yield f"recomputed otherwise: {fact}"
+    yield from _pictures(again, job.folder)
 
 
 def difference(expected: Any, found: Any, *, tolerance: float, path: str = "") -> Iterator[str]:
@@ -308,20 +382,45 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _readable(dataset: Dataset, split: str, problems: list[str]) -> Iterator[tuple[str, Sample]]:
-    rows = dataset.rows(split)
-    while True:
+def _lines(dataset: Dataset, problems: list[str]) -> Iterator[tuple[str, Line]]:
+    """(split, line) of every line that can be had."""
+    for split in SPLITS:
         try:
-            where, row = next(rows)
-        except StopIteration:
-            return
+            for shard in dataset.shards(split):
+                for line in lines_of(shard) if shard.is_file() else ():  # one that is gone is reported with the files
+                    yield split, line
         except (ValueError, OSError) as error:
-            problems.append(str(error))
-            return
-        try:
-            yield where, Sample.from_row(row)
-        except ValueError as error:
-            problems.append(f"{where}: {error}")
+            problems.append(f"{split}: {error}")
+
+
+def _unread(at: str, error: Exception) -> str:
+    return f"{at}: cannot be read: {type(error).__name__} {error}"[:300]
+
+
+def _miscounted(manifest: Mapping[str, Any], counts: Counter[str]) -> Iterator[str]:
+    """Where the manifest counts other samples than there are; one line."""
+    said, held = manifest.get("counts"), grouped(counts)
+    wrong = list(difference(said, held, tolerance=0.0)) if isinstance(said, Mapping) else ["there are none"]
+    if wrong:
+        more = f"; and {len(wrong) - TOLD} more" if len(wrong) > TOLD else ""
+        yield f"{MANIFEST}: its counts are not those of the shards: {'; '.join(wrong[:TOLD])}{more}"
+
+
+def _silent(manifest: Mapping[str, Any], with_samples: int, problems: list[str]) -> int:
+    """How many scenarios have neither a sample nor a recorded failure. Each must have had an anchor, and that left out."""
+    try:
+        failed, scenarios = len(manifest["failures"]), int(manifest["scenarios"])
+        anchors = sum(int(n) for reason, n in manifest["left_out"].items() if not reason.startswith("after_"))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        problems.append(f"{MANIFEST}: does not say how many scenarios, failures and left out anchors there were")
+        return 0
+    silent = scenarios - with_samples - failed
+    if silent < 0 or silent > anchors:
+        problems.append(
+            f"{MANIFEST}: of {scenarios} scenarios {with_samples} have samples in the shards and {failed} failed; that "
+            f"{abs(silent)} {'have neither' if silent > 0 else 'are too many'} is not explained by {anchors} anchors left out"
+        )
+    return max(silent, 0)
 
 
 def _pictures(again: Made, folder: Path) -> Iterator[str]:

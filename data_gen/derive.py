@@ -168,22 +168,20 @@ def retold(sample: Sample, level: str) -> Sample:
     """The sample at another trace level: its prompt asks for it, its answer tells the stored trace so. ValueError."""
     try:
         text = render(from_json(sample.trace), level)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{sample.sample_id}: its stored trace cannot be read ({error}); was it made by generate?"
-        ) from None
-    return replace(
-        sample,
-        trace_level=level,
-        prompt=build_prompt(
+        prompt = build_prompt(
             cameras=[Path(image).stem for image in sample.images],
             ego_history=sample.ego_history,
             command=sample.command,
             speed_limit_mps=sample.speed_limit_mps,
             level=level,
-        ),
-        answer=render_answer(text, sample.waypoints_ego_m),
-    )
+        )
+    except Exception as error:  # whatever a stranger wrote there
+        raise ValueError(
+            f"{sample.sample_id}: its stored trace or history cannot be read ({type(error).__name__} {error}); was it made "
+            "by generate?"
+        ) from None
+    answer = render_answer(text, sample.waypoints_ego_m)
+    return replace(sample, trace_level=level, prompt=prompt, answer=answer)
 
 
 # ---- fewer cameras ------------------------------------------------------------------------------------------------------
@@ -200,7 +198,7 @@ def _reseen(samples: Sequence[Sample], fewer: Fewer, work: Work) -> Iterator[Sam
         try:
             scenario = source.load(item)
             made |= {sample.sample_id: sample for sample in _of_scenario(scenario, group, fewer, work.trace_level)}
-        except (ScenarioError, ValueError, KeyError, TypeError) as error:
+        except (ScenarioError, ValueError, LookupError, TypeError, AttributeError) as error:
             why = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{work.shard}, scenario {item}: cannot be derived: {why}") from None
     for sample in samples:

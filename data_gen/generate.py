@@ -193,19 +193,10 @@ def make_chunk(chunk: Chunk) -> Chunk:
                 files[name] = hashlib.sha256(data).hexdigest()
             sample = each.sample
             lines[split].append(json_line(sample.to_row()))
-            counts[f"split/{split}"] += 1
-            counts[f"planner/{sample.planner}"] += 1
-            counts[f"rule/{sample.binding_rule}"] += 1
-            counts[f"scenario_type/{sample.scenario_type}"] += 1
-            counts[f"images/{image_source(sample)}"] += 1
-            counts[f"label/{samples.label}"] += 1
-            about = sample.extra.get("edit")
-            if about is None:
+            counts.update(counted_as(sample, split))
+            if "edit" not in sample.extra:
                 time_us = scenario.clock_us + round(sample.anchor["tick"] * INTERVAL_S * 1e6)
                 taken.append((scenario.split_key, time_us))
-            else:
-                counts[f"edit/{about['sort']}"] += 1
-                counts[f"edit_{kind_of(about['moved_m'], about['moved_at_3s_m'])}/{about['sort']}"] += 1
             if samples.label == "human":
                 off_m.append([round(float(v), 3) for v in label_off_m(sample)])
     for split, rows in lines.items():
@@ -224,6 +215,32 @@ def make_chunk(chunk: Chunk) -> Chunk:
     }
     write_atomically(note, json.dumps(summary, indent=1, sort_keys=True))
     return chunk
+
+
+def counted_as(sample: Sample, split: str) -> list[str]:
+    """What of the manifest's counts a sample adds one to, as "group/name"."""
+    keys = [
+        f"split/{split}",
+        f"planner/{sample.planner}",
+        f"rule/{sample.binding_rule}",
+        f"scenario_type/{sample.scenario_type}",
+        f"images/{image_source(sample)}",
+        f"label/{sample.extra.get('label', 'rollout')}",
+    ]
+    about = sample.extra.get("edit")
+    if about is not None:
+        keys.append(f"edit/{about['sort']}")
+        keys.append(f"edit_{kind_of(about['moved_m'], about['moved_at_3s_m'])}/{about['sort']}")
+    return keys
+
+
+def grouped(counts: Counter[str]) -> dict[str, dict[str, int]]:
+    """The manifest's counts: group -> name -> samples."""
+    groups: dict[str, dict[str, int]] = {"split": dict.fromkeys(SPLITS, 0)}
+    for key, value in sorted(counts.items()):
+        group, name = key.split("/", 1)
+        groups.setdefault(group, {})[name] = value
+    return groups
 
 
 def label_off_m(sample: Sample) -> FloatArray:
@@ -274,10 +291,7 @@ def _finish(out: Path, config: GenerateConfig, source: str, licence: str, n_chun
         taken += note["taken"]
         off_m += note["label_off_m"]
         scenarios += note["scenarios"]
-    grouped: dict[str, dict[str, int]] = {"split": dict.fromkeys(SPLITS, 0)}
-    for key, value in sorted(counts.items()):
-        group, name = key.split("/", 1)
-        grouped.setdefault(group, {})[name] = value
+    by_group = grouped(counts)
     manifest = {
         "format_version": FORMAT_VERSION,
         "nsdrive": __version__,
@@ -285,8 +299,8 @@ def _finish(out: Path, config: GenerateConfig, source: str, licence: str, n_chun
         "licence": licence,
         "config": to_plain(config),
         "scenarios": scenarios,
-        "samples": sum(grouped["split"].values()),
-        "counts": grouped,
+        "samples": sum(by_group["split"].values()),
+        "counts": by_group,
         "left_out": dict(sorted(left_out.items())),  # anchors that make no sample, by reason (see LEFT_OUT)
         "nearly_same": nearly_same(taken),
         **({"label_off_m": distribution(np.array(off_m))} if off_m else {}),

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from argoverse2_builder import write_sensor_log
 
-from data_gen.check import Job, check, recompute
+from data_gen.check import Job, Stored, check, recompute
 from data_gen.edit_show import show_edit
 from data_gen.generate import GenerateConfig, generate
 from data_gen.pairs import CAUSAL_M, STILL_M, kind_of, scenario_of
 from data_gen.sample import LeftOut, Made, SampleConfig, samples_of
 from nsdrive.cameras.rig import make_rig
 from nsdrive.config import Chosen
-from nsdrive.dataset import open_dataset, sha256_of
+from nsdrive.dataset import json_line, lines_of, open_dataset, sha256_of
 from nsdrive.scenarios.argoverse2 import Argoverse2Config, Argoverse2Source
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.synthetic import SyntheticConfig
@@ -81,12 +81,16 @@ def test_check_makes_every_pair_again(folder):
     assert found.recomputed == found.samples == open_dataset(folder).manifest["samples"]
 
 
-def test_check_sees_a_pair_that_is_not_true(folder, pairs):
+def test_check_sees_a_pair_that_is_not_true(folder, pairs, tmp_path):
     """One whose motion is told wrong, and one that the scenario does not make."""
     (_, told), (_, named) = pairs[:2]
     lied = replace(told, extra={**told.extra, "edit": {**told.extra["edit"], "moved_at_3s_m": 99.0}})
     gone = replace(named, sample_id=named.sample_id + "-too")
-    stored = tuple(("test.jsonl:1", "test", sample) for sample in (lied, gone))
+    shard = tmp_path / "test-0.jsonl"
+    shard.write_text("".join(json_line(sample.to_row()) for sample in (lied, gone)))
+    stored = tuple(
+        Stored.of(line, sample.sample_id, "test") for line, sample in zip(lines_of(shard), (lied, gone), strict=True)
+    )
     job = Job(item=told.extra["item"], stored=stored, folder=folder, config=config(), make_planner=MAKE_PLANNER)
     problems = recompute(job).problems
     assert any("moved_at_3s_m is 99.0" in problem for problem in problems)

@@ -13,6 +13,7 @@ from eval.manoeuvres.judge import FAILS, HOLDS, NOT_EXPECTED
 from eval.manoeuvres.pictures import Drive, picture, speed_legend, view_of
 from eval.report.page import clean
 from eval.report.table import Cell, Table, markdown_text
+from nsdrive.dataset import split_lines
 from nsdrive.scenarios.manoeuvres import MANOEUVRES, load_manoeuvre
 from nsdrive.world.types import HISTORY_TICKS
 
@@ -169,6 +170,6 @@ def _drives(run: ClosedLoopRun) -> dict[str, Drive]:
     path = run.folder / "rollouts.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"{run.folder} has results.json but no rollouts.jsonl: run `nsdrive simulate` again")
-    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (json.loads(line) for line in split_lines(path))
     replayed = run.agents == "replay"
     return {line["scenario"]: Drive(states=np.array(line["states"], dtype=float), replayed=replayed) for line in lines}

@@ -10,6 +10,7 @@ from eval.closed_loop.drive import SimulateConfig, closed_loop
 from eval.manoeuvres.pictures import Drive, picture, view_of
 from eval.report.compose import report
 from nsdrive.config import Chosen
+from nsdrive.dataset import json_line
 from nsdrive.scenarios.manoeuvres import ManoeuvresConfig, load_manoeuvre
 from planners.idm import IdmConfig, IdmPlanner
 
@@ -67,6 +68,16 @@ def test_drives_through_a_manoeuvre_that_has_changed_since_are_refused_in_one_li
     (tmp_path / "run" / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match="is not as long as the manoeuvre is now"):
         report([tmp_path / "run"], tmp_path / "report")
+
+
+def test_a_planner_may_say_what_ends_a_line_elsewhere(folders, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text((folders[0] / "results.json").read_text())
+    lines = (folders[0] / "rollouts.jsonl").read_text().split("\n")[:-1]
+    said = [json.loads(line) | {"said": [{"state": 0, "text": "I stop.\u2028There is a\x85light."}]} for line in lines]
+    (tmp_path / "run" / "rollouts.jsonl").write_text("".join(json_line(row) for row in said), encoding="utf-8")
+    page = report([tmp_path / "run"], tmp_path / "report").read_text(encoding="utf-8")
+    assert page.count("</title>") >= len(NAMES)
 
 
 def test_a_picture_is_to_scale_and_the_same_window_holds_every_planner():

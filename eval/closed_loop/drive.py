@@ -129,10 +129,12 @@ def closed_loop(
 
     make_reference: the planner whose progress a generated scene expects (see `eval.score`). weights: of a planner that is a model,
     what tells its training from another. A finished run that is resumed is read, not driven again. ValueError where the source
-    is unusable, `out` is taken, or --resume meets a folder begun with other settings, scenarios or weights.
+    is unusable or empty, `out` is taken, or --resume meets a folder begun with other settings, scenarios or weights.
     """
     source = open_source(config.scenarios.name, config.scenarios.config)
     items = list(source.items())
+    if not items:
+        raise ValueError(f"The source '{source.name}' holds no scenarios: nothing to drive")
     check_workers(workers)
     if config.films != "none":
         check_films()

@@ -1,4 +1,8 @@
-"""Closed-loop runs side by side: what `nsdrive simulate` scored and measured, as tables."""
+"""Closed-loop runs side by side: what `nsdrive simulate` scored and measured, as tables.
+
+A best is marked, and a difference taken, only among runs that drove the same scenarios in the same way as the first; a line names
+the others.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,10 @@ from eval.closed_loop.timing import read_timing
 from eval.report.page import clean
 from eval.report.table import Cell, Table, markdown_text
 from eval.score import CLOSED_LOOP_SCORE_VERSION, SHORT, TERMS
+from nsdrive.counted import counted
 
 Rows = Sequence[Mapping[str, Any]]
+HOW = ("agents", "start_tick", "duration_s")  # of the settings
 ENOUGH = 5  # chosen by us: resampling fewer scenarios says nothing
 DIFFERENCE = "Score minus the first run's, by family or type, with 95 % intervals"
 NOTE = (
@@ -49,7 +55,22 @@ class ClosedLoopRun:
 
     @property
     def agents(self) -> str:
-        return str(self.results.get("config", {}).get("agents", "unknown"))
+        return str(self.how["agents"] or "unknown")
+
+    @property
+    def how(self) -> Mapping[str, Any]:
+        """What a drive's score depends on beside the scenario and the planner."""
+        config = self.results.get("config", {})
+        return {name: config.get(name) for name in HOW}
+
+    def items(self, kind: str | None = None) -> frozenset[str]:
+        """All scenarios, driven or not; those of a type."""
+        every = (*self.rows, *self.results["failures"])
+        return frozenset(str(row["item"]) for row in every if kind in (None, row["scenario_type"]))
+
+    def driven(self, family: str) -> frozenset[str]:
+        """The scenarios of a family that were driven: of others the family is not known."""
+        return frozenset(str(row["item"]) for row in self.rows if row.get("family") == family)
 
 
 def checked_drive(folder: Path, results: Mapping[str, Any]) -> ClosedLoopRun:
@@ -64,18 +85,18 @@ def checked_drive(folder: Path, results: Mapping[str, Any]) -> ClosedLoopRun:
 
 def closed_loop_html(runs: Sequence[ClosedLoopRun]) -> str:
     """A section of the page."""
-    failed = [f'<div class="warn">{clean(line)}</div>' for line in _failed(runs)]
+    warned = [f'<div class="warn">{clean(line)}</div>' for line in (*_unlike(runs), *_failed(runs))]
     tables = [f"<details{how}><summary>{title}</summary>{table.html()}</details>" for title, how, table in _more(runs)]
     return (
-        f"<h2>Closed loop</h2><p class=note>{NOTE}</p>{''.join(failed)}{overall(runs).html()}"
+        f"<h2>Closed loop</h2><p class=note>{NOTE}</p>{''.join(warned)}{overall(runs).html()}"
         f"{films_html([(run.folder, run.results) for run in runs])}{''.join(tables)}"
     )
 
 
 def closed_loop_markdown(runs: Sequence[ClosedLoopRun]) -> list[str]:
     """The same as lines of Markdown."""
-    parts = ["## Closed loop", "", NOTE, "", *(f"- {markdown_text(line)}" for line in _failed(runs)), ""]
-    parts += [overall(runs).markdown(), ""]
+    parts = ["## Closed loop", "", NOTE, "", *(f"- {markdown_text(line)}" for line in (*_unlike(runs), *_failed(runs)))]
+    parts += ["", overall(runs).markdown(), ""]
     for title, _, table in _more(runs):
         parts += [f"### {title}", "", table.markdown(), ""]
     return [*parts, *films_markdown([(run.folder, run.results) for run in runs])]
@@ -83,7 +104,7 @@ def closed_loop_markdown(runs: Sequence[ClosedLoopRun]) -> list[str]:
 
 def _more(runs: Sequence[ClosedLoopRun]) -> list[tuple[str, str, Table]]:
     """The tables below the first: title, whether open on the page, table."""
-    compared = [(DIFFERENCE, " open", differences(runs))] if len(runs) > 1 else []
+    compared = [(DIFFERENCE, " open", differences(runs))] if any(_like_first(runs)[1:]) else []
     families = any(row.get("family") for run in runs for row in run.rows)
     return [
         *compared,
@@ -98,9 +119,9 @@ def _more(runs: Sequence[ClosedLoopRun]) -> list[tuple[str, str, Table]]:
 
 def overall(runs: Sequence[ClosedLoopRun]) -> Table:
     """One line per run: the score and its terms, means over all scenarios."""
-    scores = [run.results["summary"]["all"]["score"] for run in runs]
+    bests = _bests(runs, [run.results["summary"]["all"]["score"] for run in runs], [run.items() for run in runs])
     lines = []
-    for run in runs:
+    for run, best in zip(runs, bests, strict=True):
         group = run.results["summary"]["all"]
         planners = sorted({str(row["planner"]) for row in run.rows})
         lines.append(
@@ -108,7 +129,7 @@ def overall(runs: Sequence[ClosedLoopRun]) -> Table:
                 Cell(text=run.folder.name, below=f"{', '.join(planners)}; agents: {run.agents}"),
                 Cell(text=str(group["n"])),
                 Cell(text=str(group["failed"])),
-                Cell(text=f"{group['score']:.4f}", best=len(runs) > 1 and group["score"] == max(scores)),
+                Cell(text=f"{group['score']:.4f}", best=best),
                 *(Cell(text=f"{group['terms'][term]:.3f}") for term in TERMS),
             ]
         )
@@ -191,8 +212,7 @@ def by_family(runs: Sequence[ClosedLoopRun]) -> Table:
     for family in families:
         scores = [[float(row["score"]) for row in run.rows if row.get("family") == family] for run in runs]
         means = [_mean(found) if found else None for found in scores]
-        known = [mean for mean in means if mean is not None]
-        most = max(known) if max(known) > min(known) else None
+        bests = _bests(runs, means, [run.driven(family) for run in runs])
         lines.append(
             [
                 Cell(text=family),
@@ -200,11 +220,11 @@ def by_family(runs: Sequence[ClosedLoopRun]) -> Table:
                     Cell(
                         text=f"{mean:.4f}",
                         below=(f"{min(found):.2f} to {max(found):.2f}, " if len(found) > 1 else "") + f"n {len(found)}",
-                        best=mean == most,
+                        best=best,
                     )
                     if mean is not None
                     else Cell(text="–")
-                    for found, mean in zip(scores, means, strict=True)
+                    for found, mean, best in zip(scores, means, bests, strict=True)
                 ),
             ]
         )
@@ -217,24 +237,26 @@ def by_type(runs: Sequence[ClosedLoopRun]) -> Table:
     lines = []
     for kind in types:
         groups = [run.results["summary"].get(kind) for run in runs]
-        scores = [group["score"] for group in groups if group]
+        scores = [group["score"] if group else None for group in groups]
+        bests = _bests(runs, scores, [run.items(kind) for run in runs])
         cells = [
             Cell(
                 text=f"{group['score']:.4f}",
                 below=f"{group['n']} driven" + (f", {group['collisions']} hit" if group["collisions"] else ""),
-                best=len(scores) > 1 and group["score"] == max(scores),
+                best=best,
             )
             if group
             else Cell(text="–")
-            for group in groups
+            for group, best in zip(groups, bests, strict=True)
         ]
         lines.append([Cell(text=kind), *cells])
     return Table(heads=["", *(run.folder.name for run in runs)], rows=lines)
 
 
 def differences(runs: Sequence[ClosedLoopRun]) -> Table:
-    """One line per family (of generated scenarios) or type, one column per run but the first: the mean over the scenarios that
-    both have of score minus the first run's, and from ENOUGH scenarios on its 95 % interval, scenarios resampled."""
+    """One line per family (of generated scenarios) or type, one column per run that is like the first: the mean over the scenarios
+    of score minus the first run's, and from ENOUGH scenarios on its 95 % interval, scenarios resampled."""
+    runs = [run for run, is_like in zip(runs, _like_first(runs), strict=True) if is_like]
     first, *others = (_scores(run) for run in runs)
     group_of: dict[str, str] = {}
     for run in runs:
@@ -246,14 +268,7 @@ def differences(runs: Sequence[ClosedLoopRun]) -> Table:
     for name in groups:
         cells = [Cell(text=name)]
         for other in others:
-            pairs = [
-                (score, other[item])
-                for item, score in first.items()
-                if item in other and name in ("all", group_of[item])
-            ]
-            if not pairs:
-                cells.append(Cell(text="–"))
-                continue
+            pairs = [(score, other[item]) for item, score in first.items() if name in ("all", group_of[item])]
             gained = np.array([[b - a] for a, b in pairs])
             estimate = cluster_mean(gained, np.ones(len(pairs), dtype=bool), np.arange(len(pairs)), seed=0)
             low, high = float(estimate.low[0]), float(estimate.high[0])
@@ -285,6 +300,38 @@ def by_scenario(runs: Sequence[ClosedLoopRun]) -> Table:
                 cells.append(Cell(text="0.0000", below="not driven") if name in missing else Cell(text="–"))
         lines.append(cells)
     return Table(heads=["", *(run.folder.name for run in runs)], rows=lines)
+
+
+def _like_first(runs: Sequence[ClosedLoopRun]) -> list[bool]:
+    """Which runs may be compared with the first: the same scenarios, driven or not, and the same HOW."""
+    first = runs[0]
+    return [bool(first.items()) and run.items() == first.items() and run.how == first.how for run in runs]
+
+
+def _unlike(runs: Sequence[ClosedLoopRun]) -> list[str]:
+    """A line for each run that may not."""
+    first, *others = runs
+    lines = []
+    for run, is_like in zip(others, _like_first(runs)[1:], strict=True):
+        if not is_like:
+            common = counted(len(run.items() & first.items()), "scenario")
+            why = [f"{common} in common, of {len(run.items())} and {len(first.items())}"]
+            why += [
+                f"{name}: {run.how[name]} and {first.how[name]}" for name in HOW if run.how[name] != first.how[name]
+            ]
+            lines.append(f"{run.folder.name}: not compared with {first.folder.name}: {'; '.join(why)}")
+    return lines
+
+
+def _bests(
+    runs: Sequence[ClosedLoopRun], scores: Sequence[float | None], items: Sequence[frozenset[str]]
+) -> list[bool]:
+    """Which of the runs' scores are the best of those that may be compared, none where these do not differ. items: each score's."""
+    alike = [is_like and of == items[0] for is_like, of in zip(_like_first(runs), items, strict=True)]
+    known = [score for score, is_like in zip(scores, alike, strict=True) if is_like and score is not None]
+    if not known or max(known) == min(known):
+        return [False] * len(scores)
+    return [is_like and score == max(known) for score, is_like in zip(scores, alike, strict=True)]
 
 
 def _failed(runs: Sequence[ClosedLoopRun]) -> list[str]:

@@ -5,15 +5,17 @@ import shutil
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eval.closed_loop import drive
 from eval.closed_loop.drive import KEPT, SimulateConfig, closed_loop, summary
+from eval.closed_loop.tables import ClosedLoopRun, by_family, by_type, closed_loop_markdown, overall
 from eval.closed_loop.timing import read_timing
 from eval.report.compose import report
-from eval.score import total
+from eval.score import TERMS, total
 from nsdrive.cli import main
 from nsdrive.config import Chosen
 from nsdrive.scenarios.synthetic import SyntheticConfig, SyntheticSource
@@ -59,6 +61,13 @@ def test_a_resumed_run_writes_the_same_bytes(run, tmp_path):
     for name in ("results.json", "rollouts.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
     assert not (out / KEPT).exists()
+
+
+def test_a_source_without_scenarios_is_refused_and_leaves_nothing_behind(tmp_path):
+    nothing = replace(CONFIG, scenarios=Chosen(name="synthetic", config=SyntheticConfig(n_scenarios=0)))
+    with pytest.raises(ValueError, match="The source 'synthetic' holds no scenarios: nothing to drive"):
+        closed_loop(nothing, MAKE, MAKE, out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.fixture
@@ -250,3 +259,37 @@ def test_the_report_names_scores_and_failures(run, tmp_path):
     assert "broken minus loop" in text
     mean = sum(row["score"] for row in run[1].rows) / 3
     assert f"{-mean:+.4f}" in text, "against nothing driven, all of the score is lost"
+
+
+def drives(name, items, score, *, failed=(), **config):
+    """A run's results, of as many fields as the tables compared here read."""
+    row = {"family": "curve", "scenario_type": "bend", "planner": name, "collided_with": [], "score": score}
+    rows = [row | {"item": item, "terms": dict.fromkeys(TERMS, score)} for item in items]
+    failures = [{"item": item, "scenario_type": "bend", "error": "gone"} for item in failed]
+    results = {"config": {"agents": "replay"} | config, "scenarios": rows, "failures": failures}
+    return ClosedLoopRun(folder=Path(name), results=results | {"summary": summary(rows, failures)})
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (drives("b", "xy", 0.9), "2 scenarios in common, of 2 and 3"),
+        (drives("b", "xyz", 0.9, failed="w"), "3 scenarios in common, of 4 and 3"),
+        (drives("b", "xyz", 0.9, agents="reactive"), "3 scenarios in common, of 3 and 3; agents: reactive and replay"),
+        (drives("b", "xyz", 0.9, duration_s=2.0), "duration_s: 2.0 and None"),
+        (drives("b", "", 0.9, failed="xyz"), None),
+        (drives("b", "xyz", 0.9), None),
+    ],
+)
+def test_only_runs_of_the_same_scenarios_among_the_same_agents_are_compared(other, says):
+    first, third = drives("a", "xyz", 0.5), drives("c", "xyz", 0.4)
+    runs = [first, other, third]
+    text = "\n".join(closed_loop_markdown(runs)).replace("\\", "")
+    assert ("- b: not compared with a: " in text) == (says is not None)
+    assert (says or "") in text
+    assert ("b minus a" in text) == (says is None)
+    assert "c minus a" in text
+    of_all = [row[3].best for row in overall(runs).rows]
+    assert of_all == ([True, False, False] if says or not other.rows else [False, True, False])
+    assert [cell.best for cell in by_type(runs).rows[0][1:]] == of_all
+    assert [cell.best for cell in by_family(runs).rows[0][1:]] == of_all

@@ -250,7 +250,7 @@ def test_an_overwriting_that_is_killed_leaves_no_results_of_before(
 
 def test_predictions_that_the_results_would_replace_are_refused(dataset, samples, write_predictions, tmp_path):
     path = write_predictions("pairs", [*map(answer, samples)])
-    with pytest.raises(ValueError, match="pairs.jsonl is a file that .* writes anew"):
+    with pytest.raises(ValueError, match=r"pairs\.jsonl is a file that .* writes anew"):
         evaluate([path], dataset, path.parent, overwrite=True)
     assert path.exists()
 

@@ -25,6 +25,7 @@ every kind.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -63,6 +64,14 @@ class AnchorConfig:
     agents: Literal["replay", "reactive"] = "replay"
     label: Label = "rollout"  # what the waypoints are, see the module
     keep_bad_driving: bool = False  # True: also anchors after which the teacher hits something or leaves the road
+
+    def __post_init__(self) -> None:
+        if self.anchors_per_scenario < 1:
+            raise ValueError(f"samples.anchors_per_scenario must be at least 1, got {self.anchors_per_scenario}")
+        if not INTERVAL_S <= self.anchor_spacing_s < math.inf:
+            raise ValueError(
+                f"samples.anchor_spacing_s must be at least {INTERVAL_S} s, a scenario's tick, got {self.anchor_spacing_s}"
+            )
 
 
 class NoRecordingError(ValueError):
@@ -139,7 +148,7 @@ def afresh(scenario: Scenario, planner: Planner, config: AnchorConfig, tick: int
 
 def anchor_ticks(scenario: Scenario, config: AnchorConfig) -> list[int]:
     """Ticks with two seconds of past and five of future, `anchor_spacing_s` apart, at most `anchors_per_scenario`."""
-    spacing = max(1, round(config.anchor_spacing_s / INTERVAL_S))
+    spacing = round(config.anchor_spacing_s / INTERVAL_S)
     return list(range(HISTORY_TICKS, scenario.n_ticks - FUTURE_TICKS, spacing))[: config.anchors_per_scenario]
 
 

@@ -78,6 +78,9 @@ class SampleConfig(AnchorConfig):
     edits_per_anchor: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"samples.jpeg_quality must be 1 to 100, got {self.jpeg_quality}")
         for text in self.edits:
             if text not in (AUTO, BINDING):
                 parse_edit(text)

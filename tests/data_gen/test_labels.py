@@ -69,6 +69,24 @@ def samples(scenario, planner=None, **settings):
     return [each.sample if isinstance(each, Made) else each for each in found]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("anchors_per_scenario", 0, "must be at least 1, got 0"),
+        ("anchors_per_scenario", -1, "must be at least 1, got -1"),
+        ("anchor_spacing_s", -3.0, "must be at least 0.1 s, a scenario's tick, got -3.0"),
+        ("anchor_spacing_s", 0.0, "must be at least 0.1 s"),
+        ("anchor_spacing_s", float("nan"), "must be at least 0.1 s"),
+        ("anchor_spacing_s", float("inf"), "must be at least 0.1 s"),
+        ("jpeg_quality", 0, "must be 1 to 100, got 0"),
+        ("jpeg_quality", 1000, "must be 1 to 100, got 1000"),
+    ],
+)
+def test_a_setting_of_the_samples_that_means_nothing_is_refused_in_one_line(name, value, problem):
+    with pytest.raises(ValueError, match=f"^samples.{name} {problem}"):
+        SampleConfig(**{name: value})
+
+
 def test_a_humans_waypoints_are_the_logs_and_the_text_is_the_teachers():
     human, teacher = (samples(drive(), label=label)[0] for label in ("human", "rollout"))
     assert human.waypoints_ego_m == pytest.approx(np.column_stack([np.arange(5.0, 51.0, 5.0), np.zeros(10)]), abs=0.006)

@@ -10,7 +10,8 @@ import pytest
 from eval.closed_loop.drive import SimulateConfig, closed_loop
 from nsdrive.config import Chosen
 from nsdrive.scenarios.synthetic import SyntheticConfig
-from nsdrive.vla import answering
+from nsdrive.vla.inference.engine import Said, Texts
+from nsdrive.vla.inference.predictor import Predictor
 from nsdrive.vla.model import load_processor, save_processor
 from nsdrive.vla.prompt import render_answer
 from nsdrive.vla.tiny import build_tiny
@@ -30,9 +31,9 @@ def test_a_model_drives_among_reactive_agents_and_its_late_and_unreadable_answer
 
     def answer(self, questions, levels, **how):
         asked.append(levels)
-        return answering.Texts(texts=("I do not know",) if len(asked) == 3 else (STRAIGHT,), n_tokens=1)
+        return Texts(said=(Said(text="I do not know" if len(asked) == 3 else STRAIGHT),))
 
-    monkeypatch.setattr(answering.Predictor, "answer", answer)
+    monkeypatch.setattr(Predictor, "answer", answer)
     driver = VlaConfig(model=str(small), image_width_px=64, image_height_px=36, trace_level="brief", latency_s=0.3)
     config = SimulateConfig(
         scenarios=Chosen(name="synthetic", config=SyntheticConfig(n_scenarios=1, families=("cut_in",))),

@@ -2,7 +2,8 @@
 
 json-list: one JSON list of rows per split (what the published release's scripts read).
 llama-factory: sharegpt `messages` + `images` per split, with a `dataset_info.json` that names them.
-nuplan: what nuPlan's own code opens, simulates and scores; `scenarios.json` lists the tokens. No images.
+nuplan: what nuPlan's own code opens, simulates and scores; `scenarios.json` lists the tokens, `export.json` has the settings.
+No images.
 
 Image paths stay relative to the dataset folder.
 """
@@ -10,19 +11,25 @@ Image paths stay relative to the dataset folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nsdrive import __version__
+from nsdrive.config import to_plain
 from nsdrive.dataset import SPLITS, Dataset, write_atomically
-from nsdrive.output_folder import claim_folder
+from nsdrive.output_folder import claim_file, claim_folder, settle
 from nsdrive.scenarios.catalogue import open_source
 from nsdrive.scenarios.source import ScenarioError
 from nsdrive.world.types import Planner
 
 FORMATS = ("json-list", "llama-factory")
 NUPLAN = "nuplan"
+INFO = "dataset_info.json"  # of LLaMA-Factory
+SETTINGS = "export.json"  # what a nuPlan export was made of; only such a folder has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +40,26 @@ class NuplanExport:
     failures: tuple[str, ...]
 
 
-def export(dataset: Dataset, *, kind: str, out: Path) -> list[Path]:
-    """Write every split that has samples; returns the files. Raises ValueError for an unknown format."""
+def export(dataset: Dataset, *, kind: str, out: Path, overwrite: bool = False) -> list[Path]:
+    """Write every split that has samples; returns the files. overwrite: in place of an earlier export.
+
+    Raises ValueError for an unknown format, where `out` is in a dataset or has files of these names, and for a broken line.
+    """
     if kind not in FORMATS:
         raise ValueError(f"No export format '{kind}'. Known: {', '.join(FORMATS)}")
+    targets = [out / f"{split}.json" for split in SPLITS] + [out / INFO] * (kind == "llama-factory")
+    for path in targets:
+        claim_file(path, overwrite=overwrite)
     written = []
     info: dict[str, Any] = {}
-    for split in SPLITS:
-        rows = [row for _, row in dataset.rows(split)]
-        if not rows:
-            continue
-        path = out / f"{split}.json"
+    for split, path in zip(SPLITS, targets, strict=False):
+        rows = (row for _, row in dataset.rows(split))
         if kind == "llama-factory":
-            rows = [{"messages": row["messages"], "images": row["images"]} for row in rows]
+            rows = ({"messages": row["messages"], "images": row["images"]} for row in rows)
+        if not _write_list(path, rows):
+            continue
+        written.append(path)
+        if kind == "llama-factory":
             info[f"nsdrive_{split}"] = {
                 "file_name": path.name,
                 "formatting": "sharegpt",
@@ -57,16 +71,42 @@ def export(dataset: Dataset, *, kind: str, out: Path) -> list[Path]:
                     "assistant_tag": "assistant",
                 },
             }
-        write_atomically(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-        written.append(path)
     if info:
-        write_atomically(out / "dataset_info.json", json.dumps(info, indent=2) + "\n")
-        written.append(out / "dataset_info.json")
+        write_atomically(out / INFO, json.dumps(info, indent=2) + "\n")
+        written.append(out / INFO)
+    for path in targets:
+        if path not in written:  # of a split that an earlier export had
+            path.unlink(missing_ok=True)
     return written
+
+
+def _write_list(path: Path, rows: Iterator[Mapping[str, Any]]) -> bool:
+    """Write rows as one JSON list, held in memory one at a time; False, and no file, where there are none.
+
+    The bytes are those of `json.dumps(rows, indent=1)`; the file appears complete or not at all.
+    """
+    part = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begun = False
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            for row in rows:
+                told = json.dumps(row, ensure_ascii=False, indent=1).replace("\n", "\n ")  # a text has no bare newline
+                file.write(f"{',' if begun else '['}\n {told}")
+                begun = True
+            file.write("\n]\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if begun:
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return begun
 
 
 def export_nuplan(
     scenarios: Any,
+    planner: Any,
     make_planner: Callable[[], Planner],
     *,
     out: Path,
@@ -76,13 +116,16 @@ def export_nuplan(
 ) -> NuplanExport:
     """Write every scenario of a chosen source as a nuPlan log and map under `out`.
 
-    make_planner: who drives the ego on where a scenario does not tell its future (nuPlan's "expert").
+    planner, make_planner: who drives the ego on where a scenario does not tell its future (nuPlan's "expert"), as chosen and
+    to be made. ValueError where `out` is taken, or --resume meets a folder that was begun with other settings.
     """
     from nsdrive.scenarios.nuplan.write import places, write_scenario
 
     source = open_source(scenarios.name, scenarios.config)
     items = list(source.items())
-    claim_folder(out, resume=resume, overwrite=overwrite, marker="maps")
+    claim_folder(out, resume=resume, overwrite=overwrite, marker=SETTINGS)
+    chosen = {"scenarios": to_plain(scenarios), "planner": to_plain(planner)}
+    settle(out, SETTINGS, {"nsdrive": __version__, **chosen, "items": zlib.crc32("\n".join(items).encode())})
     rows, failures = [], []
     for done, item in enumerate(items, start=1):
         try:

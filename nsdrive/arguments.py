@@ -159,7 +159,7 @@ def build_parser(runs: Mapping[str, Run], *, teachers: Sequence[str]) -> argpars
     p.add_argument("--format", required=True, choices=["json-list", "llama-factory", "nuplan"])
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
     p.add_argument("--resume", action="store_true", help="for nuplan: go on where a stopped run left off")
-    p.add_argument("--overwrite", action="store_true", help="for nuplan: replace an earlier export")
+    p.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 
     p = verb(
         "train",

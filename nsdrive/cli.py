@@ -267,13 +267,18 @@ def run_export(a: argparse.Namespace) -> int:
     if a.format != NUPLAN:
         if a.overrides:
             raise ValueError(f"--format {a.format} takes a dataset and no settings; got '{a.overrides[0]}'")
-        for path in export(open_dataset(Path(a.what)), kind=a.format, out=a.out):
+        if a.resume:
+            raise ValueError(
+                f"--resume is for --format {NUPLAN}; --format {a.format} is quickly made anew: --overwrite"
+            )
+        for path in export(open_dataset(Path(a.what)), kind=a.format, out=a.out, overwrite=a.overwrite):
             print(path)
         return 0
     config = load_generate_config(a.what, a.overrides)
     with Progress("scenarios") as progress:
         made = export_nuplan(
             config.scenarios,
+            config.planner,
             planner_factory(config.planner),
             out=a.out,
             resume=a.resume,

@@ -179,3 +179,41 @@ def test_exports_are_read_by_other_trainers(folder, tmp_path):
         assert rows[0]["messages"][0]["content"].count("<image>") == len(rows[0]["images"])
     info = json.loads((tmp_path / "llama-factory" / "dataset_info.json").read_text())
     assert info["nsdrive_train"]["columns"]["images"] == "images"
+
+
+def test_an_export_that_is_written_row_by_row_has_the_bytes_of_the_list(folder, tmp_path):
+    dataset = open_dataset(folder)
+    for path in export(dataset, kind="json-list", out=tmp_path / "lists"):
+        rows = [row for _, row in dataset.rows(path.stem)]
+        assert path.read_text() == json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+    assert not list((tmp_path / "lists").glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["json-list", "llama-factory"])
+def test_an_export_replaces_nothing_unasked(folder, tmp_path, kind, capsys):
+    out = tmp_path / "out"
+    line = ["export", str(folder), "--format", kind, "--out", str(out)]
+    assert main(line) == 0
+    before = hashes(out)
+    name = "dataset_info.json" if kind == "llama-factory" else "train.json"
+    for path in out.iterdir():
+        path.unlink()
+    (out / name).write_text("mine")
+    capsys.readouterr()
+    assert main(line) == 1
+    assert f"{out / name} exists: replace it with --overwrite" in capsys.readouterr().err
+    assert main([*line, "--resume"]) == 1
+    assert (out / name).read_text() == "mine"
+    missing = next(split for split in ("val", "test") if not open_dataset(folder).shards(split))
+    (out / f"{missing}.json").write_text("of an earlier export")
+    assert main([*line, "--overwrite"]) == 0
+    assert hashes(out) == before
+
+
+def test_an_export_into_a_dataset_is_refused(folder, tmp_path):
+    before = hashes(folder)
+    for out in (folder, folder / "lists"):
+        for kind in ("json-list", "llama-factory"):
+            with pytest.raises(ValueError, match="lies in the dataset"):
+                export(open_dataset(folder), kind=kind, out=out, overwrite=True)
+    assert hashes(folder) == before

@@ -336,3 +336,9 @@ def test_the_command_line_exports_resumes_and_overwrites(tmp_path, capsys):
     next(iter(before)).unlink()
     assert main([*line, "--resume"]) == 0
     assert {path: path.read_bytes() for path in out.rglob("*.db")} == before
+    for other in ("scenarios.seed=1", "scenarios.n_scenarios=3", "planner=pdm_lanes"):
+        capsys.readouterr()
+        assert main([*line[:3], other, *line[3:], "--resume"]) == 1
+        assert "was begun with other settings" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*.db")} == before
+    assert main([*line, "--overwrite"]) == 0

@@ -166,7 +166,7 @@ def test_what_check_keeps_of_a_sample_is_where_it_lies(folder, copy):
     """A worker's job says where a sample lies, and reads it again."""
     import pickle
 
-    from data_gen.check import Job, Stored
+    from data_gen.recompute import Job, Stored
     from nsdrive.dataset import lines_of
 
     line = next(lines_of(copy / "train-00000.jsonl"))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from argoverse2_builder import write_sensor_log
 
-from data_gen.check import Job, Stored, check, recompute
+from data_gen.check import check
 from data_gen.edit_show import show_edit
 from data_gen.generate import GenerateConfig, generate
 from data_gen.pairs import CAUSAL_M, STILL_M, kind_of, scenario_of
+from data_gen.recompute import Job, Stored, recompute
 from data_gen.sample import LeftOut, Made, SampleConfig, samples_of
 from nsdrive.cameras.rig import make_rig
 from nsdrive.config import Chosen

@@ -4,7 +4,7 @@
 
 A step that is done leaves `out`/steps/NAME.json and is never run again; what one printed is in `out`/logs/NAME.txt. One that
 was stopped is gone on with: its finished lines are told to resume, which for them is nothing to do. Steps that run when one
-fails are stopped, as on Ctrl-C.
+fails are stopped, as on Ctrl-C and when the terminal is closed; they stop by themselves where this process is killed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,18 @@ from nsdrive.dataset import write_atomically
 RESUMES = ("generate", "derive", "train", "predict")  # verbs with --resume; others are quick and begin anew
 TAIL = 12  # lines of a failed step's log that are shown
 POLL_S = 0.1
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # the latter where a terminal is closed
 STOP_S = 30.0  # chosen by us: a training that is told to stop writes a checkpoint first
+LEAVE_WITH_US = """
+import os, signal, sys, threading, time
+
+def leave_with(parent):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=leave_with, args=(int(sys.argv[2]),), daemon=True).start()
+"""
 WORKER = """
 import json, shlex, sys
 from nsdrive.cli import main
@@ -69,7 +80,10 @@ def run_steps(
     running: list[Started] = []
     environment = _environment(at_once)
     began_s = time.monotonic()
-    before = signal.signal(signal.SIGTERM, _as_interrupt)  # else the steps would go on without us
+    signals = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores one
+    before = {
+        number: signal.signal(number, _as_interrupt) for number in signals
+    }  # else the steps would go on without us
     try:
         while waiting or running:
             while len(running) < at_once:
@@ -95,7 +109,8 @@ def run_steps(
             time.sleep(POLL_S)
     finally:
         _stop(running)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 
@@ -118,7 +133,7 @@ def _start(step: Step, out: Path, environment: Mapping[str, str]) -> Started:
     lines = [resumed(line) for line in step.lines]
     file = log.open("ab")
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, json.dumps(lines)],
+        [sys.executable, "-c", LEAVE_WITH_US + WORKER, json.dumps(lines), str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=file,
         stderr=subprocess.STDOUT,

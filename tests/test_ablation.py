@@ -1,6 +1,10 @@
 """The ablation as command lines, and what runs them: side by side, once, in order, and gone on with after a stop."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,11 +93,8 @@ def test_a_misspelt_override_or_another_config_is_told_before_anything_is_made(t
         replace(SMALL, levels=("none", "none"))
 
 
-@pytest.fixture
-def plain_worker(monkeypatch):
-    """Steps that need no nsdrive: a line's verb says what to do, --out where."""
-    code = """
-import json, pathlib, sys, time
+PLAIN = """
+import json, os, pathlib, sys, time
 for line in json.loads(sys.argv[1]):
     out = pathlib.Path(line[line.index("--out") + 1])
     if line[0] == "meet":
@@ -105,11 +106,37 @@ for line in json.loads(sys.argv[1]):
     elif line[0] == "fail":
         print("it broke"); sys.exit(7)
     elif line[0] == "hang":
-        out.write_text(""); time.sleep(60)
+        out.write_text(str(os.getpid())); time.sleep(60)
     else:
         with out.open("a") as file: file.write(" ".join(line) + "\\n")
 """
-    monkeypatch.setattr(nsdrive.stepwise, "WORKER", code)
+
+
+@pytest.fixture
+def plain_worker(monkeypatch):
+    """Steps that need no nsdrive: a line's verb says what to do, --out where."""
+    monkeypatch.setattr(nsdrive.stepwise, "WORKER", PLAIN)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_no_step_goes_on_without_who_started_it(tmp_path, number):
+    code = """
+import pathlib, sys
+import nsdrive.stepwise
+from nsdrive.ablation import Step
+nsdrive.stepwise.WORKER = sys.argv[1]
+out = pathlib.Path(sys.argv[2])
+nsdrive.stepwise.run_steps([Step(name="hangs", lines=(("hang", "--out", str(out / "pid")),))], out)
+"""
+    pid = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", code, PLAIN, str(tmp_path)]) as running:
+        until_s = time.monotonic() + 20.0
+        while not (pid.is_file() and pid.read_text()) and time.monotonic() < until_s:
+            time.sleep(0.02)
+        running.send_signal(number)
+    while Path(f"/proc/{pid.read_text()}").exists() and time.monotonic() < until_s:
+        time.sleep(0.02)
+    assert time.monotonic() < until_s, "it hangs for a minute"
 
 
 def test_steps_run_side_by_side_and_only_once(tmp_path, plain_worker):

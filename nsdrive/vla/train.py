@@ -49,6 +49,7 @@ from nsdrive.vla.training.config import TrainConfig
 from nsdrive.vla.training.head_alone import finish_run, require_memory
 from nsdrive.vla.training.kernels import require_kernels, use_liger
 from nsdrive.vla.training.linear_attention import ready_linear_attention
+from nsdrive.vla.training.loader_workers import ending_workers
 from nsdrive.vla.training.loss_log import LossLog
 from nsdrive.vla.training.losses import objective_of
 from nsdrive.vla.training.patch_embedding import ready_patch_embedding
@@ -227,7 +228,8 @@ def _learn(
             torch.cuda.reset_peak_memory_stats()  # what a warm-up took is not the training's
         stopping.leave_if_asked(resumed_step, arguments.max_steps, out)
         started_s = time.monotonic()
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with ending_workers(schedule):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         seconds = time.monotonic() - started_s
     if stopping.signal is not None:
         step, steps = trainer.state.global_step, arguments.max_steps

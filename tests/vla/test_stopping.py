@@ -184,13 +184,14 @@ def test_all_processes_leave_a_warm_up_that_one_of_them_does(scenes: Path, tmp_p
         "vision_warmup_steps": 300,
         "vision_warmup_batch": 2,
         "max_steps": 2,
+        "workers": 1,
         "save_every_minutes": 1e-9,
         "track": [],
     }
     settings.write_text(yaml.safe_dump(warm | {"per_device_batch_size": 1, "deepspeed": "zero2"}))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     train = ["-m", "nsdrive.cli", "train", str(settings), "--data", str(scenes), "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([*torchrun, *train], env=environment, stderr=subprocess.PIPE, text=True) as running:
         while not (out / "warming.pt").exists() and running.poll() is None:
             time.sleep(0.05)

@@ -12,6 +12,7 @@ import torch
 
 from nsdrive.config import config_folder, did_you_mean
 from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.loader_workers import start_method
 from nsdrive.vla.training.run_folder import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def training_arguments(
         data_seed=config.seed,
         train_sampling_strategy="sequential",  # Schedule is the order
         dataloader_num_workers=config.workers,
+        dataloader_multiprocessing_context=start_method(config.workers),
         dataloader_prefetch_factor=PREFETCHED if config.workers else None,
         dataloader_persistent_workers=config.workers > 0,
         dataloader_pin_memory=on_gpu,

@@ -35,6 +35,7 @@ class Checkpoints(TrainerCallback):
             return
         folder = self._folder / f"checkpoint-{state.global_step}"
         files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        files.pop(COMPLETE, None)
         for path in files.values():
             flush_to_disk(path)
         whole = args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps

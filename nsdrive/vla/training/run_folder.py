@@ -91,7 +91,8 @@ def settle_config(config: TrainConfig, dataset: Path, out: Path) -> None:
         changed.append(f"dataset: {before['dataset']} -> {dataset}")
     if before.get("co_data_sha256") != settled.get("co_data_sha256") and old.get("co_data") == new.get("co_data"):
         changed.append(f"co_data: {config.co_data} is not what it was")
-    if before.get("deepspeed_sha256") != settled.get("deepspeed_sha256") and old["deepspeed"] == new["deepspeed"]:
+    own = before.get("deepspeed_sha256")
+    if own is not None and own != settled.get("deepspeed_sha256") and old["deepspeed"] == new["deepspeed"]:
         changed.append(f"deepspeed: {config.deepspeed} is not what it was")
     if changed:
         raise ValueError(f"{out} was begun with other settings ({'; '.join(changed)}). Give those, or another --out")

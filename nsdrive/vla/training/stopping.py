@@ -8,7 +8,6 @@ in the head's passes too, which the first process does alone.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -37,23 +36,6 @@ class TrainingStopped(SystemExit):
 
     def __str__(self) -> str:
         return self.line
-
-
-def deaf_to_stops(worker: int, *, first: Callable[[int], None] | None = None) -> None:
-    """For a DataLoader's workers: their process alone decides when they end, also where a signal came to all of its group, as
-    launchers, schedulers and shells send it."""
-    if first is not None:
-        first(worker)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on a Mac
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_the_parent, daemon=True).start()
-
-
-def _end_with_the_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
 
 
 class Unfinished(Exception):

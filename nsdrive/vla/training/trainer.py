@@ -21,9 +21,9 @@ from transformers import PrinterCallback, Trainer
 from nsdrive.vla.data.batch import Collator, model_inputs
 from nsdrive.vla.data.encoding import IGNORED
 from nsdrive.vla.forecast.flops import Work, work_of
+from nsdrive.vla.training.loader_workers import deaf_to_stops
 from nsdrive.vla.training.losses import Objective, Parts, Totals, only_rows, reading_head, targets_of
 from nsdrive.vla.training.processes import gather
-from nsdrive.vla.training.stopping import deaf_to_stops
 from nsdrive.vla.trajectory_head import TrajectoryHead, head_of, head_weights, load_head, save_head, without_head
 
 NAMED = 16  # samples that an error names at the most, chosen by us

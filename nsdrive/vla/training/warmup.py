@@ -27,7 +27,8 @@ from nsdrive.vla.data.images import pixel_values
 from nsdrive.vla.data.rows import Row
 from nsdrive.vla.prompt import IMAGE_TOKEN
 from nsdrive.vla.training.checkpoints import flush_to_disk
-from nsdrive.vla.training.stopping import Stopping, Unfinished, deaf_to_stops
+from nsdrive.vla.training.loader_workers import deaf_to_stops, ending_workers, start_method
+from nsdrive.vla.training.stopping import Stopping, Unfinished
 from nsdrive.vla.training.warmup_facts import CLASSES, GAP_SCALE_M, LIGHTS, N_NUMBERS, UNKNOWN, Facts, facts_of
 
 _QUERIES = 8  # ways in which the tokens are summed up for the questions about the whole sample
@@ -92,24 +93,30 @@ def warm_vision(
         done, said = _go_on_from(unfinished, parts_of_state)
     left = torch.utils.data.Subset(data, range(done * batch_size, len(data)))
     batches = torch.utils.data.DataLoader(
-        left, batch_size=batch_size, num_workers=workers, collate_fn=_kept, worker_init_fn=deaf_to_stops
+        left,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_kept,
+        worker_init_fn=deaf_to_stops,
+        multiprocessing_context=start_method(workers),
     )
-    for step, batch in enumerate(batches, start=done + 1):
-        kept = [one for one in batch if len(one[1].classes) == len(first[1].classes)]
-        if kept:
-            parts = _step(visual, reader, processor, kept, device)
-            parts["loss"].backward()
-            nn.utils.clip_grad_norm_(learns, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            said.append({"step": step, **{name: float(value) for name, value in parts.items() if name != "loss"}})
-        rate.step()
-        progress(step, steps)
-        if unfinished is not None and stopping is not None and (stopping.asked or stopping.is_due) and step < steps:
-            _keep(unfinished, step, said, parts_of_state)
-            stopping.note_save()
-            if stopping.asked:
-                raise Unfinished(f"in the vision warm-up, after step {step} of {steps}, which is kept")
+    with ending_workers(left):
+        for step, batch in enumerate(batches, start=done + 1):
+            kept = [one for one in batch if len(one[1].classes) == len(first[1].classes)]
+            if kept:
+                parts = _step(visual, reader, processor, kept, device)
+                parts["loss"].backward()
+                nn.utils.clip_grad_norm_(learns, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                said.append({"step": step, **{name: float(value) for name, value in parts.items() if name != "loss"}})
+            rate.step()
+            progress(step, steps)
+            if unfinished is not None and stopping is not None and (stopping.asked or stopping.is_due) and step < steps:
+                _keep(unfinished, step, said, parts_of_state)
+                stopping.note_save()
+                if stopping.asked:
+                    raise Unfinished(f"in the vision warm-up, after step {step} of {steps}, which is kept")
     return said
 
 

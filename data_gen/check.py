@@ -245,7 +245,7 @@ def _miscounted(manifest: Mapping[str, Any], counts: Counter[str]) -> Iterator[s
 
 
 def _silent(manifest: Mapping[str, Any], with_samples: int, problems: list[str]) -> int:
-    """How many scenarios have neither a sample nor a recorded failure. Each must have had an anchor, and that left out."""
+    """How many scenarios have neither a sample nor a recorded failure; a problem where the anchors left out are too few for it."""
     try:
         failed, scenarios = len(manifest["failures"]), int(manifest["scenarios"])
         anchors = sum(int(n) for reason, n in manifest["left_out"].items() if not reason.startswith("after_"))
@@ -258,7 +258,8 @@ def _silent(manifest: Mapping[str, Any], with_samples: int, problems: list[str])
             f"{MANIFEST}: of {scenarios} scenarios {with_samples} have samples in the shards and {failed} failed; that "
             f"{abs(silent)} {'have neither' if silent > 0 else 'are too many'} is not explained by {anchors} anchors left out"
         )
-    return max(silent, 0)
+        return 0
+    return silent
 
 
 def _first_difference(expected: str, found: str) -> str:

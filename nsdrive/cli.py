@@ -112,7 +112,12 @@ def stored_generate_config(dataset: Any, own: frozenset[str] = frozenset(), *, d
     from nsdrive.config import build
     from nsdrive.scenarios.catalogue import source_configs
 
-    stored = dict(dataset.manifest["config"])
+    stored = dataset.manifest.get("config")
+    if not isinstance(stored, dict):
+        raise ValueError(
+            f"{dataset.folder}/manifest.json does not say what the dataset was made with: it has no config"
+        )
+    stored = dict(stored)
     if not drives:
         stored["planner"] = "idm"
     return build(GenerateConfig, stored, {"scenarios": source_configs(), "planner": planner_table(own)})

@@ -11,6 +11,7 @@ from data_gen.check import check
 from data_gen.derive import retold
 from data_gen.generate import GenerateConfig, generate
 from data_gen.sample import SampleConfig
+from nsdrive.cli import main
 from nsdrive.config import Chosen
 from nsdrive.dataset import Sample, json_line, open_dataset, sha256_of
 from nsdrive.scenarios.synthetic import SyntheticConfig
@@ -154,7 +155,16 @@ def test_scenarios_whose_every_anchor_was_left_out_are_told_and_are_no_problem(f
     assert found.silent == 1
     assert "1 scenario without a sample, every anchor left out" in found.summary()
     put(copy, rows_of(folder), scenarios=4, left_out={"after_off_road": 7})
-    assert len(checked(copy).problems) == 1
+    found = checked(copy)
+    assert len(found.problems) == 1
+    assert "left out" not in found.summary()
+
+
+def test_a_manifest_without_settings_is_refused_in_one_line(folder, copy, capsys):
+    for nothing in (None, []):
+        put(copy, rows_of(folder), config=nothing)
+        assert main(["check", str(copy)]) == 1
+        assert capsys.readouterr().err.endswith("made with: it has no config\n")
 
 
 def test_a_manifest_without_counts_is_a_problem(folder, copy):

@@ -107,7 +107,8 @@ def load_generate_config(name: str | None, overrides: Sequence[str]) -> Any:
 
 def stored_generate_config(dataset: Any, own: frozenset[str] = frozenset(), *, drives: bool = True) -> Any:
     """The settings that a dataset was made with, from its manifest. own: import paths of planners that the user named, for a
-    dataset may come from anywhere. drives: whether its planner is wanted; else that of the settings is IDM."""
+    dataset may come from anywhere. drives: whether its planner is wanted; else that of the settings is IDM. ValueError where it has
+    none."""
     from data_gen.generate import GenerateConfig
     from nsdrive.config import build
     from nsdrive.scenarios.catalogue import source_configs

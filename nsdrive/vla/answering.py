@@ -12,6 +12,7 @@ halves. Which library runs the model: `nsdrive.vla.inference.engine`; how answer
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -223,7 +224,8 @@ class ModelAnswerer:
                     raise OutOfMemory(
                         f"{error}. What is answered is kept: go on with --resume where more of it is free"
                     ) from None
-            # not in the except clause, where the error still holds what filled the memory
+            # not in the except clause, where the error still holds what filled the memory; from Python 3.13 on in a circle
+            gc.collect()
             self._at_once = len(part) // 2
             self.tally.halved_to.append(self._at_once)
             print(

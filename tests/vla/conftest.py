@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,14 @@ def model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(tiny_folder, folder)
     save_processor(load_processor(tiny_folder, min_pixels=1024, max_pixels=2048), folder)
     return folder
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """A process that a signal ended listens no more: this one goes on."""
+    from nsdrive.vla.training.stopping import SIGNALS
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ from nsdrive.vla.train import TrainConfig, TrainingStopped, train
 from nsdrive.vla.training import validation
 from nsdrive.vla.training.logs import read_log
 from nsdrive.vla.training.loss_log import TIMED, LossLog
-from nsdrive.vla.training.stopping import SIGNALS, Stopping
+from nsdrive.vla.training.stopping import Stopping
 from nsdrive.vla.training.tracking import Tracking
 from nsdrive.vla.training.validation import shares, validations
 
@@ -71,15 +71,6 @@ def measured(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "measured"
     train(EVERY, dataset=data, out=out)
     return out
-
-
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """A process that a signal ended listens no more: this one goes on."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def asked_to_stop_in_call(n: int, function: Callable[..., Any]) -> Callable[..., Any]:

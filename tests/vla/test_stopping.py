@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from nsdrive.scenarios.synthetic import SyntheticConfig
 from nsdrive.vla.train import TrainConfig, TrainingStopped, train
 from nsdrive.vla.training import head_alone, warmup
 from nsdrive.vla.training.logs import read_log
-from nsdrive.vla.training.stopping import SIGNALS, Stopping
+from nsdrive.vla.training.stopping import Stopping
 from nsdrive.vla.training.trainer import AnswerTrainer
 from planners.idm import IdmConfig, IdmPlanner
 
@@ -70,15 +70,6 @@ class Calls:
         if self._count == self._n:
             signal.raise_signal(signal.SIGTERM)
         return self._function(*arguments, **named)
-
-
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """A process that a signal ended listens no more: this one goes on."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

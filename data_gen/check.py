@@ -87,8 +87,6 @@ def check(
     """Check everything; never raises for a fault of the data. source_path: where a log source's files lie now."""
     if source_path is not None:
         config = _moved(config, source_path)
-    if "keep_bad_driving" not in dataset.manifest["config"].get("samples", {}):  # made before there was a choice
-        config = replace(config, samples=replace(config.samples, keep_bad_driving=True))
     problems = list(check_files(dataset))
     groups: dict[str, list[Stored]] = defaultdict(list)
     worst, n_samples, n_images = 0.0, 0, 0

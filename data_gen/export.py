@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -74,9 +75,9 @@ def export(dataset: Dataset, *, kind: str, out: Path, overwrite: bool = False) -
     if info:
         write_atomically(out / INFO, json.dumps(info, indent=2) + "\n")
         written.append(out / INFO)
-    for path in targets:
-        if path not in written:  # of a split that an earlier export had
-            path.unlink(missing_ok=True)
+    left = [path.name for path in targets if path not in written and path.exists()]
+    if left:
+        print(f"{out} still has {', '.join(left)}, which this dataset has no samples for", file=sys.stderr)
     return written
 
 

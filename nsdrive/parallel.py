@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,11 +26,23 @@ def in_order(work: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterato
         yield from map(work, jobs)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy numba's and OpenCV's threads half alive
-    with ProcessPoolExecutor(max_workers=min(workers, len(jobs)), mp_context=context) as pool:
+    n = min(workers, len(jobs))
+    with ProcessPoolExecutor(n, mp_context=context, initializer=_leave_with, initargs=(os.getpid(),)) as pool:
         try:
             yield from pool.map(work, jobs)
         except BrokenProcessPool:
             raise ChildProcessError("a worker process was killed; for lack of memory? Take fewer --workers") from None
+
+
+def _leave_with(parent: int) -> None:
+    """A worker whose parent was killed would wait for work for ever: it holds both ends of what it reads from."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def check_workers(workers: int) -> None:

@@ -1,6 +1,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -222,3 +225,23 @@ def test_an_unfinished_file_is_gone_on_with_also_where_it_ends_within_a_letter(t
 def test_a_worker_that_is_killed_is_one_line():
     with pytest.raises(ChildProcessError, match="a worker process was killed"):
         list(in_order(os._exit, [1, 1], workers=2))
+
+
+def test_no_worker_goes_on_without_who_started_it(tmp_path):
+    code = """
+import sys, time
+from nsdrive.parallel import in_order
+print(*in_order(time.sleep, [0.1, 0.1, 600.0, 600.0], workers=2))
+"""
+    with subprocess.Popen([sys.executable, "-c", code]) as running:
+        until_s = time.monotonic() + 20.0
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        while len(children.read_text().split()) < 3 and time.monotonic() < until_s:  # two, and what tracks resources
+            time.sleep(0.02)
+        workers = [Path("/proc", one) for one in children.read_text().split()]
+        time.sleep(1.0)  # until they have begun to watch
+        running.kill()
+    while any(one.exists() for one in workers) and time.monotonic() < until_s:
+        time.sleep(0.02)
+    assert len(workers) == 3
+    assert not [one for one in workers if one.exists()]

@@ -56,3 +56,8 @@ def test_importing_nsdrive_and_asking_for_help_needs_no_torch():
         "assert not {'torch', 'numba', 'cv2', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_report_needs_no_torch():
+    code = "import sys, eval.report.compose, eval.evaluate; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

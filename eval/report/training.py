@@ -19,8 +19,7 @@ from eval.report.block import Block, Named
 from eval.report.curves import COLOURS, colour, curves, side_by_side
 from eval.report.figures import Series
 from eval.report.table import Cell, Table
-from nsdrive.vla.training.logs import LOSSES, VALIDATIONS, read_log
-from nsdrive.vla.training.run_folder import CONFIG, DONE, STOPPED
+from nsdrive.vla.training.logs import CONFIG, DONE, LOSSES, STOPPED, VALIDATIONS, read_log
 
 NOTE = (
     "Loss: mean over the answer tokens of the global batch; of it, those of the reasoning and those of the plan. ADE@3s and miss "

@@ -50,6 +50,7 @@ from nsdrive.vla.training.head_alone import finish_run, require_memory
 from nsdrive.vla.training.kernels import require_kernels, use_liger
 from nsdrive.vla.training.linear_attention import ready_linear_attention
 from nsdrive.vla.training.loader_workers import ending_workers
+from nsdrive.vla.training.logs import DONE, STOPPED
 from nsdrive.vla.training.loss_log import LossLog
 from nsdrive.vla.training.losses import objective_of
 from nsdrive.vla.training.patch_embedding import ready_patch_embedding
@@ -66,8 +67,6 @@ from nsdrive.vla.training.resuming import (
 from nsdrive.vla.training.run_folder import (
     BASE,
     CHECKPOINTS,
-    DONE,
-    STOPPED,
     WARMED,
     TrainSummary,
     begun_global_batch,

@@ -207,6 +207,8 @@ def test_an_export_replaces_nothing_unasked(folder, tmp_path, kind, capsys):
     missing = next(split for split in ("val", "test") if not open_dataset(folder).shards(split))
     (out / f"{missing}.json").write_text("of an earlier export")
     assert main([*line, "--overwrite"]) == 0
+    assert f"still has {missing}.json, which this dataset has no samples for" in capsys.readouterr().err
+    (out / f"{missing}.json").unlink()
     assert hashes(out) == before
 
 

@@ -43,3 +43,6 @@ def ending_workers(dataset: Any) -> Iterator[None]:
             # not isinstance, which asks objects that warn of themselves for their class
             if type(one) is _MultiProcessingDataLoaderIter and one._dataset is dataset:
                 one._shutdown_workers()
+                for process in one._workers:
+                    if process.is_alive():  # it hangs, and hears no SIGTERM
+                        process.kill()

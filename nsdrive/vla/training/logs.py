@@ -1,4 +1,4 @@
-"""The log files of a run's folder, as they are read: by a resumed run, by the report."""
+"""What others read in a run's folder, a resumed run and the report among them: the files' names and rows. No torch here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 LOSSES, VALIDATIONS = "loss.jsonl", "validation.jsonl"
+CONFIG, DONE = "config.json", "train.json"
+STOPPED = "stopped.json"  # asked to stop; neither this nor DONE: still running, or ended by an error
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

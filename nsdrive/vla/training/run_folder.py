@@ -13,12 +13,12 @@ from nsdrive.config import to_plain
 from nsdrive.counted import counted
 from nsdrive.dataset import MANIFEST, sha256_of, write_atomically
 from nsdrive.vla.training.config import TrainConfig
+from nsdrive.vla.training.logs import CONFIG, DONE
 from nsdrive.vla.training.processes import process_count
 
-BASE, CHECKPOINTS, DONE, CONFIG = "base", "checkpoints", "train.json", "config.json"
+BASE, CHECKPOINTS = "base", "checkpoints"
 WARMED = "warmed"  # the model that the steps begin with, where its vision tower was warmed up
 WARMING = "warming.pt"  # as far as a warm-up came that was stopped or killed
-STOPPED = "stopped.json"  # asked to stop; neither this nor DONE: still running, or ended by an error
 
 
 @dataclass(frozen=True, kw_only=True)

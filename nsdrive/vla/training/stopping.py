@@ -20,8 +20,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nsdrive.dataset import write_atomically
+from nsdrive.vla.training.logs import STOPPED
 from nsdrive.vla.training.processes import agree_on_greatest, is_first_process, wait_for_all
-from nsdrive.vla.training.run_folder import STOPPED
 
 STOPPED_STATUS = 75  # sysexits.h EX_TEMPFAIL: not done, no error, try again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import TypeVar
 
+WATCH_S = 0.5  # chosen by us
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -34,15 +36,20 @@ def in_order(work: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterato
             raise ChildProcessError("a worker process was killed; for lack of memory? Take fewer --workers") from None
 
 
-def _leave_with(parent: int) -> None:
-    """A worker whose parent was killed would wait for work for ever: it holds both ends of what it reads from."""
+def leave_with(parent: int, leave: Callable[[], object]) -> None:
+    """In a child process: `leave` when the parent is gone, also where that was killed."""
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
+            time.sleep(WATCH_S)
+        leave()
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    """A worker of a pool would wait for work for ever: it holds both ends of what it reads from."""
+    leave_with(parent, partial(os._exit, 1))
 
 
 def check_workers(workers: int) -> None:

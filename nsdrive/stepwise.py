@@ -32,14 +32,9 @@ POLL_S = 0.1
 ENDING = (signal.SIGTERM, signal.SIGHUP)  # the latter where a terminal is closed
 STOP_S = 30.0  # chosen by us: a training that is told to stop writes a checkpoint first
 LEAVE_WITH_US = """
-import os, signal, sys, threading, time
-
-def leave_with(parent):
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.killpg(0, signal.SIGTERM)
-
-threading.Thread(target=leave_with, args=(int(sys.argv[2]),), daemon=True).start()
+import os, signal, sys
+from nsdrive.parallel import leave_with
+leave_with(int(sys.argv[2]), lambda: os.killpg(0, signal.SIGTERM))
 """
 WORKER = """
 import json, shlex, sys
@@ -81,9 +76,7 @@ def run_steps(
     environment = _environment(at_once)
     began_s = time.monotonic()
     signals = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores one
-    before = {
-        number: signal.signal(number, _as_interrupt) for number in signals
-    }  # else the steps would go on without us
+    before = {number: signal.signal(number, _as_interrupt) for number in signals}
     try:
         while waiting or running:
             while len(running) < at_once:

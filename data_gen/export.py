@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from nsdrive.config import to_plain
 from nsdrive.dataset import SPLITS, Dataset, write_atomically
 from nsdrive.output_folder import claim_file, claim_folder, settle
 from nsdrive.scenarios.catalogue import open_source
-from nsdrive.scenarios.source import ScenarioError
+from nsdrive.scenarios.source import ScenarioError, checksum
 from nsdrive.world.types import Planner
 
 FORMATS = ("json-list", "llama-factory")
@@ -126,7 +125,7 @@ def export_nuplan(
     items = list(source.items())
     claim_folder(out, resume=resume, overwrite=overwrite, marker=SETTINGS)
     chosen = {"scenarios": to_plain(scenarios), "planner": to_plain(planner)}
-    settle(out, SETTINGS, {"nsdrive": __version__, **chosen, "items": zlib.crc32("\n".join(items).encode())})
+    settle(out, SETTINGS, {"nsdrive": __version__, **chosen, "items": checksum(items)})
     rows, failures = [], []
     for done, item in enumerate(items, start=1):
         try:

@@ -42,7 +42,7 @@ from nsdrive.dataset import (
 from nsdrive.output_folder import claim_folder, settle
 from nsdrive.parallel import check_workers, in_order
 from nsdrive.scenarios.catalogue import open_source
-from nsdrive.scenarios.source import ScenarioError
+from nsdrive.scenarios.source import ScenarioError, checksum
 from nsdrive.vla.prompt import TICKS_PER_WAYPOINT
 from nsdrive.world.types import INTERVAL_S, FloatArray, Planner
 
@@ -270,7 +270,7 @@ def distribution(off_m: FloatArray) -> dict[str, dict[str, float]]:
 
 def _claim_config(out: Path, config: GenerateConfig, items: Sequence[str]) -> None:
     """Write config.json, or see that a resumed folder was begun with the same settings, scenarios and code."""
-    resolved = {"nsdrive": __version__, "config": to_plain(config), "items": zlib.crc32("\n".join(items).encode())}
+    resolved = {"nsdrive": __version__, "config": to_plain(config), "items": checksum(items)}
     settle(out, "config.json", resolved)
 
 

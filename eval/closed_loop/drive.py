@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from nsdrive.dataset import json_line, write_atomically
 from nsdrive.output_folder import claim_folder, settle
 from nsdrive.parallel import check_workers, in_order
 from nsdrive.scenarios.catalogue import open_source
+from nsdrive.scenarios.source import checksum
 from nsdrive.vla.prompt import parse_answer
 from nsdrive.world.decision import KEPT_PLAN, LATE_ANSWER, NO_WAY
 from nsdrive.world.measure import clearance_m, comfort, off_road_m, overlap, time_to_collision_s
@@ -143,7 +143,7 @@ def closed_loop(
         make_planner()  # a model that is not there leaves nothing behind
     claim_folder(out, resume=resume, overwrite=overwrite, marker="config.json")
     settings = {"nsdrive": __version__, "config": to_plain(config), "weights": weights}
-    settle(out, "config.json", {**settings, "items": zlib.crc32("\n".join(items).encode())})
+    settle(out, "config.json", {**settings, "items": checksum(items)})
     if is_finished:
         shutil.rmtree(out / KEPT, ignore_errors=True)
         progress(len(items), len(items))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -35,3 +36,8 @@ class ScenarioSource(Protocol):
 
     def cameras(self, item: str) -> Sequence[RecordedCamera]:
         """What the log's own cameras saw; empty where it has none. ScenarioError where their calibration is unusable."""
+
+
+def checksum(items: Sequence[str]) -> int:
+    """Of a source's items, by which a folder that is gone on with knows that they are those that it was begun with."""
+    return zlib.crc32("\n".join(items).encode())
